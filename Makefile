@@ -1,0 +1,48 @@
+# make help    lists the targets
+GO      ?= go
+TOOL    := $(GO) tool -modfile=tools/go.mod
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
+
+.PHONY: help
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+.PHONY: build
+build: ## build bin/creditmirror, static
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-X github.com/creditmirror/creditmirror/app.version=$(VERSION)' -o bin/creditmirror ./cmd/creditmirror
+
+.PHONY: test
+test: ## all tests, race detector on; services that are not installed are skipped with the reason
+	$(GO) test -race -shuffle=on -timeout 7m ./...
+
+.PHONY: lint
+lint: ## formatting, vet, staticcheck, tidy modules
+	@test -z "$$($(TOOL) gofumpt -l .)" || { $(TOOL) gofumpt -d .; exit 1; }
+	$(GO) vet ./...
+	$(TOOL) staticcheck ./...
+	$(GO) mod tidy -diff
+	$(GO) mod verify
+
+.PHONY: fmt
+fmt: ## format the code
+	$(TOOL) gofumpt -w .
+
+.PHONY: bench
+bench: ## all benchmarks, once; docs/benchmarks.md tells how they are compared
+	$(GO) test -run '^$$' -bench . -benchtime 1s ./...
+
+.PHONY: demo
+demo: ## the whole system against the simulator for 20 seconds
+	$(GO) run ./cmd/creditmirror demo --for 20s
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for 20 seconds
+	@for pkg in $$($(GO) list ./...); do \
+	  for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+	    echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime 20s $$pkg || exit 1; \
+	  done; \
+	done
+
+.PHONY: soak
+soak: ## serve on PostgreSQL and Redis, killed every few seconds under 20,000 changes
+	CREDITMIRROR_REQUIRE_SERVICES=1 CREDITMIRROR_SOAK=1 $(GO) test -count=1 -v -timeout 30m -run TestSoak ./e2e
