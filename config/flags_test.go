@@ -1,0 +1,140 @@
+package config
+
+import (
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/pflag"
+)
+
+// bind parses args against the flags of vars.
+func bind(t *testing.T, args []string, vars ...Var) (*Overrides, *pflag.FlagSet) {
+	t.Helper()
+	fs := pflag.NewFlagSet("test", pflag.ContinueOnError)
+	o := Bind(fs, vars...)
+	if err := fs.Parse(args); err != nil {
+		t.Fatal(err)
+	}
+	return o, fs
+}
+
+// The table must cover the contract's and nothing else, in its order.
+func TestTableIsTheContract(t *testing.T) {
+	t.Parallel()
+	want := []string{
+		"STRIPE_API_KEY --stripe-api-key", "STRIPE_WEBHOOK_SECRET --stripe-webhook-secret",
+		"STRIPE_API_BASE --stripe-api-base", "STRIPE_API_VERSION --stripe-api-version", "STRIPE_ACCOUNTS --stripe-accounts",
+		"CREDITMIRROR_DATABASE_URL --database-url", "CREDITMIRROR_REDIS_URL --redis-url", "CREDITMIRROR_INBOX --inbox",
+		"CREDITMIRROR_WEBHOOK_ADDR --webhook-addr", "CREDITMIRROR_API_ADDR --api-addr", "CREDITMIRROR_OPS_ADDR --ops-addr",
+		"CREDITMIRROR_API_KEYS --api-keys", "CREDITMIRROR_STRIPE_RPS --stripe-rps",
+		"CREDITMIRROR_STRIPE_ENDPOINT_RPS --stripe-endpoint-rps", "CREDITMIRROR_WORKERS --workers",
+		"CREDITMIRROR_EVENTS_INTERVAL --events-interval", "CREDITMIRROR_BALANCES_INTERVAL --balances-interval",
+		"CREDITMIRROR_SCRUB_PERIOD --scrub-period", "CREDITMIRROR_REPAIR --repair",
+		"CREDITMIRROR_CUSTOMER_FIELDS --customer-fields", "CREDITMIRROR_LOG_LEVEL --log-level",
+		"CREDITMIRROR_MAX_ATTEMPTS --max-attempts",
+	}
+	secret := map[Var]bool{VarStripeAPIKey: true, VarStripeWebhookSecret: true, VarAPIKeys: true, VarDatabaseURL: true, VarRedisURL: true}
+	var got []string
+	for _, s := range Vars() {
+		got = append(got, string(s.Var)+" "+s.Var.Flag())
+		if s.Flag != strings.TrimPrefix(s.Var.Flag(), "--") || s.Help == "" || s.kind == "" || s.Secret != secret[s.Var] {
+			t.Errorf("%+v", s)
+		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Fatal(diff)
+	}
+}
+
+func TestFlagsWinOverTheEnvironment(t *testing.T) {
+	t.Parallel()
+	environ := []string{
+		"CREDITMIRROR_WORKERS=5", "CREDITMIRROR_LOG_LEVEL=nonsense", "CREDITMIRROR_MAX_ATTEMPTS=7",
+		"CREDITMIRROR_REDIS_URL=redis://r", "STRIPE_API_KEY_FILE=/nowhere",
+	}
+	o, _ := bind(t, []string{
+		"--workers", "6", "--log-level=warn", "--redis-url=", "--repair=false", "--stripe-api-key", liveKey,
+	}, AllVars()...)
+	cfg, err := Load(environ, nil, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cfg.Workers != 6 || cfg.LogLevel != LogWarn || cfg.MaxAttempts != 7 || !cfg.EmbeddedRedis() || cfg.Repair || cfg.Mode() != ModeLive || cfg.StripeRPS != 80 {
+		t.Fatalf("%+v", cfg)
+	}
+	later, _ := bind(t, []string{"--workers=9", "--repair"}, VarWorkers, VarRepair)
+	if cfg, err = Load(environ, o, later); err != nil || cfg.Workers != 9 || !cfg.Repair {
+		t.Fatalf("%+v, %v", cfg, err)
+	}
+}
+
+func TestFileFlags(t *testing.T) {
+	t.Parallel()
+	files := func(path string) ([]byte, error) { return []byte(path + "\n"), nil } // a file holds its name
+	o, _ := bind(t, []string{"--stripe-api-key-file", testKey}, VarStripeAPIKey)
+	cfg, err := load([]string{"STRIPE_API_KEY=" + liveKey}, nil, []*Overrides{o}, files)
+	if err != nil || cfg.StripeAPIKey.Reveal() != testKey {
+		t.Fatalf("the flag does not win: %v", err)
+	}
+	o, _ = bind(t, []string{"--stripe-api-key-file", testKey, "--stripe-api-key", testKey}, VarStripeAPIKey)
+	_, err = load(nil, nil, []*Overrides{o}, files)
+	if err == nil || !strings.Contains(err.Error(), "both --stripe-api-key and --stripe-api-key-file") {
+		t.Fatal(err)
+	}
+}
+
+func TestBadFlagsAreReportedTogetherAndNotQuoted(t *testing.T) {
+	t.Parallel()
+	o, fs := bind(t, []string{"--stripe-api-key=pk_live_Canary", "--workers=many", "--database-url=", "--repair=maybe"}, AllVars()...)
+	_, err := Load(nil, o)
+	want := []string{"STRIPE_API_KEY", "CREDITMIRROR_DATABASE_URL", "CREDITMIRROR_WORKERS", "CREDITMIRROR_REPAIR"}
+	if diff := cmp.Diff(want, problemVars(t, err)); diff != "" {
+		t.Fatal(diff)
+	}
+	text := err.Error() + fs.FlagUsages()
+	fs.VisitAll(func(f *pflag.Flag) { text += f.Value.String() })
+	if strings.Contains(text, "Canary") {
+		t.Fatal(text)
+	}
+	if !strings.Contains(err.Error(), "CREDITMIRROR_WORKERS (--workers): ") {
+		t.Fatal(err)
+	}
+}
+
+func TestBindUnknown(t *testing.T) {
+	t.Parallel()
+	o, fs := bind(t, nil, "CREDITMIRROR_WORKER")
+	if fs.HasFlags() {
+		t.Error("registered")
+	}
+	if _, err := Load(nil, o); err == nil || !strings.Contains(err.Error(), "did you mean CREDITMIRROR_WORKERS?") {
+		t.Fatal(err)
+	}
+}
+
+func TestHelpShowsDefaults(t *testing.T) {
+	t.Parallel()
+	_, fs := bind(t, nil, AllVars()...)
+	help := fs.FlagUsages()
+	for _, want := range []string{
+		`--stripe-rps rate .*\[\$CREDITMIRROR_STRIPE_RPS\] \(default 80 live, 20 test\)`,
+		`--redis-url url .*\(default embedded\)`, `--database-url url .*\(default sqlite:creditmirror.db\)`,
+		`--stripe-api-version version .*\(default 2026-08-26.dahlia\)`, `--repair  .*\(default true\)`,
+		`--workers int .*\(default 16\)`, `--events-interval duration .*\(default 1m\)`,
+		`--stripe-api-key key .*\[\$STRIPE_API_KEY\]\n`, `--stripe-api-key-file path .*\[\$STRIPE_API_KEY_FILE\]\n`,
+	} {
+		if !regexp.MustCompile(want).MatchString(help) {
+			t.Errorf("no %s in\n%s", want, help)
+		}
+	}
+	for _, s := range Vars() {
+		if f := fs.Lookup(s.Flag); f == nil || f.DefValue != s.Default {
+			t.Errorf("%s: %+v", s.Var, f)
+		}
+		if f := fs.Lookup(s.Flag + "-file"); (f != nil) != s.Secret {
+			t.Errorf("%s: file flag %+v", s.Var, f)
+		}
+	}
+}

@@ -1,0 +1,224 @@
+package config
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+)
+
+// maxSecretFile is the most bytes read from a secret's file.
+const maxSecretFile = 64 << 10
+
+// Load reads the configuration from environ (in the form of [os.Environ]; of a
+// repeated name the last counts, as for a child process) with flags laid over
+// it. On any problem it returns the zero Config and an [*Error] that lists all.
+// What a role requires is not checked; see [LoadFor].
+func Load(environ []string, overrides ...*Overrides) (Config, error) {
+	return LoadFor(environ, nil, overrides...)
+}
+
+// LoadFor is [Load] and [Config.Validate] in one, so that all problems of both
+// are reported at once.
+func LoadFor(environ []string, roles []Role, overrides ...*Overrides) (Config, error) {
+	return load(environ, roles, overrides, readSecretFile)
+}
+
+// loader collects a Config and what is wrong with it.
+type loader struct {
+	env      map[string]string
+	flags    Overrides
+	readFile func(path string) ([]byte, error)
+	cfg      Config
+	problems []Problem
+}
+
+func load(environ []string, roles []Role, overrides []*Overrides, readFile func(string) ([]byte, error)) (Config, error) {
+	l := &loader{env: make(map[string]string, len(environ)), flags: merge(overrides), readFile: readFile}
+	for _, entry := range environ {
+		name, value, _ := strings.Cut(entry, "=")
+		l.env[name] = value
+	}
+	for _, s := range table() {
+		l.one(s)
+	}
+	l.derive()
+	l.contradictions()
+	l.problems = append(l.problems, l.cfg.roleProblems(roles, l.broken)...)
+	l.sort()
+	l.unknown()
+	if err := asError(l.problems); err != nil {
+		return Config{}, err
+	}
+	return l.cfg, nil
+}
+
+// one finds the value of one variable and parses it.
+func (l *loader) one(s Spec) {
+	fail := func(format string, args ...any) {
+		l.problems = append(l.problems, s.Var.problem(fmt.Sprintf(format, args...)))
+	}
+	value, set, ok := l.value(s, fail)
+	switch {
+	case !ok: // value has said why
+	case set && value == "" && !s.emptyOK:
+		// An empty value is mostly a template that found nothing; falling back
+		// to, say, a database in the working folder would hide that.
+		fail("is set but empty; give a value, or remove it for the default %s", s.Default)
+	case set && value != "":
+		s.parse(&l.cfg, value, fail)
+	case s.Default != "" && !s.computed:
+		s.parse(&l.cfg, s.Default, fail)
+	}
+}
+
+// value returns the text of one variable from its flags or else from the
+// environment. ok is false if a problem has been noted.
+func (l *loader) value(s Spec, fail failFunc) (value string, set, ok bool) {
+	value, set = l.flags.values[s.Var]
+	path, fromFile := l.flags.files[s.Var]
+	name, fileName := "--"+s.Flag, "--"+s.Flag+"-file"
+	if !set && !fromFile {
+		value, set = l.env[string(s.Var)]
+		if s.Secret {
+			path, fromFile = l.env[string(s.Var)+fileSuffix]
+		}
+		name, fileName = string(s.Var), string(s.Var)+fileSuffix
+	}
+	switch {
+	case !fromFile:
+		return value, set, true
+	case value != "":
+		fail("has both %s and %s set; remove one", name, fileName)
+		return "", false, false
+	case path == "":
+		fail("has an empty %s; give the path of a file, or remove it", fileName)
+		return "", false, false
+	}
+	data, err := l.readFile(path)
+	text := strings.TrimRight(string(data), "\r\n")
+	switch {
+	case err != nil:
+		// Without the path: it may be the secret itself, set under the wrong name.
+		fail("cannot be read from the file in %s: %v", fileName, withoutPath(err))
+	case len(data) > maxSecretFile:
+		fail("is in a file of more than 64 KiB; check that %s names the right one", fileName)
+	case text == "":
+		fail("is in an empty file; write the value into the file in %s", fileName)
+	default:
+		return text, true, true
+	}
+	return "", false, false
+}
+
+// derive fills what depends on more than one variable.
+func (l *loader) derive() {
+	if l.cfg.StripeRPS == 0 {
+		l.cfg.StripeRPS = defaultTestRPS // also without a key: the careful choice
+		if l.cfg.Mode() == ModeLive {
+			l.cfg.StripeRPS = defaultLiveRPS
+		}
+	}
+}
+
+// Calls per second where CREDITMIRROR_STRIPE_RPS is not set: a part of Stripe's
+// own limits, 100 in live mode and 25 in test mode.
+const (
+	defaultLiveRPS = 80
+	defaultTestRPS = 20
+)
+
+// broken tells whether a problem of v has been noted.
+func (l *loader) broken(v Var) bool {
+	return slices.ContainsFunc(l.problems, func(p Problem) bool { return p.Var == string(v) })
+}
+
+// contradictions checks settings against each other. It does so whatever the
+// roles: one environment, shared by several processes, is good or bad for all.
+func (l *loader) contradictions() {
+	refuse := func(v Var, message string, others ...Var) {
+		if !slices.ContainsFunc(append(others, v), l.broken) {
+			l.problems = append(l.problems, v.problem(message))
+		}
+	}
+	c := l.cfg
+	if strings.HasPrefix(c.StripeAPIBase, "http:") && c.Mode() == ModeLive && !isLoopback(baseHost(c.StripeAPIBase)) {
+		refuse(VarStripeAPIBase, "would send a live key unencrypted over the network; use https, a loopback host, or a test key", VarStripeAPIKey)
+	}
+	if c.EmbeddedRedis() && c.Inbox == InboxOff {
+		refuse(VarInbox, "cannot be off while Redis is embedded, because events would be lost with the process"+
+			"; use auto or on, or set CREDITMIRROR_REDIS_URL", VarRedisURL)
+	}
+	listeners := []struct {
+		v    Var
+		addr string
+	}{{VarWebhookAddr, c.WebhookAddr}, {VarAPIAddr, c.APIAddr}, {VarOpsAddr, c.OpsAddr}}
+	for i, b := range listeners {
+		for _, a := range listeners[:i] {
+			if !l.broken(a.v) && collide(a.addr, b.addr) {
+				refuse(b.v, "takes the same port as "+string(a.v)+"; give each listener its own")
+			}
+		}
+	}
+	if len(c.APIKeys) == 0 && !l.broken(VarAPIAddr) && !isLoopback(addrHost(c.APIAddr)) {
+		refuse(VarAPIAddr, "would open the API to the network without a key; set CREDITMIRROR_API_KEYS, or listen on 127.0.0.1", VarAPIKeys)
+	}
+}
+
+// testVariable is for the project's own tests. It is often exported for a whole
+// shell or CI job, in which the program must start all the same.
+const testVariable = "CREDITMIRROR_REQUIRE_SERVICES"
+
+// unknown notes every CREDITMIRROR_* name that is not in the table.
+func (l *loader) unknown() {
+	known := map[string]bool{}
+	for _, s := range table() {
+		known[string(s.Var)] = true
+		if s.Secret {
+			known[string(s.Var)+fileSuffix] = true
+		}
+	}
+	_, inKubernetes := l.env["KUBERNETES_SERVICE_HOST"]
+	var found []Problem
+	for name := range l.env {
+		if strings.HasPrefix(name, prefix) && !known[name] && name != testVariable {
+			found = append(found, unknownProblem(name, inKubernetes))
+		}
+	}
+	for _, v := range l.flags.unknown {
+		found = append(found, unknownProblem(string(v), false))
+	}
+	slices.SortFunc(found, func(a, b Problem) int { return cmp.Compare(a.Var, b.Var) })
+	l.problems = append(l.problems, found...)
+}
+
+// sort brings the problems into the order of the table. Problems of no variable
+// come first.
+func (l *loader) sort() {
+	order := toStrings(AllVars())
+	slices.SortStableFunc(l.problems, func(a, b Problem) int {
+		return cmp.Compare(slices.Index(order, a.Var), slices.Index(order, b.Var))
+	})
+}
+
+// readSecretFile reads at most one byte more than is allowed.
+func readSecretFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }() // nothing was written
+	return io.ReadAll(io.LimitReader(f, maxSecretFile+1))
+}
+
+// withoutPath returns the cause inside an error about a path.
+func withoutPath(err error) error {
+	if e, ok := errors.AsType[*fs.PathError](err); ok {
+		return e.Err
+	}
+	return err
+}

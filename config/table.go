@@ -1,0 +1,183 @@
+package config
+
+import (
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Least values, below which a setting only does harm.
+const (
+	minEventsInterval   = time.Second
+	minBalancesInterval = 10 * time.Second
+	minScrubPeriod      = time.Minute
+	minAPIKeyLength     = 20 // characters of CREDITMIRROR_API_KEYS, without the prefix
+)
+
+// table is the single description of every variable.
+func table() []Spec {
+	rows := []Spec{
+		{
+			Var: VarStripeAPIKey, Secret: true, kind: "key", emptyOK: true,
+			Help:  "Stripe key, sk_… or rk_…; its mode (test or live) decides which events are taken",
+			parse: parseStripeKey,
+			show:  func(c Config) string { return setOrUnset(c.StripeAPIKey.IsSet()) },
+		},
+		{
+			Var: VarStripeWebhookSecret, Secret: true, kind: "secrets", emptyOK: true,
+			Help:  "signing secrets of the webhook endpoint, one or more whsec_…, comma separated",
+			parse: parseWebhookSecrets,
+			show:  func(c Config) string { return setOrUnset(len(c.StripeWebhookSecrets) > 0) },
+		},
+		{
+			Var: VarStripeAPIBase, Default: "https://api.stripe.com", kind: "url",
+			Help:  "where Stripe's API is: a simulator, a proxy or a mock",
+			parse: parseAPIBase,
+			show:  func(c Config) string { return c.StripeAPIBase },
+		},
+		{
+			Var: VarStripeAPIVersion, Default: "2026-08-26.dahlia", kind: "version",
+			Help:  "Stripe API version that reads are pinned to",
+			parse: parseAPIVersion,
+			show:  func(c Config) string { return c.StripeAPIVersion },
+		},
+		{
+			Var: VarStripeAccounts, kind: "accounts", emptyOK: true,
+			Help:  "connected accounts to mirror, acct_… comma separated, or * for every account seen in events",
+			parse: parseAccounts,
+			show:  func(c Config) string { return c.StripeAccounts.String() },
+		},
+		{
+			Var: VarDatabaseURL, Default: "sqlite:creditmirror.db", Secret: true, kind: "url",
+			Help:  "mirror database, sqlite:PATH or postgres://…",
+			parse: parseDatabaseURL,
+			show:  func(c Config) string { return redactURL(c.DatabaseURL.Reveal()) },
+		},
+		{
+			Var: VarRedisURL, Default: "embedded", Secret: true, kind: "url", computed: true, emptyOK: true,
+			Help:  "queue, redis://, rediss://, redis+cluster://host,host… or redis+sentinel://…",
+			parse: parseRedisURL,
+			show: func(c Config) string {
+				if c.EmbeddedRedis() {
+					return "embedded"
+				}
+				return redactURL(c.RedisURL.Reveal())
+			},
+		},
+		{
+			Var: VarInbox, Default: "auto", kind: "auto|on|off",
+			Help:  "write each event to the mirror database before it is marked in Redis; auto: off only where Redis itself is durable",
+			parse: enum(func(c *Config) *Inbox { return &c.Inbox }, InboxAuto, InboxOn, InboxOff),
+			show:  func(c Config) string { return string(c.Inbox) },
+		},
+		{
+			Var: VarWebhookAddr, Default: ":8080", kind: "host:port",
+			Help:  "listens for POST /webhooks/stripe",
+			parse: address(func(c *Config) *string { return &c.WebhookAddr }),
+			show:  func(c Config) string { return c.WebhookAddr },
+		},
+		{
+			Var: VarAPIAddr, Default: "127.0.0.1:8081", kind: "host:port",
+			Help:  "listens for the Stripe-compatible API and the console",
+			parse: address(func(c *Config) *string { return &c.APIAddr }),
+			show:  func(c Config) string { return c.APIAddr },
+		},
+		{
+			Var: VarOpsAddr, Default: "127.0.0.1:9090", kind: "host:port",
+			Help:  "listens for /metrics, /healthz, /readyz and /debug/pprof/",
+			parse: address(func(c *Config) *string { return &c.OpsAddr }),
+			show:  func(c Config) string { return c.OpsAddr },
+		},
+		{
+			Var: VarAPIKeys, Secret: true, kind: "keys", emptyOK: true,
+			Help:  "keys for the API and console, comma separated, read: or write: before each (read if none); without any they answer on loopback only",
+			parse: parseAPIKeys,
+			show:  func(c Config) string { return setOrUnset(len(c.APIKeys) > 0) },
+		},
+		{
+			Var: VarStripeRPS, Default: "80 live, 20 test", kind: "rate", computed: true,
+			Help:  "Stripe calls per second, all replicas together",
+			parse: rate(func(c *Config) *float64 { return &c.StripeRPS }),
+			show:  func(c Config) string { return formatRate(c.StripeRPS) },
+		},
+		{
+			Var: VarStripeEndpointRPS, Default: "20", kind: "rate",
+			Help:  "Stripe calls per second and endpoint, all replicas together",
+			parse: rate(func(c *Config) *float64 { return &c.StripeEndpointRPS }),
+			show:  func(c Config) string { return formatRate(c.StripeEndpointRPS) },
+		},
+		{
+			Var: VarWorkers, Default: "16", kind: "int",
+			Help:  "targets in work at once, per process",
+			parse: integer(func(c *Config) *int { return &c.Workers }, 1, 1024),
+			show:  func(c Config) string { return strconv.Itoa(c.Workers) },
+		},
+		{
+			Var: VarEventsInterval, Default: "1m", kind: "duration",
+			Help:  "time between events sweeps",
+			parse: duration(func(c *Config) *time.Duration { return &c.EventsInterval }, minEventsInterval, "1m"),
+			show:  func(c Config) string { return c.EventsInterval.String() },
+		},
+		{
+			Var: VarBalancesInterval, Default: "1h", kind: "duration",
+			Help:  "time between balances sweeps",
+			parse: duration(func(c *Config) *time.Duration { return &c.BalancesInterval }, minBalancesInterval, "1h"),
+			show:  func(c Config) string { return c.BalancesInterval.String() },
+		},
+		{
+			Var: VarScrubPeriod, Default: "720h", kind: "duration",
+			Help:  "time in which every customer is re-read in full once",
+			parse: duration(func(c *Config) *time.Duration { return &c.ScrubPeriod }, minScrubPeriod, "720h for 30 days"),
+			show:  func(c Config) string { return c.ScrubPeriod.String() },
+		},
+		{
+			Var: VarRepair, Default: "true", kind: "bool",
+			Help:  "repair the drift that sweeps find; false: report it only",
+			parse: boolean(func(c *Config) *bool { return &c.Repair }),
+			show:  func(c Config) string { return strconv.FormatBool(c.Repair) },
+		},
+		{
+			Var: VarCustomerFields, Default: "credit", kind: "credit|full",
+			Help:  "full: keep whole customer objects, with names, e-mail and addresses",
+			parse: enum(func(c *Config) *CustomerFields { return &c.CustomerFields }, CustomerFieldsCredit, CustomerFieldsFull),
+			show:  func(c Config) string { return string(c.CustomerFields) },
+		},
+		{
+			Var: VarLogLevel, Default: "info", kind: "level",
+			Help:  "least severe log entries to write: debug, info, warn or error",
+			parse: enum(func(c *Config) *LogLevel { return &c.LogLevel }, LogDebug, LogInfo, LogWarn, LogError),
+			show:  func(c Config) string { return string(c.LogLevel) },
+		},
+		{
+			Var: VarMaxAttempts, Default: "12", kind: "int",
+			Help:  "attempts at a target before it becomes a dead letter",
+			parse: integer(func(c *Config) *int { return &c.MaxAttempts }, 1, 100),
+			show:  func(c Config) string { return strconv.Itoa(c.MaxAttempts) },
+		},
+	}
+	for i := range rows {
+		rows[i].Flag = rows[i].Var.flagName()
+	}
+	return rows
+}
+
+func setOrUnset(set bool) string {
+	if set {
+		return "set"
+	}
+	return "unset"
+}
+
+func formatRate(perSecond float64) string { return strconv.FormatFloat(perSecond, 'g', -1, 64) }
+
+// toStrings returns the text of every element.
+func toStrings[T ~string](list []T) []string {
+	texts := make([]string, len(list))
+	for i, v := range list {
+		texts[i] = string(v)
+	}
+	return texts
+}
+
+// joinStrings writes a list for people.
+func joinStrings[T ~string](list []T) string { return strings.Join(toStrings(list), ", ") }

@@ -1,0 +1,99 @@
+package config
+
+import (
+	"slices"
+	"strings"
+)
+
+// Var is the name of an environment variable of the table.
+type Var string
+
+// The variables. Their meaning is in [Vars].
+const (
+	VarStripeAPIKey        Var = "STRIPE_API_KEY"
+	VarStripeWebhookSecret Var = "STRIPE_WEBHOOK_SECRET"
+	VarStripeAPIBase       Var = "STRIPE_API_BASE"
+	VarStripeAPIVersion    Var = "STRIPE_API_VERSION"
+	VarStripeAccounts      Var = "STRIPE_ACCOUNTS"
+	VarDatabaseURL         Var = "CREDITMIRROR_DATABASE_URL"
+	VarRedisURL            Var = "CREDITMIRROR_REDIS_URL"
+	VarInbox               Var = "CREDITMIRROR_INBOX"
+	VarWebhookAddr         Var = "CREDITMIRROR_WEBHOOK_ADDR"
+	VarAPIAddr             Var = "CREDITMIRROR_API_ADDR"
+	VarOpsAddr             Var = "CREDITMIRROR_OPS_ADDR"
+	VarAPIKeys             Var = "CREDITMIRROR_API_KEYS"
+	VarStripeRPS           Var = "CREDITMIRROR_STRIPE_RPS"
+	VarStripeEndpointRPS   Var = "CREDITMIRROR_STRIPE_ENDPOINT_RPS"
+	VarWorkers             Var = "CREDITMIRROR_WORKERS"
+	VarEventsInterval      Var = "CREDITMIRROR_EVENTS_INTERVAL"
+	VarBalancesInterval    Var = "CREDITMIRROR_BALANCES_INTERVAL"
+	VarScrubPeriod         Var = "CREDITMIRROR_SCRUB_PERIOD"
+	VarRepair              Var = "CREDITMIRROR_REPAIR"
+	VarCustomerFields      Var = "CREDITMIRROR_CUSTOMER_FIELDS"
+	VarLogLevel            Var = "CREDITMIRROR_LOG_LEVEL"
+	VarMaxAttempts         Var = "CREDITMIRROR_MAX_ATTEMPTS"
+)
+
+// fileSuffix behind a secret's name reads it from a file.
+const fileSuffix = "_FILE"
+
+// Flag returns the flag of v with its dashes, such as "--database-url".
+func (v Var) Flag() string { return "--" + v.flagName() }
+
+// flagName drops the prefix of our own variables; the STRIPE_ of Stripe's stays,
+// so that --stripe-api-key and --api-keys are told apart.
+func (v Var) flagName() string {
+	return strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(string(v), prefix), "_", "-"))
+}
+
+// problem returns a problem of this variable.
+func (v Var) problem(message string) Problem {
+	return Problem{Var: string(v), Flag: v.Flag(), Message: message}
+}
+
+// Spec describes one variable: a row of the table that everything else reads.
+type Spec struct {
+	// Var is the name in the environment.
+	Var Var
+	// Flag is the name of its flag, without dashes.
+	Flag string
+	// Default is what holds where the variable is not set, as shown to people;
+	// empty where there is none.
+	Default string
+	// Help says in one line what it is for.
+	Help string
+	// Secret says that it may also be read from a file (_FILE behind the name,
+	// -file behind the flag) and that its value is never shown.
+	Secret bool
+
+	kind     string // of value, as --help shows it
+	computed bool   // Default is a description, not a value
+	emptyOK  bool   // set to the empty string is the same as not set
+	parse    func(c *Config, value string, fail failFunc)
+	show     func(c Config) string
+}
+
+// failFunc takes note of one problem with the value being parsed.
+type failFunc func(format string, args ...any)
+
+// Vars returns the table of all variables, in the order of the documentation.
+func Vars() []Spec { return table() }
+
+// AllVars returns the names of all variables, for [Bind].
+func AllVars() []Var {
+	var all []Var
+	for _, s := range table() {
+		all = append(all, s.Var)
+	}
+	return all
+}
+
+// lookup returns the row of v.
+func lookup(v Var) (Spec, bool) {
+	rows := table()
+	i := slices.IndexFunc(rows, func(s Spec) bool { return s.Var == v })
+	if i < 0 {
+		return Spec{}, false
+	}
+	return rows[i], true
+}
