@@ -1,0 +1,188 @@
+package mirror
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+	"unicode/utf8"
+)
+
+// Event is the envelope of a Stripe v1 event: which thing changed, never what
+// it changed to. Nothing of an event's payload is written to the mirror.
+type Event struct {
+	ID         string
+	Type       string
+	Account    string
+	APIVersion string
+	Livemode   bool
+	Created    time.Time
+	// Customer, Grant and Clock are ids found in the payload; empty where the
+	// type names none.
+	Customer string
+	Grant    string
+	Clock    string
+	// Object is the id of data.object: after the event it must be visible in Stripe.
+	Object string
+}
+
+// ErrThinEvent reports a v2 event: signed by Stripe, but with no snapshot in it.
+var ErrThinEvent = errors.New("a v2 thin event")
+
+// eventScopes maps the event types that can move credit to what must be read
+// again. There is no event for a customer balance transaction, so everything
+// that makes one is listed: the last five also catch a balance in a currency
+// other than the customer's default, for which Stripe promises no
+// customer.updated.
+var eventScopes = map[string][]Scope{
+	"customer.created":                           {ScopeBalance},
+	"customer.updated":                           {ScopeBalance},
+	"customer.deleted":                           {ScopeBalance, ScopeCredits},
+	"billing.credit_grant.created":               {ScopeCredits},
+	"billing.credit_grant.updated":               {ScopeCredits},
+	"billing.credit_balance_transaction.created": {ScopeGrantOwner},
+	"test_helpers.test_clock.ready":              {ScopeClockCustomers},
+	"credit_note.created":                        {ScopeBalance},
+	"credit_note.voided":                         {ScopeBalance},
+	"invoice.finalized":                          {ScopeBalance},
+	"invoice.overpaid":                           {ScopeBalance},
+	"invoice.voided":                             {ScopeBalance},
+}
+
+// EventTypes lists, sorted, the event types that creditmirror needs from Stripe.
+func EventTypes() []string {
+	types := make([]string, 0, len(eventScopes))
+	for t := range eventScopes {
+		types = append(types, t)
+	}
+	slices.Sort(types)
+	return types
+}
+
+// Interesting tells whether events of this type can move credit.
+func Interesting(eventType string) bool {
+	_, ok := eventScopes[eventType]
+	return ok
+}
+
+// Targets tells what must be read from Stripe because of the event; none when
+// its type is not of interest.
+func (e Event) Targets() []Target {
+	scopes := eventScopes[e.Type]
+	targets := make([]Target, 0, len(scopes))
+	for _, s := range scopes {
+		t := Target{Account: e.Account, Scope: s, ID: e.Customer}
+		switch s {
+		case ScopeGrantOwner:
+			t.ID = e.Grant
+		case ScopeClockCustomers:
+			t.ID = e.Clock
+		}
+		if t.ID != "" { // an invoice without a customer moves nobody's credit
+			targets = append(targets, t)
+		}
+	}
+	return targets
+}
+
+// DecodeEvent reads the envelope of a v1 event. Keys are matched in their exact
+// case, and of a doubled key the last counts, so that every reader of the same
+// bytes sees the same ids. It returns ErrThinEvent for a v2 event; any other
+// error means that the event cannot be understood and names the field. An event
+// whose type is not of interest needs no more than an id and a type.
+func DecodeEvent(raw []byte) (Event, error) {
+	if !utf8.Valid(raw) {
+		return Event{}, errors.New("the event is not valid UTF-8")
+	}
+	if !json.Valid(raw) {
+		return Event{}, errors.New("the event is not valid JSON")
+	}
+	var id, object, kind, account, version, livemode, created, data jsonText
+	err := members(raw, "event", map[string]*jsonText{
+		"id": &id, "object": &object, "type": &kind, "account": &account,
+		"api_version": &version, "livemode": &livemode, "created": &created, "data": &data,
+	})
+	if err != nil {
+		return Event{}, err
+	}
+	switch is, err := object.text("object"); {
+	case err != nil:
+		return Event{}, err
+	case is == "v2.core.event":
+		return Event{}, ErrThinEvent
+	case is != "event":
+		return Event{}, fmt.Errorf("object is %.40q, want \"event\"", is)
+	}
+	var e Event
+	var seconds int64
+	var errs [6]error
+	e.ID, errs[0] = id.text("id")
+	e.Type, errs[1] = kind.text("type")
+	e.Account, errs[2] = account.optionalText("account")
+	e.APIVersion, errs[3] = version.optionalText("api_version")
+	errs[4] = livemode.into("livemode", &e.Livemode)
+	errs[5] = created.into("created", &seconds)
+	if err := errors.Join(errs[:]...); err != nil {
+		return Event{}, err
+	}
+	if !validEvent.MatchString(e.ID) {
+		return Event{}, fmt.Errorf("id %.40q is not an event id", e.ID)
+	}
+	if e.Account != "" && !ValidAccountID(e.Account) {
+		return Event{}, fmt.Errorf("account %.40q is not an account id", e.Account)
+	}
+	if seconds <= 0 || seconds > maxUnix {
+		return Event{}, fmt.Errorf("created %d is not a time", seconds)
+	}
+	e.Created = time.Unix(seconds, 0).UTC()
+	if !Interesting(e.Type) {
+		return e, nil
+	}
+	if err := e.decodePayload(data); err != nil {
+		return Event{}, fmt.Errorf("%s %s: %w", e.Type, e.ID, err)
+	}
+	return e, nil
+}
+
+// maxUnix is the year 9999: later times fit no database's timestamp.
+const maxUnix = 253402300799
+
+// decodePayload finds the ids in data.object that tell the targets.
+func (e *Event) decodePayload(data jsonText) error {
+	var payload, id, customer, grant jsonText
+	err := members(data, "data", map[string]*jsonText{"object": &payload})
+	if err == nil {
+		err = members(payload, "data.object", map[string]*jsonText{"id": &id, "customer": &customer, "credit_grant": &grant})
+	}
+	if err == nil {
+		e.Object, err = id.text("data.object.id")
+	}
+	if err != nil {
+		return err
+	}
+	if !validObject.MatchString(e.Object) {
+		return fmt.Errorf("data.object.id %.40q is not an id", e.Object)
+	}
+	switch e.Type {
+	case "customer.created", "customer.updated", "customer.deleted":
+		e.Customer = e.Object
+	case "billing.credit_balance_transaction.created":
+		e.Grant, err = grant.reference("data.object.credit_grant")
+	case "test_helpers.test_clock.ready":
+		e.Clock = e.Object
+	default: // of invoices and credit notes, which may have no customer
+		if !customer.null() {
+			e.Customer, err = customer.reference("data.object.customer")
+		}
+	}
+	if err != nil {
+		return err
+	}
+	for _, t := range e.Targets() {
+		if !t.Valid() {
+			return fmt.Errorf("data.object names %.60q, which is not an id for %s", t.ID, t.Scope)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,120 @@
+package mirror
+
+import (
+	"time"
+)
+
+// HeldRow is a held customer balance transaction, as far as planning needs it.
+type HeldRow struct {
+	ID            string
+	Currency      string
+	Amount        int64
+	EndingBalance int64
+	Type          string
+	Created       time.Time
+	Position      int64 // 0: not placed
+	// Digest is the Digest of the raw JSON that was stored.
+	Digest string
+}
+
+// Span is a closed range of created times; a zero bound is open.
+type Span struct{ From, To time.Time }
+
+// BalanceHeld is what a store read, in the transaction of the write, for
+// PlanBalance.
+type BalanceHeld struct {
+	State SyncState
+	// Customer is nil when none is held.
+	Customer *CustomerView
+	// CustomerDigest is the Digest of the held customer's raw JSON.
+	CustomerDigest string
+	// Balances are the held customer_balances per currency.
+	Balances map[string]int64
+	// Rows are the held rows whose created lies in one of the snapshot's Spans; all
+	// rows when the snapshot is Full and Joined.
+	Rows []HeldRow
+	// Unplaced are the held rows without a position; read when the snapshot is Joined.
+	Unplaced []HeldRow
+	// Tops are, per currency, the placed rows with the highest position; read when
+	// the snapshot is Joined.
+	Tops map[string]HeldRow
+}
+
+// Placement gives a held row its place in the chain.
+type Placement struct {
+	ID       string
+	Position int64 // 0: take its place away
+}
+
+// BalancePlan is what a store has to write.
+type BalancePlan struct {
+	// Insert are new rows, with their positions (0 where not placed).
+	Insert []BalanceTransaction
+	// Update are held rows whose mutable fields or raw JSON changed; Position is
+	// not to be written for them.
+	Update []BalanceTransaction
+	// Place are held rows whose position changes.
+	Place []Placement
+	// Customer is nil when the held row stays as it is.
+	Customer *Customer
+	// Balances to write, per currency; others stay.
+	Balances map[string]int64
+	// State has the fields HistoryComplete, CompleteTo, Walk and Disproved to write.
+	State SyncState
+	// Open are findings to record; Close are the kinds of the target's open
+	// findings that this sync proves gone.
+	Open  []Finding
+	Close []DriftKind
+}
+
+// CreditsHeld is what a store read for PlanCredits.
+type CreditsHeld struct {
+	State SyncState
+	// Rows are the held rows whose created lies in one of the snapshot's Spans.
+	Rows []HeldCredit
+	// Sums are, per grant, over all held rows of the customer.
+	Sums map[string]GrantSum
+	// Grants are all held grants of the customer, and those held elsewhere whose
+	// ids are in the snapshot.
+	Grants map[string]HeldGrantRow
+	// Summary is the held summary per currency.
+	Summary map[string]CreditBalance
+}
+
+// HeldCredit is a held credit balance transaction, as far as planning needs it.
+type HeldCredit struct {
+	ID       string
+	Grant    string
+	Currency string
+	Amount   int64
+	Created  time.Time
+	Digest   string
+}
+
+// GrantSum is the sum of a grant's rows in minor units of its currency.
+type GrantSum struct {
+	Currency string
+	Sum      int64
+}
+
+// HeldGrantRow is a held grant, as far as planning needs it.
+type HeldGrantRow struct {
+	Customer string
+	Amount   int64
+	Currency string
+	Digest   string
+}
+
+// CreditsPlan is what a store has to write.
+type CreditsPlan struct {
+	Insert []CreditTransaction
+	// Update are held rows whose raw JSON gained a field; amounts never change.
+	Update []CreditTransaction
+	// Grants are new or changed ones.
+	Grants []CreditGrant
+	// Summary entries to write, per currency; nil leaves the held ones.
+	Summary map[string]CreditBalance
+	State   SyncState
+	Open    []Finding
+	Close   []DriftKind
+}

@@ -1,0 +1,202 @@
+package mirror
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// SyncState is what the mirror knows of a target when a sync begins.
+type SyncState struct {
+	// Epoch is the fence: raised by BeginSync before the first read from Stripe
+	// and checked by equality in the transaction of the write.
+	Epoch int64
+	// EventSeq is the newest inbox event of this target that was recorded before
+	// the sync began; its commit answers all of them up to this one.
+	EventSeq int64
+	// HistoryComplete tells that every row at or before CompleteTo is held.
+	HistoryComplete bool
+	// CompleteTo is the created time of the newest row of the complete part; zero
+	// when there is none (also for a complete but empty history).
+	CompleteTo time.Time
+	// Walk is the history read in progress, if any.
+	Walk Walk
+	// Disproved tells that the last sync could not prove the ledger: the chain did
+	// not close, or the sums did not match the summary.
+	Disproved bool
+	// CustomerHeld and Deleted tell of the customer's row.
+	CustomerHeld bool
+	Deleted      bool
+	// Grants are the ids of the grants held for the customer, with what may still
+	// change of them; only for ScopeCredits.
+	Grants []HeldGrant
+	// ObservedAt is when the reads of the last committed sync began; zero: never.
+	ObservedAt time.Time
+}
+
+// HeldGrant is a grant as far as a credits sync must know it.
+type HeldGrant struct {
+	ID string
+	// Metered tells that the grant's scope is price_type metered; another scope
+	// needs a summary call of its own.
+	Metered bool
+}
+
+// Walk tells how far down a history read got that did not finish in one piece.
+type Walk struct {
+	// Cursor is the id of the oldest row read; the read goes on after it. Empty
+	// when no walk is in progress.
+	Cursor string
+	// Top is the created time of the newest row that the walk covers: from there
+	// down to Cursor there is no gap.
+	Top time.Time
+	// Full tells that the walk goes to the end of the list and does not stop at
+	// the complete part.
+	Full bool
+}
+
+// InProgress tells whether a walk has begun and not ended.
+func (w Walk) InProgress() bool { return w.Cursor != "" }
+
+// Window is a run of a ledger without a gap, newest first, as Stripe listed it.
+type Window[Row any] struct {
+	Rows []Row
+	// FromHead: nothing was newer than the first row.
+	FromHead bool
+	// ToEnd: nothing is older than the last row.
+	ToEnd bool
+}
+
+// EventRef is an event that a sync answers.
+type EventRef struct {
+	ID      string
+	Created time.Time
+	// Object is the id of data.object; empty when unknown.
+	Object string
+	Type   string
+}
+
+// BalanceSnapshot is what one sync of ScopeBalance read from Stripe.
+type BalanceSnapshot struct {
+	Target Target
+	Epoch  int64
+	// EventSeq is SyncState.EventSeq.
+	EventSeq int64
+	// ObservedAt is when the first read began.
+	ObservedAt time.Time
+	Customer   Customer
+	Windows    []Window[BalanceTransaction]
+	// Joined tells that the windows, with the rows of earlier pieces, reach the
+	// complete part or the end of the list. Only then is the chain checked and
+	// rows get their positions. Otherwise Walk tells where to go on.
+	Joined bool
+	// Full tells that every row of the history was read in this walk, so that the
+	// whole chain is laid anew.
+	Full bool
+	Walk Walk
+	// AcceptDisproof stores the rows even if the chain does not close, and records
+	// the drift.
+	AcceptDisproof bool
+	// Events that are known to be answered by this sync, besides the inbox's.
+	Events []EventRef
+}
+
+// CreditsSnapshot is what one sync of ScopeCredits read from Stripe.
+type CreditsSnapshot struct {
+	Target     Target
+	Epoch      int64
+	EventSeq   int64
+	ObservedAt time.Time
+	Windows    []Window[CreditTransaction]
+	// Grants are the grants that were read, in no order.
+	Grants []CreditGrant
+	// Summary per currency; nil when it was not read.
+	Summary map[string]CreditBalance
+	// Joined, Full, Walk, AcceptDisproof and Events are as in BalanceSnapshot.
+	Joined         bool
+	Full           bool
+	Walk           Walk
+	AcceptDisproof bool
+	Events         []EventRef
+}
+
+// Tombstone says that Stripe no longer has the customer. The history is kept.
+type Tombstone struct {
+	Target     Target
+	Epoch      int64
+	EventSeq   int64
+	ObservedAt time.Time
+	Events     []EventRef
+}
+
+// Applied tells what a commit did.
+type Applied struct {
+	// Inserted and Updated count rows of the two ledgers and of customers.
+	Inserted, Updated int
+	// Answered are the events that this commit answered, each once.
+	Answered []EventRef
+	// Findings that were opened by this commit.
+	Findings []Finding
+}
+
+// Changed tells whether anything but the time of the last look changed.
+func (a Applied) Changed() bool { return a.Inserted+a.Updated > 0 }
+
+// DriftKind names a way in which the mirror can differ from Stripe or from itself.
+type DriftKind string
+
+// The kinds of drift findings.
+const (
+	DriftBalanceMismatch       DriftKind = "balance_mismatch"
+	DriftChainGap              DriftKind = "chain_gap"
+	DriftMissingTransaction    DriftKind = "missing_transaction"
+	DriftUnexpectedTransaction DriftKind = "unexpected_transaction"
+	DriftFieldMismatch         DriftKind = "field_mismatch"
+	DriftSummaryMismatch       DriftKind = "summary_mismatch"
+	DriftGrantOutOfBounds      DriftKind = "grant_out_of_bounds"
+	DriftMissingCustomer       DriftKind = "missing_customer"
+	DriftMissedEvent           DriftKind = "missed_event"
+	DriftOrphan                DriftKind = "orphan"
+)
+
+// Finding is a difference that was found. It stays open until a sync proves it gone.
+type Finding struct {
+	Kind     DriftKind
+	Account  string
+	Customer string
+	Scope    Scope
+	Currency string
+	// Object is the transaction, grant or event concerned; may be empty.
+	Object string
+	// Expected and Actual are values in words or minor units; Expected is what
+	// Stripe or the ledger's own rules say.
+	Expected   string
+	Actual     string
+	Cause      string
+	FoundAt    time.Time
+	RepairedAt time.Time
+}
+
+// String writes the reference in one line, as the queue carries it.
+func (r EventRef) String() string {
+	return r.ID + " " + strconv.FormatInt(r.Created.Unix(), 10) + " " + r.Type + " " + r.Object
+}
+
+// ParseEventRef reads what EventRef.String wrote.
+func ParseEventRef(s string) (EventRef, error) {
+	parts := strings.Split(s, " ")
+	if len(parts) != 4 {
+		return EventRef{}, fmt.Errorf("%q is not an event reference", s)
+	}
+	created, err := strconv.ParseInt(parts[1], 10, 64)
+	if err != nil {
+		return EventRef{}, fmt.Errorf("%q is not an event reference: %w", s, err)
+	}
+	return EventRef{ID: parts[0], Created: time.Unix(created, 0).UTC(), Type: parts[2], Object: parts[3]}, nil
+}
+
+// Ref is the event as a sync refers to it.
+func (e Event) Ref() EventRef {
+	return EventRef{ID: e.ID, Created: e.Created, Object: e.Object, Type: e.Type}
+}

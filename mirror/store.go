@@ -1,0 +1,270 @@
+package mirror
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"time"
+)
+
+// What callers of a Store branch on.
+var (
+	// ErrFenced: another sync of the target began after this one. Nothing was
+	// written, and the caller must not complete its work: the newer one will.
+	ErrFenced = errors.New("fenced off by a newer sync")
+	// ErrDisproved: the rows do not explain the balance. Nothing was written; read
+	// again, or accept the disproof.
+	ErrDisproved = errors.New("the ledger does not prove the balance")
+	// ErrLedgerRewritten: Stripe's reply lacks a row that was seen before, or
+	// changes an immutable field. Ledgers are append-only, so the reply is wrong or
+	// stale: nothing was written.
+	ErrLedgerRewritten = errors.New("the reply rewrites history")
+	// ErrNotFound: the mirror does not hold it.
+	ErrNotFound = errors.New("not in the mirror")
+	// ErrSchema: the database's schema is not one this program can work on.
+	ErrSchema = errors.New("unsuitable schema")
+)
+
+// Store keeps the mirror. Every method is safe for concurrent use by any number
+// of goroutines and processes; every write is one transaction, and repeating a
+// write that succeeded changes nothing.
+type Store interface {
+	Fence
+	Inbox
+	DeadLetters
+	Progress
+	Reader
+
+	// Migrate brings the schema to this program's version, under a lock so that
+	// several replicas may start at once.
+	Migrate(ctx context.Context) error
+	// CheckSchema returns ErrSchema when the schema is older than this program
+	// needs, or so new that it cannot work on it.
+	CheckSchema(ctx context.Context) error
+	// Ping tells whether the database can read and write.
+	Ping(ctx context.Context) error
+	Close() error
+}
+
+// Fence is the write path of synced state: old never overwrites new.
+type Fence interface {
+	// BeginSync raises the target's epoch and tells what is held. It must commit
+	// before the first read from Stripe.
+	BeginSync(ctx context.Context, t Target) (SyncState, error)
+	// ApplyBalance commits rows, customer, event marks, change records and the
+	// sync state, all or nothing. ErrFenced, ErrDisproved or ErrLedgerRewritten
+	// when it may not.
+	ApplyBalance(ctx context.Context, s BalanceSnapshot) (Applied, error)
+	// ApplyCredits is ApplyBalance for the other ledger.
+	ApplyCredits(ctx context.Context, s CreditsSnapshot) (Applied, error)
+	// ApplyTombstone marks a customer deleted and keeps its history. A customer
+	// that was never held leaves only the sync state. ErrFenced as above.
+	ApplyTombstone(ctx context.Context, s Tombstone) (Applied, error)
+	// InsertCustomers stores customers of the first copy that no sync has touched
+	// yet; all others are left alone, so that an old page cannot overwrite newer
+	// state. It returns how many were stored.
+	InsertCustomers(ctx context.Context, account string, page []Customer) (int, error)
+	// InsertGrants stores grants that are not held yet and leaves all others alone.
+	InsertGrants(ctx context.Context, account string, page []CreditGrant) (int, error)
+	// OpenFinding records a difference; the same open difference (kind, account,
+	// customer, currency, object) is recorded once.
+	OpenFinding(ctx context.Context, f Finding) error
+}
+
+// Receipt tells what the inbox knew of an event before it was recorded.
+type Receipt uint8
+
+const (
+	// ReceiptNew: never seen.
+	ReceiptNew Receipt = iota
+	// ReceiptPending: seen, but no sync has answered it yet; mark it again, since
+	// the first mark may never have reached the queue.
+	ReceiptPending
+	// ReceiptApplied: seen and answered.
+	ReceiptApplied
+)
+
+// PendingEvent is an inbox event with a target that no sync has answered yet.
+type PendingEvent struct {
+	Seq    int64
+	Event  Event
+	Target Target
+}
+
+// Inbox is the durable list of verified events (table stripe_events).
+type Inbox interface {
+	// RecordEvents stores events that are new, in one transaction, and tells for
+	// each what was known before.
+	RecordEvents(ctx context.Context, events []Event) ([]Receipt, error)
+	// EventReceipts tells what is known of each event without recording it.
+	// Unknown ids get ReceiptNew.
+	EventReceipts(ctx context.Context, account string, ids []string) ([]Receipt, error)
+	// PendingEvents lists events with seq > after that wait for a sync, oldest
+	// first, one entry per target, at most limit.
+	PendingEvents(ctx context.Context, after int64, limit int) ([]PendingEvent, error)
+	// ResolveEvents answers a question target (ScopeGrantOwner,
+	// ScopeClockCustomers): its waiting events now wait for the syncs of targets
+	// instead; with one target the events carry its customer from then on.
+	ResolveEvents(ctx context.Context, question Target, targets []Target) error
+	// ObservedAt tells for each target when the reads of its last commit began;
+	// zero for one never synced.
+	ObservedAt(ctx context.Context, targets []Target) ([]time.Time, error)
+	// Freshness tells, for the last answered events, the time from their creation
+	// to the commit that answered them, ascending; at most last of them.
+	Freshness(ctx context.Context, last int) ([]time.Duration, error)
+	// PruneEvents deletes answered events created before t and tells how many.
+	PruneEvents(ctx context.Context, before time.Time) (int64, error)
+}
+
+// DeadLetter is work that failed for good.
+type DeadLetter struct {
+	// ID is stable: the same target, or the same unreadable body, has one letter.
+	ID     string
+	Target Target // zero Scope for an unreadable body
+	Reason string
+	// Attempts counts tries in all, retries of the letter included.
+	Attempts      int
+	EventIDs      []string
+	Payload       []byte // the raw body of an event that could not be read
+	FirstFailedAt time.Time
+	LastFailedAt  time.Time
+	// RetryAt is when it is tried again by itself; zero: never (unreadable bodies).
+	RetryAt time.Time
+}
+
+// DeadLetters keeps failed work until somebody or a later sync resolves it. A
+// committed sync of the same target removes its letter.
+type DeadLetters interface {
+	// SaveDeadLetter stores or renews a letter; FirstFailedAt of a held one stays
+	// and EventIDs are merged, newest 64 kept.
+	SaveDeadLetter(ctx context.Context, d DeadLetter) error
+	// DeadLetters lists letters by ID after the given one, at most limit.
+	DeadLetters(ctx context.Context, after string, limit int) ([]DeadLetter, error)
+	// DueDeadLetters claims letters whose RetryAt has come: it moves their RetryAt
+	// to next and returns them, so that replicas do not all retry the same one.
+	DueDeadLetters(ctx context.Context, now, next time.Time, limit int) ([]DeadLetter, error)
+	// DropDeadLetter deletes one; ErrNotFound when there is none.
+	DropDeadLetter(ctx context.Context, id string) error
+}
+
+// Sweep is the durable progress of a loop that runs over a whole account.
+type Sweep struct {
+	Account string
+	Name    string
+	// State is the sweep's own checkpoint; nil at first.
+	State json.RawMessage
+	// Watermark is the time up to which everything has been seen.
+	Watermark   time.Time
+	StartedAt   time.Time
+	LastSuccess time.Time
+	LastFound   int64
+}
+
+// Incarnation is the mark by which a lost, rewound or exchanged Redis is noticed.
+type Incarnation struct {
+	Partition int
+	ID        string
+	HighWater int64
+}
+
+// Progress keeps the checkpoints of sweeps, leases and the queue's incarnations.
+type Progress interface {
+	// Sweep loads one; a sweep that never ran comes back zero but for its names.
+	Sweep(ctx context.Context, account, name string) (Sweep, error)
+	SaveSweep(ctx context.Context, s Sweep) error
+	Sweeps(ctx context.Context) ([]Sweep, error)
+	// AcquireLease takes or renews a named lease by the database's clock and tells
+	// whether owner holds it now.
+	AcquireLease(ctx context.Context, name, owner string, ttl time.Duration) (bool, error)
+	ReleaseLease(ctx context.Context, name, owner string) error
+	// SeeAccount remembers a connected account; Accounts lists them, without the
+	// platform's own.
+	SeeAccount(ctx context.Context, account string) error
+	Accounts(ctx context.Context) ([]string, error)
+	// Unsynced lists customers with id > after whose history of the scope is not
+	// complete (never read, or in pieces) and that have no dead letter, by id. For
+	// ScopeCredits only customers with a grant count. Deleted customers do not.
+	Unsynced(ctx context.Context, account string, scope Scope, after string, limit int) ([]string, error)
+	// UnsyncedCount counts the histories of an account, of both scopes, that are
+	// not complete, those with a dead letter included.
+	UnsyncedCount(ctx context.Context, account string) (int64, error)
+	Incarnations(ctx context.Context) ([]Incarnation, error)
+	SaveIncarnation(ctx context.Context, i Incarnation) error
+}
+
+// Page asks for a part of a list, newest first. After and Before are ids and
+// exclude each other; both empty asks for the newest.
+type Page struct {
+	Limit  int
+	After  string // rows older than this one
+	Before string // the rows just newer than this one
+}
+
+// Slice is one page as it stands at SyncedAt.
+type Slice[Row any] struct {
+	Rows []Row
+	// HasMore tells of more rows in the direction of travel.
+	HasMore bool
+	// SyncedAt is when the reads of the ledger's last committed sync began; zero:
+	// never synced.
+	SyncedAt time.Time
+}
+
+// CustomerView is a customer as the mirror holds it.
+type CustomerView struct {
+	Customer
+	Deleted  bool
+	SyncedAt time.Time
+}
+
+// CreditSummary is a customer's billing credits per currency.
+type CreditSummary struct {
+	// Balances per currency: Ledger is the sum of the rows held, Available is
+	// Stripe's own figure from SummaryAt (zero time: never read).
+	Balances map[string]CreditBalance
+	Livemode bool
+	SyncedAt time.Time
+}
+
+// Totals are the figures of status and metrics.
+type Totals struct {
+	Customers           int64 // not deleted
+	BalanceTransactions int64
+	CreditTransactions  int64
+	DeadLetters         int64
+	PendingEvents       int64
+	OldestPendingEvent  time.Time
+	// Rows per table name.
+	Rows map[string]int64
+	// Balances and Credits per currency, in minor units, deleted customers left out.
+	Balances map[string]int64
+	Credits  map[string]int64
+	// DriftOpen per kind; DriftAmount per currency: sum of absolute differences of
+	// open findings whose expected and actual are amounts.
+	DriftOpen   map[DriftKind]int64
+	DriftAmount map[string]int64
+}
+
+// Reader serves what is held. Each call reads one snapshot of the database. An
+// unknown customer, row or cursor is ErrNotFound.
+type Reader interface {
+	Customer(ctx context.Context, account, id string) (CustomerView, error)
+	// Customers lists customers by id, ascending, after the given one.
+	Customers(ctx context.Context, account, after string, limit int) ([]CustomerView, error)
+	// BalanceTransactions lists newest first: by created, then chain position.
+	BalanceTransactions(ctx context.Context, account, customer string, p Page) (Slice[BalanceTransaction], error)
+	BalanceTransaction(ctx context.Context, account, customer, id string) (BalanceTransaction, error)
+	Grant(ctx context.Context, account, id string) (CreditGrant, error)
+	// Grants lists newest first, of one customer or (empty) of the account.
+	Grants(ctx context.Context, account, customer string, p Page) (Slice[CreditGrant], error)
+	// GrantOwner tells the customer of a grant.
+	GrantOwner(ctx context.Context, account, grant string) (string, error)
+	// ClockCustomers lists the customers held that live on the test clock.
+	ClockCustomers(ctx context.Context, account, clock string) ([]string, error)
+	// CreditTransactions lists newest first, of one customer and, when grant is
+	// not empty, of one grant.
+	CreditTransactions(ctx context.Context, account, customer, grant string, p Page) (Slice[CreditTransaction], error)
+	CreditTransaction(ctx context.Context, account, id string) (CreditTransaction, error)
+	CreditSummary(ctx context.Context, account, customer string) (CreditSummary, error)
+	Totals(ctx context.Context) (Totals, error)
+}
