@@ -1,0 +1,197 @@
+package mirrortest
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/creditmirror/creditmirror/mirror"
+)
+
+func letterCases() []testCase {
+	return []testCase{
+		{"SaveAndRenew", saveAndRenew},
+		{"UnreadableBody", unreadableBody},
+		{"NewestEventsAreKept", newestEventsKept},
+		{"CommitRemovesTheLetter", commitRemovesLetter},
+		{"I10_ListInPagesAndDrop", listAndDrop},
+		{"DueAreClaimedOnce", dueClaimedOnce},
+	}
+}
+
+func letter(target mirror.Target) mirror.DeadLetter {
+	return mirror.DeadLetter{
+		ID: mirror.DeadLetterID(target), Target: target, Reason: "it broke", Attempts: 12,
+		EventIDs: []string{"evt_1", "evt_2"}, FirstFailedAt: epoch0, LastFailedAt: epoch0.Add(time.Hour),
+		RetryAt: epoch0.Add(2 * time.Hour),
+	}
+}
+
+func letters(t *testing.T, s mirror.Store) []mirror.DeadLetter {
+	t.Helper()
+	list, err := s.DeadLetters(t.Context(), "", 1000)
+	noErr(t, err)
+	return list
+}
+
+func saveAndRenew(t *testing.T, h *Harness) {
+	d := letter(mirror.Target{Account: "acct_1", Scope: mirror.ScopeBalance, ID: "cus_A"})
+	noErr(t, h.SaveDeadLetter(t.Context(), d))
+	if got := letters(t, h); len(got) != 1 || fmt.Sprint(got[0]) != fmt.Sprint(d) {
+		t.Fatalf("got %+v\nwant %+v", got, d)
+	}
+	again := d
+	again.Reason, again.Attempts = "it broke differently", 13
+	again.EventIDs = []string{"evt_2", "evt_3"}
+	again.FirstFailedAt, again.LastFailedAt = epoch0.Add(3*time.Hour), epoch0.Add(3*time.Hour)
+	noErr(t, h.SaveDeadLetter(t.Context(), again))
+	want := again
+	want.FirstFailedAt, want.EventIDs = d.FirstFailedAt, []string{"evt_1", "evt_2", "evt_3"}
+	if got := letters(t, h); len(got) != 1 || fmt.Sprint(got[0]) != fmt.Sprint(want) {
+		t.Fatalf("got %+v\nwant %+v", got, want)
+	}
+	totals, err := h.Totals(t.Context())
+	if err != nil || totals.DeadLetters != 1 {
+		t.Fatalf("totals %+v, %v", totals, err)
+	}
+}
+
+func unreadableBody(t *testing.T, h *Harness) {
+	body := []byte("{\x00\xff not JSON")
+	d := mirror.DeadLetter{
+		ID: mirror.UnreadableID(body), Reason: "not JSON", Attempts: 1, Payload: body,
+		FirstFailedAt: epoch0, LastFailedAt: epoch0,
+	}
+	noErr(t, h.SaveDeadLetter(t.Context(), d))
+	got := letters(t, h)
+	if len(got) != 1 || !bytes.Equal(got[0].Payload, body) || !got[0].RetryAt.IsZero() || got[0].Target != (mirror.Target{}) {
+		t.Fatalf("got %+v", got)
+	}
+	due, err := h.DueDeadLetters(t.Context(), epoch0.Add(1000*time.Hour), epoch0, 10)
+	if err != nil || len(due) != 0 {
+		t.Fatalf("an unreadable body is due: %v, %v", due, err)
+	}
+}
+
+func newestEventsKept(t *testing.T, h *Harness) {
+	d := letter(mirror.Target{Scope: mirror.ScopeCredits, ID: "cus_A"})
+	for i := range 3 {
+		d.EventIDs = nil
+		for n := range 40 {
+			d.EventIDs = append(d.EventIDs, fmt.Sprintf("evt_%d_%02d", i, n))
+		}
+		noErr(t, h.SaveDeadLetter(t.Context(), d))
+	}
+	got := letters(t, h)[0].EventIDs
+	if len(got) != 64 || got[63] != "evt_2_39" || got[0] != "evt_1_16" {
+		t.Fatalf("%d ids from %s to %s, want the newest 64", len(got), got[0], got[len(got)-1])
+	}
+}
+
+func commitRemovesLetter(t *testing.T, h *Harness) {
+	l, c := newLedger("", "cus_A"), newCredits("", "cus_A")
+	noErr(t, h.SaveDeadLetter(t.Context(), letter(l.target())))
+	noErr(t, h.SaveDeadLetter(t.Context(), letter(c.target())))
+	other := l.target()
+	other.Account = "acct_1"
+	noErr(t, h.SaveDeadLetter(t.Context(), letter(other)))
+
+	fenced := l.whole(begin(t, h, l.target()))
+	snap := l.whole(begin(t, h, l.target()))
+	if _, err := h.ApplyBalance(t.Context(), fenced); !errors.Is(err, mirror.ErrFenced) {
+		t.Fatal(err)
+	}
+	if n := len(letters(t, h)); n != 3 {
+		t.Fatalf("%d letters after a fenced commit, want 3", n)
+	}
+	applyBalance(t, h, snap)
+	c.sync(t, h)
+	if got := letters(t, h); len(got) != 1 || got[0].Target != other {
+		t.Fatalf("letters %+v, want that of the other account", got)
+	}
+	noErr(t, h.SaveDeadLetter(t.Context(), letter(l.target())))
+	bury(t, h, l.target())
+	if n := len(letters(t, h)); n != 1 {
+		t.Fatalf("%d letters after the tombstone, want 1", n)
+	}
+}
+
+func listAndDrop(t *testing.T, h *Harness) {
+	var want []string
+	for i := range 7 {
+		d := letter(mirror.Target{Account: []string{"", "acct_1"}[i%2], Scope: mirror.ScopeBalance, ID: fmt.Sprintf("cus_%d", i)})
+		want = append(want, d.ID)
+		noErr(t, h.SaveDeadLetter(t.Context(), d))
+	}
+	slices.Sort(want)
+	for limit := 1; limit <= 8; limit++ {
+		var got []string
+		for after := ""; ; after = got[len(got)-1] {
+			page, err := h.DeadLetters(t.Context(), after, limit)
+			noErr(t, err)
+			for _, d := range page {
+				got = append(got, d.ID)
+			}
+			if len(page) < limit {
+				break
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Fatalf("limit %d: %q, want %q", limit, got, want)
+		}
+	}
+	noErr(t, h.DropDeadLetter(t.Context(), want[3]))
+	if err := h.DropDeadLetter(t.Context(), want[3]); !errors.Is(err, mirror.ErrNotFound) {
+		t.Fatalf("dropped twice: %v, want ErrNotFound", err)
+	}
+	if n := len(letters(t, h)); n != 6 {
+		t.Fatalf("%d letters are left, want 6", n)
+	}
+}
+
+func dueClaimedOnce(t *testing.T, h *Harness) {
+	for i := range 40 {
+		d := letter(mirror.Target{Scope: mirror.ScopeBalance, ID: fmt.Sprintf("cus_%d", i)})
+		d.RetryAt = epoch0.Add(time.Duration(i) * time.Minute)
+		noErr(t, h.SaveDeadLetter(t.Context(), d))
+	}
+	now, next := epoch0.Add(29*time.Minute), epoch0.Add(time.Hour)
+	var mu sync.Mutex
+	claimed := map[string]int{}
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for {
+				due, err := h.DueDeadLetters(t.Context(), now, next, 3)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if len(due) == 0 {
+					return
+				}
+				mu.Lock()
+				for _, d := range due {
+					claimed[d.ID]++
+					if !d.RetryAt.Equal(next) {
+						t.Errorf("claimed with retry at %v, want %v", d.RetryAt, next)
+					}
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	if len(claimed) != 30 {
+		t.Fatalf("%d letters were claimed, want 30", len(claimed))
+	}
+	for id, n := range claimed {
+		if n != 1 {
+			t.Fatalf("%s was claimed %d times", id, n)
+		}
+	}
+}

@@ -1,0 +1,114 @@
+// Package mirrortest is the specification of mirror.Store as tests: every
+// driver runs the same suite. Names of cases carry the number of the invariant
+// that they guard, where one has a number.
+package mirrortest
+
+import (
+	"context"
+	"strconv"
+	"testing"
+
+	"github.com/creditmirror/creditmirror/mirror"
+)
+
+// Harness is a store under test with more than the contract offers. An open
+// function may return one; cases that need what a harness lacks are skipped.
+type Harness struct {
+	mirror.Store
+	// Query runs SQL that both databases understand, without arguments, and
+	// returns every value as text, NULL as the empty string. Tables are named
+	// without a schema.
+	Query func(ctx context.Context, sql string) ([][]string, error)
+	// Exec runs SQL that both databases understand and that changes something.
+	Exec func(ctx context.Context, sql string) error
+	// Again opens the same database once more, as another process would. The
+	// function closes it when the test ends.
+	Again func(t *testing.T) mirror.Store
+}
+
+// Run runs the whole suite. open returns a store over a new and empty database
+// whose schema is migrated; it arranges for the store to be closed.
+func Run(t *testing.T, open func(t *testing.T) mirror.Store) {
+	topics := []struct {
+		name  string
+		cases []testCase
+	}{
+		{"Fence", fenceCases()},
+		{"History", historyCases()},
+		{"Inbox", inboxCases()},
+		{"Credits", creditsCases()},
+		{"DeadLetters", letterCases()},
+		{"Progress", progressCases()},
+		{"Reader", readerCases()},
+		{"Fidelity", fidelityCases()},
+		{"Isolation", isolationCases()},
+		{"Model", modelCases()},
+	}
+	for _, topic := range topics {
+		t.Run(topic.name, func(t *testing.T) {
+			t.Parallel()
+			for _, c := range topic.cases {
+				t.Run(c.name, func(t *testing.T) {
+					t.Parallel()
+					s := open(t)
+					h, ok := s.(*Harness)
+					if !ok {
+						h = &Harness{Store: s}
+					}
+					c.run(t, h)
+				})
+			}
+		})
+	}
+}
+
+// testCase is one behaviour; it gets a database of its own.
+type testCase struct {
+	name string
+	run  func(t *testing.T, h *Harness)
+}
+
+// rows runs a query, or skips the test where the driver offers none.
+func (h *Harness) rows(t *testing.T, sql string) [][]string {
+	t.Helper()
+	if h.Query == nil {
+		t.Skip("this driver's test offers no SQL")
+	}
+	rows, err := h.Query(t.Context(), sql)
+	if err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+	return rows
+}
+
+// number runs a query for one number; -1 where the driver offers no SQL, so
+// that comparisons before and after hold all the same.
+func (h *Harness) number(t *testing.T, sql string) int64 {
+	t.Helper()
+	if h.Query == nil {
+		return -1
+	}
+	rows := h.rows(t, sql)
+	if len(rows) != 1 || len(rows[0]) != 1 {
+		t.Fatalf("%s: %v, want one value", sql, rows)
+	}
+	n, err := strconv.ParseInt(rows[0][0], 10, 64)
+	if err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+	return n
+}
+
+// changes counts the change records so far.
+func (h *Harness) changes(t *testing.T) int64 {
+	t.Helper()
+	return h.number(t, `SELECT count(*) FROM changes`)
+}
+
+// noErr fails the test at once.
+func noErr(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,158 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"fmt"
+
+	"github.com/creditmirror/creditmirror/mirror"
+)
+
+// readCustomer and its sisters give the columns of customerColumns. Freshness is
+// that of the last committed balance sync; a customer that only the first copy
+// has seen has none.
+const readCustomer = `
+SELECT c.account, c.id, c.balance, c.currency, c.invoice_credit_balance, c.created, c.livemode, c.test_clock,
+       c.customer_account, c.raw, c.deleted, s.observed_at, c.digest
+FROM customers c LEFT JOIN sync_state s ON s.account = c.account AND s.customer = c.id AND s.scope = 'balance'
+WHERE c.account = ?1 AND c.id = ?2`
+
+func customerColumns(v *mirror.CustomerView, digest *string) []any {
+	return []any{
+		&v.Account, &v.ID, &v.Balance, textColumn{&v.Currency}, creditColumn{&v.InvoiceCreditBalance},
+		timeColumn{&v.Created}, &v.Livemode, textColumn{&v.TestClock}, textColumn{&v.CustomerAccount},
+		jsonColumn{&v.Raw}, &v.Deleted, timeColumn{&v.SyncedAt}, digest,
+	}
+}
+
+// creditColumn scans an invoice_credit_balance.
+type creditColumn struct{ m *map[string]int64 }
+
+func (c creditColumn) Scan(v any) error {
+	switch v := v.(type) {
+	case nil:
+		*c.m = nil
+		return nil
+	case string:
+		return json.Unmarshal([]byte(v), c.m)
+	}
+	return fmt.Errorf("%T is not an invoice_credit_balance", v)
+}
+
+// writeCustomer writes a customer as Stripe shows it, which is not deleted.
+const upsertCustomer = `
+INSERT INTO customers (account, id, balance, currency, invoice_credit_balance, created, livemode, test_clock,
+       customer_account, raw, digest, synced_at)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
+ON CONFLICT (account, id) DO UPDATE SET balance = excluded.balance, currency = excluded.currency,
+       invoice_credit_balance = excluded.invoice_credit_balance, created = excluded.created,
+       livemode = excluded.livemode, test_clock = excluded.test_clock, customer_account = excluded.customer_account,
+       deleted = 0, deleted_at = NULL, raw = excluded.raw, digest = excluded.digest, synced_at = excluded.synced_at`
+
+func (c *commit) writeCustomer(m mirror.Customer) error {
+	return c.exec(upsertCustomer, c.target.Account, c.target.ID, m.Balance, null(m.Currency),
+		creditText(m.InvoiceCreditBalance), nullTime(m.Created), flag(m.Livemode), null(m.TestClock),
+		null(m.CustomerAccount), nullRaw(m.Raw), mirror.Digest(m.Raw), c.at)
+}
+
+const (
+	// firstCustomers leaves alone what is held, and what a sync has found deleted
+	// before it was ever held.
+	firstCustomers = `
+INSERT INTO customers (account, id, balance, currency, invoice_credit_balance, created, livemode, test_clock,
+       customer_account, raw, digest, synced_at)
+SELECT ?2, value->>0, value->>1, value->>2, value->>3, value->>4, value->>5, value->>6,
+       value->>7, value->>8, value->>9, ?3
+FROM json_each(?1)
+WHERE NOT EXISTS (SELECT 1 FROM sync_state s
+                  WHERE s.account = ?2 AND s.customer = value->>0 AND s.scope = 'balance' AND s.applied_epoch > 0)
+ON CONFLICT DO NOTHING
+RETURNING id`
+
+	firstBalances = `
+INSERT INTO customer_balances (account, customer, currency, balance, synced_at)
+SELECT ?2, value->>0, value->>1, value->>2, ?3 FROM json_each(?1) WHERE true
+ON CONFLICT DO NOTHING`
+
+	// knowLedgers makes ledgers known that no sync began, so that Unsynced finds
+	// them.
+	knowLedgers = `
+INSERT INTO sync_state (account, customer, scope, epoch, synced_at)
+SELECT ?2, value->>0, ?4, 0, ?3 FROM json_each(?1) WHERE true
+ON CONFLICT DO NOTHING`
+)
+
+// InsertCustomers stores customers of the first copy that no sync has touched.
+func (s *Store) InsertCustomers(ctx context.Context, account string, page []mirror.Customer) (int, error) {
+	byID := make(map[string]mirror.Customer, len(page))
+	rows := make([][]any, 0, len(page))
+	for _, c := range page {
+		byID[c.ID] = c
+		rows = append(rows, []any{
+			c.ID, c.Balance, null(c.Currency), creditText(c.InvoiceCreditBalance), nullTime(c.Created),
+			flag(c.Livemode), null(c.TestClock), null(c.CustomerAccount), nullRaw(c.Raw), mirror.Digest(c.Raw),
+		})
+	}
+	stored := 0
+	err := s.w.do(ctx, durable, func(tx *tx) error {
+		fresh, err := tx.returnIDs(firstCustomers, rows, account, tx.at)
+		if err != nil || len(fresh) == 0 {
+			return err
+		}
+		stored = len(fresh)
+		var balances, changes, ledgers [][]any
+		for _, id := range fresh {
+			changes = append(changes, []any{"customers", id, id, "insert"})
+			ledgers = append(ledgers, []any{id})
+			ends := balancesOf(byID[id])
+			for _, currency := range sortedKeys(ends) {
+				balances = append(balances, []any{id, currency, ends[currency]})
+				changes = append(changes, []any{"customer_balances", id, currency, "insert"})
+			}
+		}
+		if _, err := tx.inBatches(firstBalances, balances, account, tx.at); err != nil {
+			return err
+		}
+		if _, err := tx.inBatches(knowLedgers, ledgers, account, tx.at, string(mirror.ScopeBalance)); err != nil {
+			return err
+		}
+		return tx.feed(account, changes)
+	})
+	if err != nil {
+		return 0, fmt.Errorf("insert customers: %w", explain(s.path, err))
+	}
+	return stored, nil
+}
+
+// returnIDs runs a batched INSERT … RETURNING id.
+func (t *tx) returnIDs(query string, rows [][]any, args ...any) ([]string, error) {
+	if len(rows) == 0 {
+		return nil, nil
+	}
+	text, err := batch(rows)
+	if err != nil {
+		return nil, err
+	}
+	var ids []string
+	err = t.each(query, append([]any{text}, args...), func(rows *sql.Rows) error {
+		var id string
+		err := rows.Scan(&id)
+		ids = append(ids, id)
+		return err
+	})
+	return ids, err
+}
+
+// balancesOf are the balances that a customer object tells, in the sign of
+// balance.
+func balancesOf(c mirror.Customer) map[string]int64 {
+	ends := make(map[string]int64, len(c.InvoiceCreditBalance)+1)
+	for currency, credit := range c.InvoiceCreditBalance {
+		ends[currency] = -credit
+	}
+	if c.Currency != "" {
+		ends[c.Currency] = c.Balance
+	}
+	return ends
+}

@@ -1,0 +1,48 @@
+package sqlite
+
+import (
+	"errors"
+	"fmt"
+
+	driver "modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+)
+
+// code is the primary result code of an SQLite error, 0 for any other error.
+func code(err error) int {
+	if e, ok := errors.AsType[*driver.Error](err); ok {
+		return e.Code() & 0xff
+	}
+	return 0
+}
+
+// busy tells that another connection holds the lock.
+func busy(err error) bool {
+	c := code(err)
+	return c == sqlite3.SQLITE_BUSY || c == sqlite3.SQLITE_LOCKED
+}
+
+// explain adds the file's name and what to do about it to errors that SQLite
+// words for its own developers.
+func explain(path string, err error) error {
+	var advice string
+	switch code(err) {
+	case sqlite3.SQLITE_NOTADB:
+		advice = "the file is not an SQLite database: choose another path, or move the file away"
+	case sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH:
+		advice = "the file can not be opened: check the permissions of file and folder"
+	case sqlite3.SQLITE_READONLY:
+		advice = "the file or its folder is not writable: check the permissions and the mount"
+	case sqlite3.SQLITE_FULL:
+		advice = "the disk is full: make room"
+	case sqlite3.SQLITE_CORRUPT:
+		advice = "the file is damaged: restore a backup, or move it away and copy anew from Stripe"
+	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED:
+		advice = "another process holds the write lock for too long"
+	case sqlite3.SQLITE_IOERR:
+		advice = "the disk reports an error"
+	default:
+		return err
+	}
+	return fmt.Errorf("%s: %s: %w", path, advice, err)
+}

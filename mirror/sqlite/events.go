@@ -1,0 +1,311 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"time"
+
+	"github.com/creditmirror/creditmirror/mirror"
+)
+
+const (
+	insertEvents = `
+INSERT INTO stripe_events (account, id, type, customer, object, question_scope, question_id, pending_scopes,
+       livemode, api_version, created, received_at, applied_at, synced_at)
+SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, value->>7,
+       value->>8, value->>9, value->>10, ?2, CASE WHEN value->>7 = 0 THEN ?2 END, ?2
+FROM json_each(?1) WHERE true ORDER BY key
+ON CONFLICT DO NOTHING
+RETURNING account, id`
+
+	eventStates = `
+SELECT n.key, e.pending_scopes FROM json_each(?1) n
+JOIN stripe_events e ON e.account = n.value->>0 AND e.id = n.value->>1`
+)
+
+// eventKey is the key of stripe_events.
+type eventKey struct{ account, id string }
+
+// RecordEvents stores events that are new and tells what was known of each. An
+// acknowledged event must survive a power cut: the commit is durable.
+func (s *Store) RecordEvents(ctx context.Context, events []mirror.Event) ([]mirror.Receipt, error) {
+	if len(events) == 0 {
+		return nil, nil
+	}
+	rows := make([][]any, 0, len(events))
+	for _, e := range events {
+		pending := 0
+		var questionScope, questionID any
+		for _, t := range e.Targets() {
+			bit := scopeBit(t.Scope)
+			pending |= bit
+			if bit == bitQuestion {
+				questionScope, questionID = string(t.Scope), t.ID
+			}
+		}
+		rows = append(rows, []any{
+			e.Account, e.ID, plain(e.Type), null(e.Customer), null(e.Object), questionScope, questionID, pending,
+			flag(e.Livemode), null(e.APIVersion), stamp(e.Created),
+		})
+	}
+	text, err := batch(rows)
+	if err != nil {
+		return nil, fmt.Errorf("record events: %w", err)
+	}
+	receipts := make([]mirror.Receipt, len(events))
+	err = s.w.do(ctx, durable, func(tx *tx) error {
+		fresh := make(map[eventKey]bool, len(events))
+		err := tx.each(insertEvents, []any{text, tx.at}, func(rows *sql.Rows) error {
+			var k eventKey
+			err := rows.Scan(&k.account, &k.id)
+			fresh[k] = true
+			return err
+		})
+		if err != nil || len(fresh) == len(events) {
+			return err
+		}
+		err = tx.each(eventStates, []any{text}, func(rows *sql.Rows) error { return scanReceipt(rows, receipts) })
+		for i, e := range events {
+			k := eventKey{e.Account, e.ID}
+			if fresh[k] { // a second one in the same call is not new any more
+				receipts[i] = mirror.ReceiptNew
+				fresh[k] = false
+			}
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("record events: %w", explain(s.path, err))
+	}
+	return receipts, nil
+}
+
+func scanReceipt(rows *sql.Rows, receipts []mirror.Receipt) error {
+	var i, pending int
+	if err := rows.Scan(&i, &pending); err != nil {
+		return err
+	}
+	receipts[i] = mirror.ReceiptPending
+	if pending == 0 {
+		receipts[i] = mirror.ReceiptApplied
+	}
+	return nil
+}
+
+// EventReceipts tells what is known of each event without recording it.
+func (s *Store) EventReceipts(ctx context.Context, account string, ids []string) ([]mirror.Receipt, error) {
+	rows := make([][]any, 0, len(ids))
+	for _, id := range ids {
+		rows = append(rows, []any{account, id})
+	}
+	text, err := batch(rows)
+	if err != nil {
+		return nil, fmt.Errorf("event receipts: %w", err)
+	}
+	receipts := make([]mirror.Receipt, len(ids))
+	err = s.read(ctx, func(r *reading) error {
+		return r.each(eventStates, []any{text}, func(rows *sql.Rows) error { return scanReceipt(rows, receipts) })
+	})
+	if err != nil {
+		return nil, fmt.Errorf("event receipts: %w", err)
+	}
+	return receipts, nil
+}
+
+const pendingEvents = `
+SELECT seq, account, id, type, customer, object, question_scope, question_id, pending_scopes, livemode, api_version, created
+FROM stripe_events WHERE pending_scopes <> 0 AND seq > ?1 ORDER BY seq LIMIT ?2`
+
+// PendingEvents lists events that wait for a sync, oldest first. An event's
+// targets are never parted, or a caller that goes on after its Seq would miss
+// the rest: a page may end early, and a single event may exceed the limit.
+func (s *Store) PendingEvents(ctx context.Context, after int64, limit int) ([]mirror.PendingEvent, error) {
+	var list []mirror.PendingEvent
+	err := s.read(ctx, func(r *reading) error {
+		full := false
+		return r.each(pendingEvents, []any{after, limit}, func(rows *sql.Rows) error {
+			var p mirror.PendingEvent
+			e := &p.Event
+			var questionScope, questionID string
+			var pending int
+			err := rows.Scan(&p.Seq, &e.Account, &e.ID, &e.Type, textColumn{&e.Customer}, textColumn{&e.Object},
+				textColumn{&questionScope}, textColumn{&questionID}, &pending, &e.Livemode,
+				textColumn{&e.APIVersion}, timeColumn{&e.Created})
+			if err != nil || full {
+				return err
+			}
+			switch mirror.Scope(questionScope) {
+			case mirror.ScopeGrantOwner:
+				e.Grant = questionID
+			case mirror.ScopeClockCustomers:
+				e.Clock = questionID
+			}
+			targets := waitingTargets(*e, pending, questionScope, questionID)
+			if len(list) > 0 && len(list)+len(targets) > limit {
+				full = true
+				return nil
+			}
+			for _, t := range targets {
+				p.Target = t
+				list = append(list, p)
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("pending events: %w", err)
+	}
+	return list, nil
+}
+
+// waitingTargets tells which targets an event still waits for.
+func waitingTargets(e mirror.Event, pending int, questionScope, questionID string) []mirror.Target {
+	var list []mirror.Target
+	if pending&bitBalance != 0 {
+		list = append(list, mirror.Target{Account: e.Account, Scope: mirror.ScopeBalance, ID: e.Customer})
+	}
+	if pending&bitCredits != 0 {
+		list = append(list, mirror.Target{Account: e.Account, Scope: mirror.ScopeCredits, ID: e.Customer})
+	}
+	if pending&bitQuestion != 0 {
+		list = append(list, mirror.Target{Account: e.Account, Scope: mirror.Scope(questionScope), ID: questionID})
+	}
+	return list
+}
+
+// resolveEvents answers a question: ?4 is the customer (NULL: none or several),
+// ?5 the scopes of it to wait for.
+const resolveEvents = `
+UPDATE stripe_events SET customer = ifnull(?4, customer), pending_scopes = (pending_scopes & ~4) | ?5,
+       applied_at = CASE WHEN (pending_scopes & ~4) | ?5 = 0 THEN ?6 END, synced_at = ?6
+WHERE account = ?1 AND question_scope = ?2 AND question_id = ?3 AND pending_scopes <> 0 AND question_id IS NOT NULL
+  AND pending_scopes & 4 <> 0`
+
+// ResolveEvents answers a question target. Events can name one customer: where
+// the answer is several, they count as answered, since the caller has marked
+// every target before.
+func (s *Store) ResolveEvents(ctx context.Context, question mirror.Target, targets []mirror.Target) error {
+	var customer any
+	bits := 0
+	for i, t := range targets {
+		if i > 0 && t.ID != targets[0].ID {
+			customer, bits = nil, 0
+			break
+		}
+		customer, bits = t.ID, bits|scopeBit(t.Scope)
+	}
+	err := s.w.do(ctx, durable, func(tx *tx) error {
+		return tx.exec(resolveEvents, question.Account, string(question.Scope), question.ID, customer, bits, tx.at)
+	})
+	if err != nil {
+		return fmt.Errorf("resolve events of %s: %w", question, explain(s.path, err))
+	}
+	return nil
+}
+
+const observedAt = `
+SELECT n.key, s.observed_at FROM json_each(?1) n
+JOIN sync_state s ON s.account = n.value->>0 AND s.customer = n.value->>1 AND s.scope = n.value->>2`
+
+// ObservedAt tells for each target when the reads of its last commit began.
+func (s *Store) ObservedAt(ctx context.Context, targets []mirror.Target) ([]time.Time, error) {
+	rows := make([][]any, 0, len(targets))
+	for _, t := range targets {
+		rows = append(rows, []any{t.Account, t.ID, string(t.Scope)})
+	}
+	text, err := batch(rows)
+	if err != nil {
+		return nil, fmt.Errorf("observed at: %w", err)
+	}
+	times := make([]time.Time, len(targets))
+	err = s.read(ctx, func(r *reading) error {
+		return r.each(observedAt, []any{text}, func(rows *sql.Rows) error {
+			var i int
+			var at time.Time
+			err := rows.Scan(&i, timeColumn{&at})
+			times[i] = at
+			return err
+		})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("observed at: %w", err)
+	}
+	return times, nil
+}
+
+const pruneEvents = `
+DELETE FROM stripe_events WHERE seq IN (
+    SELECT seq FROM stripe_events WHERE pending_scopes = 0 AND created < ?1 LIMIT 5000)`
+
+// PruneEvents deletes answered events, in slices that let other writers in.
+func (s *Store) PruneEvents(ctx context.Context, before time.Time) (int64, error) {
+	var total int64
+	for {
+		n := 0
+		err := s.w.do(ctx, volatile, func(tx *tx) (err error) {
+			n, err = tx.affect(pruneEvents, stamp(before))
+			return err
+		})
+		if err != nil {
+			return total, fmt.Errorf("prune events: %w", explain(s.path, err))
+		}
+		if n == 0 {
+			return total, nil
+		}
+		total += int64(n)
+	}
+}
+
+const (
+	answerWaiting = `
+UPDATE stripe_events SET pending_scopes = pending_scopes & ~?3,
+       applied_at = CASE WHEN pending_scopes & ~?3 = 0 THEN ?5 END, synced_at = ?5
+WHERE account = ?1 AND customer = ?2 AND seq <= ?4 AND pending_scopes <> 0 AND pending_scopes & ?3 <> 0
+RETURNING seq, id, created, object, type`
+
+	// answerKnown stores events that the inbox has never seen as answered, and
+	// answers those that it has.
+	answerKnown = `
+INSERT INTO stripe_events (account, id, type, customer, object, pending_scopes, livemode, created, received_at, applied_at, synced_at)
+SELECT ?2, value->>0, value->>1, ?3, value->>2, 0, ?5, value->>3, ?6, ?6, ?6
+FROM json_each(?1) WHERE true ORDER BY key
+ON CONFLICT (account, id) DO UPDATE SET pending_scopes = pending_scopes & ~?4,
+       applied_at = CASE WHEN pending_scopes & ~?4 = 0 THEN ?6 END, synced_at = ?6
+       WHERE pending_scopes & ?4 <> 0
+RETURNING seq, id, created, object, type`
+)
+
+// answerEvents takes this commit's scope from the events that waited for it.
+func (c *commit) answerEvents() error {
+	bit := scopeBit(c.target.Scope)
+	collect := func(rows *sql.Rows) error {
+		var seq int64
+		var e mirror.EventRef
+		err := rows.Scan(&seq, &e.ID, timeColumn{&e.Created}, textColumn{&e.Object}, &e.Type)
+		c.out.Answered = append(c.out.Answered, e)
+		return err
+	}
+	if c.eventSeq > 0 {
+		err := c.each(answerWaiting, []any{c.target.Account, c.target.ID, bit, c.eventSeq, c.at}, collect)
+		if err != nil {
+			return err
+		}
+	}
+	if len(c.events) == 0 {
+		return nil
+	}
+	rows := make([][]any, 0, len(c.events))
+	seen := make(map[string]bool, len(c.events))
+	for _, e := range c.events {
+		if !seen[e.ID] {
+			seen[e.ID] = true
+			rows = append(rows, []any{e.ID, plain(e.Type), null(e.Object), stamp(e.Created)})
+		}
+	}
+	text, err := batch(rows)
+	if err != nil {
+		return err
+	}
+	return c.each(answerKnown, []any{text, c.target.Account, c.target.ID, bit, flag(c.livemode), c.at}, collect)
+}

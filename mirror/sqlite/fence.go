@@ -1,0 +1,227 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+
+	"github.com/creditmirror/creditmirror/mirror"
+)
+
+const raiseEpoch = `
+INSERT INTO sync_state (account, customer, scope, epoch, synced_at) VALUES (?1, ?2, ?3, 1, ?4)
+ON CONFLICT (account, customer, scope) DO UPDATE SET epoch = epoch + 1, synced_at = excluded.synced_at
+RETURNING epoch, history_complete, complete_to, walk_cursor, walk_top, walk_full, disproved, observed_at`
+
+// heldWhenBegun tells the newest event that waits for the target and whether its
+// customer is held.
+const heldWhenBegun = `
+SELECT ifnull((SELECT max(seq) FROM stripe_events
+               WHERE account = ?1 AND customer = ?2 AND pending_scopes <> 0 AND pending_scopes & ?3 <> 0), 0),
+       c.id IS NOT NULL, ifnull(c.deleted, 0)
+FROM (SELECT 1) LEFT JOIN customers c ON c.account = ?1 AND c.id = ?2`
+
+// heldGrants names its index: for the order by id, the planner would rather walk
+// through all grants of the account.
+const heldGrants = `
+SELECT id, ifnull(json_extract(applicability_config, '$.scope.price_type') = 'metered', 0)
+FROM credit_grants INDEXED BY credit_grants_customer_list WHERE account = ?1 AND customer = ?2 ORDER BY id`
+
+// BeginSync raises the target's epoch and tells what is held.
+func (s *Store) BeginSync(ctx context.Context, t mirror.Target) (mirror.SyncState, error) {
+	var st mirror.SyncState
+	err := s.w.do(ctx, volatile, func(tx *tx) error {
+		_, err := tx.row(raiseEpoch, []any{t.Account, t.ID, string(t.Scope), tx.at},
+			&st.Epoch, &st.HistoryComplete, timeColumn{&st.CompleteTo}, &st.Walk.Cursor,
+			timeColumn{&st.Walk.Top}, &st.Walk.Full, &st.Disproved, timeColumn{&st.ObservedAt})
+		if err != nil {
+			return err
+		}
+		_, err = tx.row(heldWhenBegun, []any{t.Account, t.ID, scopeBit(t.Scope)},
+			&st.EventSeq, &st.CustomerHeld, &st.Deleted)
+		if err != nil || t.Scope != mirror.ScopeCredits {
+			return err
+		}
+		return tx.each(heldGrants, []any{t.Account, t.ID}, func(rows *sql.Rows) error {
+			var g mirror.HeldGrant
+			if err := rows.Scan(&g.ID, &g.Metered); err != nil {
+				return err
+			}
+			st.Grants = append(st.Grants, g)
+			return nil
+		})
+	})
+	if err != nil {
+		return mirror.SyncState{}, fmt.Errorf("begin sync of %s: %w", t, explain(s.path, err))
+	}
+	return st, nil
+}
+
+// commit is what all three kinds of commit share: the fence, the event marks,
+// the sync state, the dead letter.
+type commit struct {
+	*tx
+	target   mirror.Target
+	epoch    int64
+	eventSeq int64
+	observed string
+	events   []mirror.EventRef
+	livemode bool
+	// was is the sync state as found; applied and observedWas are its other columns.
+	was         mirror.SyncState
+	applied     int64
+	observedWas string
+	changes     [][]any
+	out         mirror.Applied
+}
+
+const readState = `
+SELECT applied_epoch, ifnull(observed_at, ''), observed_at, history_complete, complete_to, walk_cursor, walk_top, walk_full, disproved
+FROM sync_state WHERE account = ?1 AND customer = ?2 AND scope = ?3 AND epoch = ?4`
+
+// enter checks the fence. The transaction has the write lock from its beginning,
+// so that what is read here holds until the commit.
+func (c *commit) enter() error {
+	t := c.target
+	found, err := c.row(readState, []any{t.Account, t.ID, string(t.Scope), c.epoch},
+		&c.applied, &c.observedWas, timeColumn{&c.was.ObservedAt}, &c.was.HistoryComplete, timeColumn{&c.was.CompleteTo},
+		&c.was.Walk.Cursor, timeColumn{&c.was.Walk.Top}, &c.was.Walk.Full, &c.was.Disproved)
+	if err != nil {
+		return err
+	}
+	if !found {
+		return fmt.Errorf("epoch %d: %w", c.epoch, mirror.ErrFenced)
+	}
+	c.was.Epoch, c.was.EventSeq = c.epoch, c.eventSeq
+	return nil
+}
+
+const writeState = `
+UPDATE sync_state SET applied_epoch = ?4, observed_at = ?5, history_complete = ?6, complete_to = ?7,
+       walk_cursor = ?8, walk_top = ?9, walk_full = ?10, disproved = ?11, synced_at = ?12
+WHERE account = ?1 AND customer = ?2 AND scope = ?3`
+
+const dropTargetLetter = `DELETE FROM dead_letters WHERE account = ?1 AND id = ?2`
+
+// leave writes what every commit writes besides rows.
+func (c *commit) leave(st mirror.SyncState, open []mirror.Finding, shut []mirror.DriftKind) error {
+	t := c.target
+	if err := c.closeFindings(shut); err != nil {
+		return err
+	}
+	for _, f := range open {
+		opened, err := c.openFinding(f)
+		if err != nil {
+			return err
+		}
+		if opened {
+			c.out.Findings = append(c.out.Findings, f)
+		}
+	}
+	if err := c.writeChanges(); err != nil {
+		return err
+	}
+	if err := c.answerEvents(); err != nil {
+		return err
+	}
+	// Clocks of two hosts differ; what readers are told of freshness never goes back.
+	observed := max(c.observed, c.observedWas)
+	same := c.applied == c.epoch && observed == c.observedWas && st.HistoryComplete == c.was.HistoryComplete &&
+		st.CompleteTo.Equal(c.was.CompleteTo) && st.Walk.Cursor == c.was.Walk.Cursor &&
+		st.Walk.Top.Equal(c.was.Walk.Top) && st.Walk.Full == c.was.Walk.Full && st.Disproved == c.was.Disproved
+	if !same {
+		if err := c.exec(writeState, t.Account, t.ID, string(t.Scope), c.epoch, observed,
+			flag(st.HistoryComplete), nullTime(st.CompleteTo), st.Walk.Cursor, nullTime(st.Walk.Top),
+			flag(st.Walk.Full), flag(st.Disproved), c.at); err != nil {
+			return err
+		}
+	}
+	return c.exec(dropTargetLetter, t.Account, mirror.DeadLetterID(t))
+}
+
+// changed notes a row for the change feed.
+func (c *commit) changed(table, customer, id, op string) {
+	c.changes = append(c.changes, []any{table, customer, id, op})
+	c.count(table, op)
+}
+
+// count keeps Applied: rows of the two ledgers and of customers.
+func (c *commit) count(table, op string) {
+	switch table {
+	case "customers", "customer_balance_transactions", "credit_balance_transactions":
+	default:
+		return
+	}
+	if op == "insert" {
+		c.out.Inserted++
+	} else {
+		c.out.Updated++
+	}
+}
+
+const insertChanges = `
+INSERT INTO changes (account, table_name, customer, id, op, changed_at, synced_at)
+SELECT ?2, value->>0, value->>1, value->>2, value->>3, ?3, ?3 FROM json_each(?1) ORDER BY key`
+
+func (c *commit) writeChanges() error {
+	return c.feed(c.target.Account, c.changes)
+}
+
+// feed writes change records.
+func (t *tx) feed(account string, changes [][]any) error {
+	_, err := t.inBatches(insertChanges, changes, account, t.at)
+	return err
+}
+
+const (
+	// buryCustomer leaves the row otherwise as it was last seen.
+	buryCustomer = `
+UPDATE customers SET deleted = 1, deleted_at = ?3, synced_at = ?4
+WHERE account = ?1 AND id = ?2 AND NOT deleted`
+	customerMode = `SELECT livemode FROM customers WHERE account = ?1 AND id = ?2`
+)
+
+// buriedKinds are the findings that end with the customer: there is nothing left
+// at Stripe to compare with. What the kept rows say about themselves stays open.
+var buriedKinds = []mirror.DriftKind{
+	mirror.DriftBalanceMismatch, mirror.DriftSummaryMismatch, mirror.DriftMissingTransaction,
+	mirror.DriftFieldMismatch, mirror.DriftMissingCustomer, mirror.DriftMissedEvent,
+}
+
+// ApplyTombstone marks a customer deleted and keeps its history.
+func (s *Store) ApplyTombstone(ctx context.Context, d mirror.Tombstone) (mirror.Applied, error) {
+	c := &commit{
+		target: d.Target, epoch: d.Epoch, eventSeq: d.EventSeq, observed: stamp(d.ObservedAt), events: d.Events,
+	}
+	err := s.commit(ctx, c, func() error {
+		if _, err := c.row(customerMode, []any{d.Target.Account, d.Target.ID}, &c.livemode); err != nil {
+			return err
+		}
+		n, err := c.affect(buryCustomer, d.Target.Account, d.Target.ID, c.observed, c.at)
+		if err != nil {
+			return err
+		}
+		if n > 0 {
+			c.changed("customers", d.Target.ID, d.Target.ID, "update")
+		}
+		st := c.was
+		st.HistoryComplete, st.Walk = true, mirror.Walk{}
+		return c.leave(st, nil, buriedKinds)
+	})
+	if err != nil {
+		return mirror.Applied{}, fmt.Errorf("apply tombstone of %s: %w", d.Target, err)
+	}
+	return c.out, nil
+}
+
+// commit runs one of the three applies in a transaction, behind the fence.
+func (s *Store) commit(ctx context.Context, c *commit, apply func() error) error {
+	err := s.w.do(ctx, durable, func(tx *tx) error {
+		c.tx = tx
+		if err := c.enter(); err != nil {
+			return err
+		}
+		return apply()
+	})
+	return explain(s.path, err)
+}

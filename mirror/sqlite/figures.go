@@ -1,0 +1,44 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"slices"
+	"time"
+)
+
+const (
+	lastAnswered  = `SELECT created, applied_at FROM stripe_events WHERE pending_scopes = 0 AND applied_at IS NOT NULL ORDER BY created DESC LIMIT ?1`
+	countUnsynced = `SELECT count(*) FROM sync_state WHERE account = ?1 AND NOT history_complete`
+)
+
+// Freshness tells, for the last answered events, the time from their creation to
+// the commit that answered them, ascending.
+func (s *Store) Freshness(ctx context.Context, last int) ([]time.Duration, error) {
+	var list []time.Duration
+	err := s.read(ctx, func(r *reading) error {
+		return r.each(lastAnswered, []any{last}, func(rows *sql.Rows) error {
+			var created, applied time.Time
+			err := rows.Scan(timeColumn{&created}, timeColumn{&applied})
+			list = append(list, max(applied.Sub(created), 0))
+			return err
+		})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("freshness: %w", err)
+	}
+	slices.Sort(list)
+	return list, nil
+}
+
+// UnsyncedCount counts the histories of an account that are not complete.
+func (s *Store) UnsyncedCount(ctx context.Context, account string) (n int64, err error) {
+	err = s.read(ctx, func(r *reading) error {
+		return r.each(countUnsynced, []any{account}, func(rows *sql.Rows) error { return rows.Scan(&n) })
+	})
+	if err != nil {
+		return 0, fmt.Errorf("count unsynced: %w", err)
+	}
+	return n, nil
+}

@@ -1,0 +1,211 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"time"
+
+	"github.com/creditmirror/creditmirror/mirror"
+)
+
+const (
+	sweepColumns = `SELECT account, name, state, watermark, started_at, last_success, last_found FROM sweeps `
+	oneSweep     = sweepColumns + `WHERE account = ?1 AND name = ?2`
+	allSweeps    = sweepColumns + `ORDER BY account, name`
+
+	saveSweep = `
+INSERT INTO sweeps (account, name, state, watermark, started_at, last_success, last_found, synced_at)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+ON CONFLICT (account, name) DO UPDATE SET state = excluded.state, watermark = excluded.watermark,
+       started_at = excluded.started_at, last_success = excluded.last_success,
+       last_found = excluded.last_found, synced_at = excluded.synced_at`
+)
+
+func scanSweep(rows *sql.Rows) (mirror.Sweep, error) {
+	var w mirror.Sweep
+	err := rows.Scan(&w.Account, &w.Name, jsonColumn{&w.State}, timeColumn{&w.Watermark},
+		timeColumn{&w.StartedAt}, timeColumn{&w.LastSuccess}, &w.LastFound)
+	return w, err
+}
+
+// Sweep loads one sweep's progress.
+func (s *Store) Sweep(ctx context.Context, account, name string) (mirror.Sweep, error) {
+	w := mirror.Sweep{Account: account, Name: name}
+	err := s.read(ctx, func(r *reading) error {
+		return r.each(oneSweep, []any{account, name}, func(rows *sql.Rows) (err error) {
+			w, err = scanSweep(rows)
+			return err
+		})
+	})
+	if err != nil {
+		return mirror.Sweep{}, fmt.Errorf("sweep %s: %w", name, err)
+	}
+	return w, nil
+}
+
+// Sweeps lists all of them.
+func (s *Store) Sweeps(ctx context.Context) ([]mirror.Sweep, error) {
+	var list []mirror.Sweep
+	err := s.read(ctx, func(r *reading) error {
+		return r.each(allSweeps, nil, func(rows *sql.Rows) error {
+			w, err := scanSweep(rows)
+			list = append(list, w)
+			return err
+		})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("sweeps: %w", err)
+	}
+	return list, nil
+}
+
+// SaveSweep stores a sweep's progress.
+func (s *Store) SaveSweep(ctx context.Context, w mirror.Sweep) error {
+	err := s.w.do(ctx, durable, func(tx *tx) error {
+		return tx.exec(saveSweep, w.Account, w.Name, nullRaw(w.State), nullTime(w.Watermark),
+			nullTime(w.StartedAt), nullTime(w.LastSuccess), w.LastFound, tx.at)
+	})
+	if err != nil {
+		return fmt.Errorf("save sweep %s: %w", w.Name, explain(s.path, err))
+	}
+	return nil
+}
+
+const (
+	acquireLease = `
+INSERT INTO leases (account, name, owner, expires_at, synced_at) VALUES ('', ?1, ?2, ?3, ?4)
+ON CONFLICT (account, name) DO UPDATE SET owner = excluded.owner, expires_at = excluded.expires_at, synced_at = excluded.synced_at
+WHERE owner = excluded.owner OR expires_at <= ?4`
+
+	releaseLease = `DELETE FROM leases WHERE account = '' AND name = ?1 AND owner = ?2`
+)
+
+// AcquireLease takes or renews a lease by the clock that all processes of this
+// machine share.
+func (s *Store) AcquireLease(ctx context.Context, name, owner string, ttl time.Duration) (bool, error) {
+	var held bool
+	err := s.w.do(ctx, volatile, func(tx *tx) error {
+		now, err := time.Parse(timeFormat, tx.at)
+		if err != nil {
+			return err
+		}
+		n, err := tx.affect(acquireLease, name, owner, stamp(now.Add(ttl)), tx.at)
+		held = n > 0
+		return err
+	})
+	if err != nil {
+		return false, fmt.Errorf("acquire lease %s: %w", name, explain(s.path, err))
+	}
+	return held, nil
+}
+
+// ReleaseLease gives a lease back; one that another owner holds stays.
+func (s *Store) ReleaseLease(ctx context.Context, name, owner string) error {
+	err := s.w.do(ctx, volatile, func(tx *tx) error { return tx.exec(releaseLease, name, owner) })
+	if err != nil {
+		return fmt.Errorf("release lease %s: %w", name, explain(s.path, err))
+	}
+	return nil
+}
+
+const (
+	knowsAccount = `SELECT count(*) FROM accounts WHERE account = ?1`
+	seeAccount   = `INSERT INTO accounts (account, seen_at, synced_at) VALUES (?1, ?2, ?2) ON CONFLICT DO NOTHING`
+	listAccounts = `SELECT account FROM accounts WHERE account <> '' ORDER BY account`
+)
+
+// SeeAccount remembers a connected account. It is asked for every event, so one
+// that is known costs no write.
+func (s *Store) SeeAccount(ctx context.Context, account string) error {
+	known := 0
+	err := s.read(ctx, func(r *reading) error {
+		_, err := r.row(knowsAccount, []any{account}, &known)
+		return err
+	})
+	if err == nil && known == 0 {
+		err = s.w.do(ctx, durable, func(tx *tx) error { return tx.exec(seeAccount, account, tx.at) })
+	}
+	if err != nil {
+		return fmt.Errorf("see account %s: %w", account, explain(s.path, err))
+	}
+	return nil
+}
+
+// Accounts lists the connected accounts.
+func (s *Store) Accounts(ctx context.Context) ([]string, error) {
+	list, err := s.texts(ctx, listAccounts)
+	if err != nil {
+		return nil, fmt.Errorf("accounts: %w", err)
+	}
+	return list, nil
+}
+
+const (
+	// unsyncedBalances walks the index of incomplete ledgers, which is short once the
+	// first copy is done. The planner would rather walk through all ledgers.
+	unsyncedBalances = `
+SELECT s.customer FROM sync_state s INDEXED BY sync_state_incomplete
+CROSS JOIN customers c ON c.account = s.account AND c.id = s.customer AND NOT c.deleted
+WHERE s.account = ?1 AND s.scope = 'balance' AND s.customer > ?2 AND NOT s.history_complete
+  AND NOT EXISTS (SELECT 1 FROM dead_letters d WHERE d.account = s.account AND d.customer = s.customer AND d.scope = s.scope)
+ORDER BY s.customer LIMIT ?3`
+
+	unsyncedCredits = `
+SELECT s.customer FROM sync_state s INDEXED BY sync_state_incomplete
+WHERE s.account = ?1 AND s.scope = 'credits' AND s.customer > ?2 AND NOT s.history_complete
+  AND EXISTS (SELECT 1 FROM credit_grants g WHERE g.account = s.account AND g.customer = s.customer)
+  AND NOT EXISTS (SELECT 1 FROM customers c WHERE c.account = s.account AND c.id = s.customer AND c.deleted)
+  AND NOT EXISTS (SELECT 1 FROM dead_letters d WHERE d.account = s.account AND d.customer = s.customer AND d.scope = s.scope)
+ORDER BY s.customer LIMIT ?3`
+)
+
+// Unsynced lists customers whose history of the scope is not complete.
+func (s *Store) Unsynced(ctx context.Context, account string, scope mirror.Scope, after string, limit int) ([]string, error) {
+	query := unsyncedBalances
+	if scope == mirror.ScopeCredits {
+		query = unsyncedCredits
+	}
+	list, err := s.texts(ctx, query, account, after, limit)
+	if err != nil {
+		return nil, fmt.Errorf("unsynced %s: %w", scope, err)
+	}
+	return list, nil
+}
+
+const (
+	listIncarnations = `SELECT queue_partition, incarnation, high_water FROM queue_incarnations WHERE account = '' ORDER BY queue_partition`
+
+	saveIncarnation = `
+INSERT INTO queue_incarnations (account, queue_partition, incarnation, high_water, synced_at) VALUES ('', ?1, ?2, ?3, ?4)
+ON CONFLICT (account, queue_partition) DO UPDATE SET incarnation = excluded.incarnation,
+       high_water = excluded.high_water, synced_at = excluded.synced_at`
+)
+
+// Incarnations lists the marks of the queue's partitions.
+func (s *Store) Incarnations(ctx context.Context) ([]mirror.Incarnation, error) {
+	var list []mirror.Incarnation
+	err := s.read(ctx, func(r *reading) error {
+		return r.each(listIncarnations, nil, func(rows *sql.Rows) error {
+			var i mirror.Incarnation
+			err := rows.Scan(&i.Partition, &i.ID, &i.HighWater)
+			list = append(list, i)
+			return err
+		})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("incarnations: %w", err)
+	}
+	return list, nil
+}
+
+// SaveIncarnation stores a partition's mark.
+func (s *Store) SaveIncarnation(ctx context.Context, i mirror.Incarnation) error {
+	err := s.w.do(ctx, durable, func(tx *tx) error {
+		return tx.exec(saveIncarnation, i.Partition, i.ID, i.HighWater, tx.at)
+	})
+	if err != nil {
+		return fmt.Errorf("save incarnation of partition %d: %w", i.Partition, explain(s.path, err))
+	}
+	return nil
+}

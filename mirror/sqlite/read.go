@@ -1,0 +1,171 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/creditmirror/creditmirror/mirror"
+)
+
+// reading is a read transaction: everything it reads comes from one snapshot.
+type reading struct {
+	s   *Store
+	ctx context.Context
+	tx  *sql.Tx
+	new []string // statements that the store has not prepared yet
+}
+
+// read runs fn on one snapshot. Reads never wait for writes.
+func (s *Store) read(ctx context.Context, fn func(*reading) error) error {
+	tx, err := s.readers.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	if err != nil {
+		return explain(s.path, err)
+	}
+	r := &reading{s: s, ctx: ctx, tx: tx}
+	if err := fn(r); err != nil {
+		return explain(s.path, errors.Join(err, tx.Rollback()))
+	}
+	if err := tx.Commit(); err != nil {
+		return explain(s.path, err)
+	}
+	for _, query := range r.new {
+		s.remember(ctx, query)
+	}
+	return nil
+}
+
+// remember prepares a statement for the calls to come. Not while a transaction
+// holds a connection: it needs one too, and readers that all hold one and wait
+// for another would wait for ever.
+func (s *Store) remember(ctx context.Context, query string) {
+	stmt, err := s.readers.PrepareContext(ctx, query)
+	if err != nil {
+		return // it has just worked without: the next call tries again
+	}
+	if _, held := s.stmts.LoadOrStore(query, stmt); held {
+		stmt.Close()
+	}
+}
+
+// prepare finds the statement for this transaction's connection; database/sql
+// prepares it once per connection.
+func (r *reading) prepare(query string) (*sql.Stmt, error) {
+	if held, ok := r.s.stmts.Load(query); ok {
+		return r.tx.StmtContext(r.ctx, held.(*sql.Stmt)), nil
+	}
+	r.new = append(r.new, query)
+	return r.tx.PrepareContext(r.ctx, query)
+}
+
+func (r *reading) each(query string, args []any, scan func(*sql.Rows) error) error {
+	s, err := r.prepare(query)
+	if err != nil {
+		return err
+	}
+	rows, err := s.QueryContext(r.ctx, args...)
+	if err != nil {
+		return err
+	}
+	return drain(rows, scan)
+}
+
+// row runs a query for at most one row and tells whether there was one.
+func (r *reading) row(query string, args []any, into ...any) (bool, error) {
+	found := false
+	err := r.each(query, args, func(rows *sql.Rows) error {
+		found = true
+		return rows.Scan(into...)
+	})
+	return found, err
+}
+
+// texts runs a query for one column of texts.
+func (s *Store) texts(ctx context.Context, query string, args ...any) ([]string, error) {
+	var list []string
+	err := s.read(ctx, func(r *reading) error {
+		return r.each(query, args, func(rows *sql.Rows) error {
+			var v string
+			err := rows.Scan(&v)
+			list = append(list, v)
+			return err
+		})
+	})
+	return list, err
+}
+
+// listing is a list in pages. All its statements take ?1 account, ?2 customer,
+// ?3 grant, ?4 limit; after and before also ?5 … ?7, the place of the cursor in
+// the list's total order (created, position, id).
+type listing[Row any] struct {
+	// cursor finds the place of the row ?4.
+	cursor                string
+	newest, after, before string
+	scan                  func(*sql.Rows) (Row, error)
+}
+
+// page reads one page, newest first.
+func (l listing[Row]) page(r *reading, account, customer, grant string, p mirror.Page) (mirror.Slice[Row], error) {
+	var out mirror.Slice[Row]
+	query, args := l.newest, []any{account, customer, grant, p.Limit + 1}
+	if id := p.After + p.Before; id != "" {
+		var created, last string
+		var position int64
+		found, err := r.row(l.cursor, []any{account, customer, grant, id}, &created, &position, &last)
+		if err != nil {
+			return out, err
+		}
+		if !found {
+			return out, mirror.ErrNotFound
+		}
+		args = append(args, created, position, last)
+		query = l.after
+		if p.Before != "" {
+			query = l.before
+		}
+	}
+	err := r.each(query, args, func(rows *sql.Rows) error {
+		row, err := l.scan(rows)
+		out.Rows = append(out.Rows, row)
+		return err
+	})
+	if err != nil {
+		return out, err
+	}
+	if len(out.Rows) > p.Limit {
+		out.Rows, out.HasMore = out.Rows[:p.Limit], true
+	}
+	if p.Before != "" {
+		slices.Reverse(out.Rows)
+	}
+	return out, nil
+}
+
+const syncedAt = `SELECT observed_at FROM sync_state WHERE account = ?1 AND customer = ?2 AND scope = ?3`
+
+// syncedAt tells when the reads of a ledger's last committed sync began.
+func (r *reading) syncedAt(account, customer string, scope mirror.Scope) (time.Time, error) {
+	var at time.Time
+	_, err := r.row(syncedAt, []any{account, customer, string(scope)}, timeColumn{&at})
+	return at, err
+}
+
+const (
+	knowsCustomer = `SELECT 1 FROM customers WHERE account = ?1 AND id = ?2`
+
+	// knowsCredits: the credits of a customer may be known before the customer is.
+	knowsCredits = knowsCustomer + `
+UNION ALL SELECT 1 FROM credit_grants WHERE account = ?1 AND customer = ?2 LIMIT 1`
+)
+
+// known returns ErrNotFound where the query finds nothing.
+func (r *reading) known(query, account, customer string) error {
+	var one int
+	found, err := r.row(query, []any{account, customer}, &one)
+	if err == nil && !found {
+		err = mirror.ErrNotFound
+	}
+	return err
+}

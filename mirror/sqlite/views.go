@@ -1,0 +1,114 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+
+	"github.com/creditmirror/creditmirror/mirror"
+)
+
+const (
+	listCustomers = `
+SELECT c.account, c.id, c.balance, c.currency, c.invoice_credit_balance, c.created, c.livemode, c.test_clock,
+       c.customer_account, c.raw, c.deleted, s.observed_at, c.digest
+FROM customers c LEFT JOIN sync_state s ON s.account = c.account AND s.customer = c.id AND s.scope = 'balance'
+WHERE c.account = ?1 AND c.id > ?2 ORDER BY c.id LIMIT ?3`
+
+	clockCustomers = `
+SELECT id FROM customers WHERE account = ?1 AND test_clock = ?2 AND test_clock IS NOT NULL AND NOT deleted ORDER BY id`
+)
+
+func scanCustomer(rows *sql.Rows) (mirror.CustomerView, error) {
+	var v mirror.CustomerView
+	var digest string
+	err := rows.Scan(customerColumns(&v, &digest)...)
+	return v, err
+}
+
+// Customer reads one customer.
+func (s *Store) Customer(ctx context.Context, account, id string) (mirror.CustomerView, error) {
+	v, err := one(ctx, s, readCustomer, scanCustomer, account, id)
+	if err != nil {
+		return v, fmt.Errorf("customer %s: %w", id, err)
+	}
+	return v, nil
+}
+
+// Customers lists customers by id, deleted ones too.
+func (s *Store) Customers(ctx context.Context, account, after string, limit int) ([]mirror.CustomerView, error) {
+	var list []mirror.CustomerView
+	err := s.read(ctx, func(r *reading) error {
+		return r.each(listCustomers, []any{account, after, limit}, func(rows *sql.Rows) error {
+			v, err := scanCustomer(rows)
+			list = append(list, v)
+			return err
+		})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("customers after %q: %w", after, err)
+	}
+	return list, nil
+}
+
+// ClockCustomers lists the customers held that live on the test clock.
+func (s *Store) ClockCustomers(ctx context.Context, account, clock string) ([]string, error) {
+	list, err := s.texts(ctx, clockCustomers, account, clock)
+	if err != nil {
+		return nil, fmt.Errorf("customers of clock %s: %w", clock, err)
+	}
+	return list, nil
+}
+
+const (
+	ledgerSums = `
+SELECT currency, sum(amount >> 32), sum(amount & 4294967295)
+FROM credit_balance_transactions WHERE account = ?1 AND customer = ?2 GROUP BY currency`
+
+	creditsMode = `
+SELECT livemode FROM credit_grants WHERE account = ?1 AND customer = ?2
+UNION ALL SELECT livemode FROM customers WHERE account = ?1 AND id = ?2 LIMIT 1`
+)
+
+// CreditSummary sums up the rows held of a customer's billing credits.
+func (s *Store) CreditSummary(ctx context.Context, account, customer string) (mirror.CreditSummary, error) {
+	out := mirror.CreditSummary{Balances: map[string]mirror.CreditBalance{}}
+	key := []any{account, customer}
+	err := s.read(ctx, func(r *reading) (err error) {
+		if err := r.known(knowsCredits, account, customer); err != nil {
+			return err
+		}
+		err = r.each(heldSummary, key, func(rows *sql.Rows) error {
+			var currency string
+			var b mirror.CreditBalance
+			err := rows.Scan(&currency, &b.Ledger, &b.Available)
+			b.Ledger = 0 // the rows decide
+			out.Balances[currency] = b
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		err = r.each(ledgerSums, key, func(rows *sql.Rows) error {
+			var currency string
+			var high, low int64
+			err := rows.Scan(&currency, &high, &low)
+			b := out.Balances[currency]
+			b.Ledger = join(high, low)
+			out.Balances[currency] = b
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if _, err := r.row(creditsMode, key, &out.Livemode); err != nil {
+			return err
+		}
+		out.SyncedAt, err = r.syncedAt(account, customer, mirror.ScopeCredits)
+		return err
+	})
+	if err != nil {
+		return mirror.CreditSummary{}, fmt.Errorf("credit summary of %s: %w", customer, err)
+	}
+	return out, nil
+}
