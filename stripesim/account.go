@@ -1,0 +1,192 @@
+package stripesim
+
+import (
+	"container/heap"
+	"math"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// account is one Stripe account and all its objects. mu guards everything in it;
+// it is held while state changes or is rendered, never while JSON is written or a
+// webhook is sent.
+type account struct {
+	s      *Server
+	id     string // "" is the platform's own
+	public string // "acct_…"
+
+	mu  sync.RWMutex
+	ids *idMaker
+	rng *rand.Rand
+
+	customers    map[string]*customer
+	customerList ordered[*customer] // without those on test clocks
+	byEmail      map[string][]*customer
+	txns         map[string]*balanceTxn
+	grants       map[string]*grant
+	grantList    ordered[*grant]
+	credits      map[string]*creditTxn
+	creditList   ordered[*creditTxn]
+	events       map[string]*event
+	eventList    ordered[*event]
+	clocks       map[string]*clock
+	clockList    ordered[*clock]
+	hooks        map[string]*hook
+	hookList     ordered[*hook]
+	invoices     map[string]*invoice
+
+	due     dueHeap
+	nextDue atomic.Int64 // Unix seconds of the head of due; MaxInt64 if none
+
+	inFlight atomic.Int64
+	buckets  sync.Map // named endpoint → *bucket; "" is the whole account
+	idem     idemStore
+}
+
+func newAccount(s *Server, id string) *account {
+	a := &account{
+		s: s, id: id, public: id,
+		ids:       newIDMaker(s.opts.Seed, "account/"+id, s.opts.Livemode),
+		customers: map[string]*customer{}, byEmail: map[string][]*customer{}, txns: map[string]*balanceTxn{},
+		grants: map[string]*grant{}, credits: map[string]*creditTxn{}, events: map[string]*event{},
+		clocks: map[string]*clock{}, hooks: map[string]*hook{}, invoices: map[string]*invoice{},
+		customerList: ordered[*customer]{slot: slotAccount}, grantList: ordered[*grant]{slot: slotAccount},
+		creditList: ordered[*creditTxn]{slot: slotAccount}, eventList: ordered[*event]{slot: slotAccount},
+		clockList: ordered[*clock]{slot: slotAccount}, hookList: ordered[*hook]{slot: slotAccount},
+		idem: idemStore{entries: map[string]*idemEntry{}},
+	}
+	a.rng = rand.New(rand.NewPCG(uint64(s.opts.Seed), a.ids.state))
+	a.nextDue.Store(math.MaxInt64)
+	if id == "" {
+		a.public = a.ids.account()
+	}
+	return a
+}
+
+// cause is why and when a change happens.
+type cause struct {
+	now       int64  // Unix seconds, becomes created and updated
+	requestID string // "" for Stripe's own doing
+	idemKey   string
+	// silent changes send no events: history from before the event list begins.
+	silent bool
+}
+
+// systemCause is Stripe's own doing, now.
+func (a *account) systemCause() cause { return cause{now: a.s.unix()} }
+
+// callerCause is a request that did not come over HTTP.
+func (a *account) callerCause() cause {
+	return cause{now: a.s.unix(), requestID: a.s.requestID()}
+}
+
+// lagFor returns how long a new row stays out of the named list, nil if not at all.
+func (a *account) lagFor(endpoint, customer string) *lag {
+	var l *lag
+	a.s.faults.strike(occasion{account: a.id, endpoint: endpoint, customer: customer},
+		func(k FaultKind) bool { return k == FaultListLag },
+		func(f Fault) bool {
+			l = &lag{}
+			if f.Delay > 0 {
+				l.until = a.s.opts.Now().Add(time.Duration(f.Delay))
+			}
+			l.reads.Store(int32(f.Requests))
+			return false
+		})
+	return l
+}
+
+func addTo[T listed](a *account, l *ordered[T], v T) {
+	l.add(v, a.s.opts.Switches.SameSecondOrder, a.rng)
+}
+
+// clock is a test clock. Its customers' ledger time is frozen, not the wall's.
+type clock struct {
+	node
+	name      *string
+	frozen    int64
+	target    int64 // while advancing
+	advancing bool
+	deletes   int64
+	customers ordered[*customer]
+}
+
+// dueItem is a moment at which something happens to a grant by itself.
+type dueItem struct {
+	at int64
+	g  *grant
+}
+
+// dueHeap is a min-heap by time, grant ids deciding ties. Items whose grant has
+// changed meanwhile are skipped when their time comes.
+type dueHeap []dueItem
+
+func (h dueHeap) Len() int { return len(h) }
+func (h dueHeap) Less(i, j int) bool {
+	if h[i].at != h[j].at {
+		return h[i].at < h[j].at
+	}
+	return h[i].g.id < h[j].g.id
+}
+func (h dueHeap) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
+
+// Push is for container/heap.
+func (h *dueHeap) Push(x any) { *h = append(*h, x.(dueItem)) }
+
+// Pop is for container/heap.
+func (h *dueHeap) Pop() any {
+	old := *h
+	n := len(old) - 1
+	v := old[n]
+	old[n] = dueItem{}
+	*h = old[:n]
+	return v
+}
+
+// schedule notes the moments at which g changes by itself. Grants on a test
+// clock are not scheduled: advancing the clock looks at them all.
+func (a *account) schedule(g *grant) {
+	if g.customer.clock != nil {
+		return
+	}
+	if !g.granted {
+		heap.Push(&a.due, dueItem{*g.effectiveAt, g})
+	}
+	if g.expiresAt != nil {
+		heap.Push(&a.due, dueItem{*g.expiresAt + ceilSeconds(a.s.opts.Switches.ExpiryDelay), g})
+	}
+	a.noteDue()
+}
+
+func ceilSeconds(d time.Duration) int64 { return int64((d + time.Second - 1) / time.Second) }
+
+func (a *account) noteDue() {
+	at := int64(math.MaxInt64)
+	if len(a.due) > 0 {
+		at = a.due[0].at
+	}
+	a.nextDue.Store(at)
+}
+
+// catchUp makes what the wall clock has brought about: late credits_granted
+// rows and natural expiry.
+func (a *account) catchUp() {
+	now := a.s.unix()
+	if a.nextDue.Load() > now {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.catchUpLocked(now)
+}
+
+func (a *account) catchUpLocked(now int64) {
+	delay := ceilSeconds(a.s.opts.Switches.ExpiryDelay)
+	for len(a.due) > 0 && a.due[0].at <= now {
+		g := heap.Pop(&a.due).(dueItem).g
+		a.ripen(cause{now: now}, g, now, now-delay)
+	}
+	a.noteDue()
+}

@@ -1,0 +1,260 @@
+package stripesim
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"time"
+)
+
+// trafficRun is the traffic that the control API started.
+type trafficRun struct {
+	t      *Traffic
+	cancel context.CancelFunc
+	done   chan struct{}
+	err    error // after done
+}
+
+type trafficRequest struct {
+	Seed            int64    `json:"seed"`
+	Customers       int      `json:"customers"`
+	Rate            float64  `json:"rate"`
+	Changes         int      `json:"changes"`
+	Accounts        []string `json:"accounts"`
+	SilentEdits     bool     `json:"silent_edits"`
+	OtherCurrencies bool     `json:"other_currencies"`
+}
+
+type trafficStatus struct {
+	Running bool   `json:"running"`
+	Changes int64  `json:"changes"`
+	Error   string `json:"error,omitempty"`
+}
+
+func (s *Server) startTraffic(ctx context.Context, q trafficRequest) error {
+	s.trafficMu.Lock()
+	defer s.trafficMu.Unlock()
+	if s.traffic != nil {
+		select {
+		case <-s.traffic.done:
+		default:
+			return errRefused("", "Traffic is already running.")
+		}
+	}
+	t, err := NewTraffic(s, TrafficOptions(q))
+	if err != nil {
+		return errInvalid("", "", "%v", err)
+	}
+	if err := t.Seed(ctx); err != nil {
+		return err
+	}
+	run := &trafficRun{t: t, done: make(chan struct{})}
+	var running context.Context
+	running, run.cancel = context.WithCancel(s.closing)
+	go func() {
+		defer close(run.done)
+		run.err = t.Run(running)
+	}()
+	s.traffic = run
+	return nil
+}
+
+func (s *Server) stopTraffic() {
+	s.trafficMu.Lock()
+	defer s.trafficMu.Unlock()
+	if s.traffic != nil {
+		s.traffic.cancel()
+		<-s.traffic.done
+	}
+}
+
+func (s *Server) trafficStatus() trafficStatus {
+	s.trafficMu.Lock()
+	defer s.trafficMu.Unlock()
+	if s.traffic == nil {
+		return trafficStatus{}
+	}
+	st := trafficStatus{Running: true, Changes: s.traffic.t.Done()}
+	select {
+	case <-s.traffic.done:
+		st.Running = false
+		if s.traffic.err != nil {
+			st.Error = s.traffic.err.Error()
+		}
+	default:
+	}
+	return st
+}
+
+type keyRequest struct {
+	Key   string   `json:"key"`
+	State KeyState `json:"state"`
+	Deny  []string `json:"deny,omitempty"`
+}
+
+// control adapts a function from a decoded request to a reply.
+func control[Q any](f func(r *http.Request, q Q) (any, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		var q Q
+		if r.Method == http.MethodPost || r.Method == http.MethodPut {
+			dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
+			dec.DisallowUnknownFields()
+			if err := dec.Decode(&q); err != nil && !errors.Is(err, io.EOF) {
+				writeControl(w, nil, errInvalid("", "", "Invalid JSON: %v", err))
+				return
+			}
+		}
+		v, err := f(r, q)
+		writeControl(w, v, err)
+	}
+}
+
+func writeControl(w http.ResponseWriter, v any, err error) {
+	status := http.StatusOK
+	if err != nil {
+		e := asAPI(err)
+		status, v = e.status, e.body()
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	if v == nil {
+		v = struct{}{}
+	}
+	b, merr := marshal(v)
+	if merr != nil {
+		return
+	}
+	_, _ = w.Write(append(b, '\n'))
+}
+
+// none is the request of what takes no body.
+type none struct{}
+
+// bad turns an error about the request into a 400.
+func bad(err error) error {
+	if err == nil {
+		return nil
+	}
+	return errInvalid("", "", "%v", err)
+}
+
+func (s *Server) controlHandler() http.Handler {
+	m := http.NewServeMux()
+	m.HandleFunc("GET /_sim/faults", control(func(*http.Request, none) (any, error) { return s.faults.get(), nil }))
+	m.HandleFunc("PUT /_sim/faults", control(func(_ *http.Request, q Faults) (any, error) {
+		if err := s.SetFaults(q); err != nil {
+			return nil, bad(err)
+		}
+		return s.faults.get(), nil
+	}))
+	m.HandleFunc("GET /_sim/limits", control(func(*http.Request, none) (any, error) { return s.limits.Load(), nil }))
+	m.HandleFunc("PUT /_sim/limits", control(func(_ *http.Request, q Limits) (any, error) { return q, bad(s.SetLimits(q)) }))
+	m.HandleFunc("GET /_sim/calls", control(func(*http.Request, none) (any, error) { return s.Calls(), nil }))
+	m.HandleFunc("DELETE /_sim/calls", control(func(*http.Request, none) (any, error) {
+		s.ResetCalls()
+		return nil, nil
+	}))
+	m.HandleFunc("GET /_sim/endpoints", control(func(*http.Request, none) (any, error) { return s.Endpoints(), nil }))
+	m.HandleFunc("GET /_sim/truth", s.serveTruth)
+	m.HandleFunc("GET /_sim/settle", control(s.serveSettle))
+	m.HandleFunc("POST /_sim/accounts", control(func(_ *http.Request, q struct {
+		ID string `json:"id"`
+	}) (any, error) {
+		return q, bad(s.AddAccount(q.ID))
+	}))
+	m.HandleFunc("GET /_sim/keys", control(func(*http.Request, none) (any, error) { return s.keys.list(), nil }))
+	m.HandleFunc("POST /_sim/keys", control(func(_ *http.Request, q keyRequest) (any, error) {
+		return q, bad(s.SetKey(q.Key, q.State, q.Deny...))
+	}))
+	m.HandleFunc("POST /_sim/traffic", control(func(r *http.Request, q trafficRequest) (any, error) {
+		if err := s.startTraffic(r.Context(), q); err != nil {
+			return nil, err
+		}
+		return s.trafficStatus(), nil
+	}))
+	m.HandleFunc("GET /_sim/traffic", control(func(*http.Request, none) (any, error) { return s.trafficStatus(), nil }))
+	m.HandleFunc("DELETE /_sim/traffic", control(func(*http.Request, none) (any, error) {
+		s.stopTraffic()
+		return s.trafficStatus(), nil
+	}))
+	m.HandleFunc("POST /_sim/invoices/apply_balance", control(func(_ *http.Request, q InvoiceUse) (any, error) { return result(s.ApplyBalance(q)) }))
+	m.HandleFunc("POST /_sim/invoices/apply_credits", control(func(_ *http.Request, q InvoiceUse) (any, error) { return result(s.ApplyCredits(q)) }))
+	m.HandleFunc("POST /_sim/invoices/unapply", control(func(_ *http.Request, q InvoiceUse) (any, error) {
+		return result(s.UnapplyBalance(q.Account, q.Invoice))
+	}))
+	m.HandleFunc("POST /_sim/invoices/void", control(func(_ *http.Request, q InvoiceUse) (any, error) {
+		return result(s.VoidInvoice(q.Account, q.Invoice))
+	}))
+	m.HandleFunc("POST /_sim/balance_transactions", control(func(_ *http.Request, q struct {
+		Account  string `json:"account"`
+		Customer string `json:"customer"`
+		BalanceChange
+	}) (any, error) {
+		id, err := s.AddBalanceTransaction(q.Account, q.Customer, q.BalanceChange)
+		return map[string]string{"id": id}, err
+	}))
+	m.HandleFunc("/_sim/", func(w http.ResponseWriter, r *http.Request) { writeControl(w, nil, errRoute(r.Method, r.URL.Path)) })
+	return m
+}
+
+func result(r InvoiceResult, err error) (any, error) { return r, err }
+
+func (s *Server) serveSettle(r *http.Request, _ none) (any, error) {
+	timeout := 10 * time.Second
+	if v := r.URL.Query().Get("timeout"); v != "" {
+		d, err := time.ParseDuration(v)
+		if err != nil {
+			return nil, bad(err)
+		}
+		timeout = d
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), timeout)
+	defer cancel()
+	if err := s.Settle(ctx); err != nil {
+		return nil, &apiError{status: http.StatusGatewayTimeout, typ: "api_error", message: "Deliveries are still outstanding."}
+	}
+	return map[string]bool{"settled": true}, nil
+}
+
+// serveTruth writes customer after customer, so that the whole need not fit in
+// memory twice.
+func (s *Server) serveTruth(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	w.Header().Set("Content-Type", "application/json")
+	first := true
+	_, _ = io.WriteString(w, "[")
+	write := func(t CustomerTruth) bool {
+		if q.Has("account") && t.Account != q.Get("account") {
+			return true
+		}
+		sep := ",\n"
+		if first {
+			sep, first = "", false
+		}
+		_, err := io.WriteString(w, sep+string(mustMarshal(t)))
+		return err == nil
+	}
+	if id := q.Get("customer"); id != "" {
+		for _, a := range s.allAccounts() {
+			if t, ok := s.CustomerTruth(a.id, id); ok {
+				write(t)
+			}
+		}
+	} else {
+		s.EachTruth(write)
+	}
+	_, _ = io.WriteString(w, "]\n")
+}
+
+// list shows every key whose state was ever changed, masked.
+func (k *keyring) list() []keyRequest {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	out := []keyRequest{}
+	for key, state := range k.state {
+		out = append(out, keyRequest{maskKey(key), state, k.deny[key]})
+	}
+	return out
+}

@@ -1,0 +1,420 @@
+package stripesim
+
+import (
+	"bytes"
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"io"
+	"net/http"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// target is the current setting of one webhook endpoint, as deliveries see it.
+type target struct {
+	id, account string
+	url, secret string
+	all         bool
+	events      map[string]bool
+	connect     bool
+	disabled    bool
+	version     string
+}
+
+// wants tells whether the endpoint takes an event of account a.
+func (t *target) wants(s *Server, a *account, typ string) bool {
+	if t.disabled || !t.all && !t.events[typ] {
+		return false
+	}
+	if t.connect {
+		if t.account != "" || a.id == "" {
+			return false
+		}
+	} else if t.account != a.id {
+		return false
+	}
+	old := s.opts.Switches.OldPinsWithoutCreditEvents && t.version != "" && t.version < "2025-03-31"
+	return !old || !matchType("billing.credit_*", typ)
+}
+
+// delivery is one event on its way to one endpoint.
+type delivery struct {
+	e       *event
+	target  string
+	account string // shown in the event: the connected account, to a Connect endpoint
+	tried   int
+	// arrived is shared with duplicates, so that the event is counted as delivered once.
+	arrived *atomic.Bool
+}
+
+// queue is the deliveries that are ready to go to one endpoint.
+type queue struct {
+	ready  []*delivery
+	active int // in flight
+
+	sent, delivered, failed, abandoned int64
+}
+
+// EndpointStats is the delivery state of one webhook endpoint.
+type EndpointStats struct {
+	ID        string `json:"id"`
+	Account   string `json:"account"`
+	URL       string `json:"url"`
+	Attempts  int64  `json:"attempts"`  // requests sent
+	Delivered int64  `json:"delivered"` // answered 2xx
+	Failed    int64  `json:"failed"`    // anything else
+	Abandoned int64  `json:"abandoned"` // given up after the last attempt
+}
+
+// sender delivers events. Its lock may be taken under an account's, never the
+// other way round.
+type sender struct {
+	s       *Server
+	client  *http.Client
+	ctx     context.Context //nolint:containedctx // the life of the goroutines, ended by close
+	cancel  context.CancelFunc
+	wg      sync.WaitGroup
+	targets atomic.Pointer[[]*target]
+
+	mu          sync.Mutex
+	queues      map[string]*queue
+	timers      map[*time.Timer]struct{}
+	outstanding int           // ready, in flight, delayed or waiting to be retried
+	idle        chan struct{} // closed when outstanding falls to 0; nil if nobody waits
+	closed      bool
+}
+
+func newSender(s *Server) *sender {
+	ctx, cancel := context.WithCancel(context.Background())
+	d := &sender{
+		s: s, ctx: ctx, cancel: cancel, queues: map[string]*queue{}, timers: map[*time.Timer]struct{}{},
+		client: &http.Client{
+			Timeout:       s.opts.Delivery.Timeout,
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+			Transport: &http.Transport{
+				MaxIdleConns: 1024, MaxIdleConnsPerHost: s.opts.Delivery.Concurrency, IdleConnTimeout: 30 * time.Second,
+			},
+		},
+	}
+	d.targets.Store(&[]*target{})
+	return d
+}
+
+// set puts a target in force, in place of the one with its id.
+func (d *sender) set(t *target) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	list := slices.Clone(*d.targets.Load())
+	if i := slices.IndexFunc(list, func(o *target) bool { return o.id == t.id }); i >= 0 {
+		list[i] = t
+	} else {
+		list = append(list, t)
+		d.queues[t.id] = &queue{}
+	}
+	d.targets.Store(&list)
+}
+
+// remove ends deliveries to a target; those under way are dropped at their turn.
+func (d *sender) remove(id string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	list := slices.DeleteFunc(slices.Clone(*d.targets.Load()), func(o *target) bool { return o.id == id })
+	d.targets.Store(&list)
+}
+
+func (d *sender) target(id string) *target {
+	for _, t := range *d.targets.Load() {
+		if t.id == id && !t.disabled {
+			return t
+		}
+	}
+	return nil
+}
+
+// dispatch sends e to every endpoint that wants it, as the faults allow. The
+// pending count is complete before the first delivery can lower it.
+func (d *sender) dispatch(a *account, e *event) {
+	var to []*target
+	for _, t := range *d.targets.Load() {
+		if t.wants(d.s, a, e.typ) {
+			to = append(to, t)
+		}
+	}
+	e.pending.Store(int32(len(to)))
+	for _, t := range to {
+		v := &delivery{e: e, target: t.id, arrived: new(atomic.Bool)}
+		if t.connect {
+			v.account = a.id
+		}
+		d.send(a, v)
+	}
+}
+
+// send applies the webhook faults to one delivery and starts it.
+func (d *sender) send(a *account, v *delivery) {
+	fs := d.s.faults
+	var wait, again time.Duration
+	var dropped, lost, twice bool
+	fs.strike(occasion{account: a.id, event: v.e.typ, customer: v.e.customer},
+		func(k FaultKind) bool {
+			return k == FaultWebhookDrop || k == FaultWebhookLost || k == FaultWebhookDuplicate || k == FaultWebhookDelay || k == FaultWebhookReorder
+		},
+		func(f Fault) bool {
+			switch f.Kind {
+			case FaultWebhookDrop:
+				dropped = true
+			case FaultWebhookLost:
+				lost = true
+			case FaultWebhookDuplicate:
+				twice, again = true, fs.within(time.Duration(f.Delay))
+			case FaultWebhookDelay:
+				wait += time.Duration(f.Delay)
+			case FaultWebhookReorder:
+				window := time.Duration(f.Delay)
+				if window == 0 {
+					window = 250 * time.Millisecond
+				}
+				wait += fs.within(window)
+			}
+			return true
+		})
+	switch {
+	case lost:
+		v.e.pending.Add(-1)
+		return
+	case dropped:
+		return
+	}
+	d.start(v, wait)
+	if twice {
+		copied := *v
+		d.start(&copied, wait+again)
+	}
+}
+
+func (d *sender) start(v *delivery, wait time.Duration) {
+	if wait > 0 {
+		d.after(wait, func() { d.enqueue(v) })
+		return
+	}
+	d.enqueue(v)
+}
+
+// after runs f after wait, unless the sender is closed first. It counts as
+// outstanding work until f has returned.
+func (d *sender) after(wait time.Duration, f func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return
+	}
+	d.outstanding++
+	var t *time.Timer
+	t = time.AfterFunc(wait, func() {
+		d.mu.Lock()
+		delete(d.timers, t)
+		if d.closed {
+			d.mu.Unlock()
+			return
+		}
+		d.wg.Add(1)
+		d.mu.Unlock()
+		defer d.wg.Done()
+		f()
+		d.release()
+	})
+	d.timers[t] = struct{}{}
+}
+
+func (d *sender) release() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.releaseLocked()
+}
+
+func (d *sender) releaseLocked() {
+	d.outstanding--
+	if d.outstanding == 0 && d.idle != nil {
+		close(d.idle)
+		d.idle = nil
+	}
+}
+
+// enqueue hands v to its endpoint's workers, starting one more if that is allowed.
+func (d *sender) enqueue(v *delivery) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	q := d.queues[v.target]
+	if d.closed || q == nil {
+		return
+	}
+	d.outstanding++
+	q.ready = append(q.ready, v)
+	if q.active < d.s.opts.Delivery.Concurrency {
+		q.active++
+		d.wg.Add(1)
+		go d.work(q)
+	}
+}
+
+// work sends what is ready for one endpoint and ends when nothing is.
+func (d *sender) work(q *queue) {
+	defer d.wg.Done()
+	for {
+		d.mu.Lock()
+		if len(q.ready) == 0 || d.closed {
+			q.active--
+			d.mu.Unlock()
+			return
+		}
+		v := q.ready[0]
+		q.ready[0] = nil
+		q.ready = q.ready[1:]
+		d.mu.Unlock()
+
+		outcome := d.attempt(v)
+		v.tried++
+		retry := outcome == failed && v.tried < d.s.opts.Delivery.Attempts
+		if retry {
+			d.after(d.delay(v.tried), func() { d.enqueue(v) })
+		}
+		d.mu.Lock()
+		switch {
+		case outcome == delivered:
+			q.sent++
+			q.delivered++
+		case outcome == failed:
+			q.sent++
+			q.failed++
+			if !retry {
+				q.abandoned++
+			}
+		}
+		d.releaseLocked()
+		d.mu.Unlock()
+	}
+}
+
+// delay is the time before attempt tried+1.
+func (d *sender) delay(tried int) time.Duration {
+	wait, limit := d.s.opts.Delivery.RetryFirst, d.s.opts.Delivery.RetryMax
+	for i := 1; i < tried && wait < limit; i++ {
+		wait *= 2
+	}
+	return min(wait, limit)
+}
+
+type outcome int
+
+const (
+	delivered outcome = iota
+	failed
+	unwanted // the endpoint is gone or disabled
+)
+
+func (d *sender) attempt(v *delivery) outcome {
+	t := d.target(v.target)
+	if t == nil {
+		return unwanted
+	}
+	body, err := marshal(v.e.render(d.s, t.version, v.account))
+	if err != nil {
+		d.s.log.Error("event cannot be encoded", zap.String("event_id", v.e.id), zap.Error(err))
+		return unwanted
+	}
+	req, err := http.NewRequestWithContext(d.ctx, http.MethodPost, t.url, bytes.NewReader(body))
+	if err != nil {
+		return failed
+	}
+	req.Header.Set("Content-Type", "application/json; charset=utf-8")
+	req.Header.Set("User-Agent", "Stripe/1.0 (+https://stripe.com/docs/webhooks)")
+	header := SignatureHeader(t.secret, d.s.opts.Now(), body)
+	if !d.s.opts.Livemode {
+		header += ",v0=" + mac("v0 decoy", d.s.opts.Now().Unix(), body)
+	}
+	req.Header.Set("Stripe-Signature", header)
+	resp, err := d.client.Do(req)
+	if err != nil {
+		d.s.log.Debug("webhook not delivered", zap.String("event_id", v.e.id), zap.Int("attempt", v.tried+1), zap.Error(err))
+		return failed
+	}
+	_, _ = io.CopyN(io.Discard, resp.Body, 64<<10) // so that the connection can be used again
+	_ = resp.Body.Close()
+	if resp.StatusCode < 200 || resp.StatusCode > 299 {
+		d.s.log.Debug("webhook refused", zap.String("event_id", v.e.id), zap.Int("attempt", v.tried+1), zap.Int("code", resp.StatusCode))
+		return failed
+	}
+	if v.arrived.CompareAndSwap(false, true) {
+		v.e.pending.Add(-1)
+	}
+	return delivered
+}
+
+// settle waits until nothing is outstanding.
+func (d *sender) settle(ctx context.Context) error {
+	for {
+		d.mu.Lock()
+		if d.outstanding == 0 || d.closed {
+			d.mu.Unlock()
+			return nil
+		}
+		if d.idle == nil {
+			d.idle = make(chan struct{})
+		}
+		idle := d.idle
+		d.mu.Unlock()
+		select {
+		case <-idle:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (d *sender) stats() []EndpointStats {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	out := []EndpointStats{}
+	for _, t := range *d.targets.Load() {
+		q := d.queues[t.id]
+		out = append(out, EndpointStats{t.id, t.account, t.url, q.sent, q.delivered, q.failed, q.abandoned})
+	}
+	return out
+}
+
+func (d *sender) close() {
+	d.mu.Lock()
+	d.closed = true
+	for t := range d.timers {
+		t.Stop()
+	}
+	if d.idle != nil {
+		close(d.idle)
+		d.idle = nil
+	}
+	d.mu.Unlock()
+	d.cancel()
+	d.wg.Wait()
+	d.client.CloseIdleConnections()
+}
+
+func mac(secret string, at int64, payload []byte) string {
+	h := hmac.New(sha256.New, []byte(secret))
+	h.Write(strconv.AppendInt(nil, at, 10))
+	h.Write([]byte{'.'})
+	h.Write(payload)
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// SignatureHeader returns the Stripe-Signature header of a payload: the time in
+// Unix seconds and its v1 signature.
+func SignatureHeader(secret string, at time.Time, payload []byte) string {
+	return "t=" + strconv.FormatInt(at.Unix(), 10) + ",v1=" + mac(secret, at.Unix(), payload)
+}

@@ -1,0 +1,362 @@
+package stripesim
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// maxBody bounds a request body, in bytes.
+const maxBody = 1 << 20
+
+// call is one API request on its way through a handler.
+type call struct {
+	s    *Server
+	a    *account
+	args []string // values of the path's {…} segments
+	p    *params
+	x    expansion
+	cz   cause
+}
+
+// reply is one complete answer.
+type reply struct {
+	status int
+	header http.Header
+	body   []byte
+	reset  bool // drop the connection instead
+}
+
+// Handler serves the API under /v1/ and the control API under /_sim/.
+func (s *Server) Handler() http.Handler {
+	control := s.controlHandler()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/_sim/") {
+			control.ServeHTTP(w, r)
+			return
+		}
+		s.serveAPI(w, r)
+	})
+}
+
+func (s *Server) serveAPI(w http.ResponseWriter, r *http.Request) {
+	id := s.requestID()
+	rep := s.answer(r, id)
+	if rep.reset {
+		dropConnection(w)
+		return
+	}
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Request-Id", id)
+	version := r.Header.Get("Stripe-Version")
+	if version == "" {
+		version = s.opts.APIVersion
+	}
+	h.Set("Stripe-Version", version)
+	for _, name := range []string{"Stripe-Account", "Idempotency-Key"} {
+		if v := r.Header.Get(name); v != "" {
+			h.Set(name, v)
+		}
+	}
+	for name, v := range rep.header {
+		h[name] = v
+	}
+	h.Set("Content-Length", strconv.Itoa(len(rep.body)))
+	w.WriteHeader(rep.status)
+	_, _ = w.Write(rep.body)
+}
+
+// dropConnection makes the client see a reset, or at least a broken reply.
+func dropConnection(w http.ResponseWriter) {
+	if hj, ok := w.(http.Hijacker); ok {
+		if conn, _, err := hj.Hijack(); err == nil {
+			if tcp, ok := conn.(interface{ SetLinger(int) error }); ok {
+				_ = tcp.SetLinger(0)
+			}
+			_ = conn.Close()
+			return
+		}
+	}
+	panic(http.ErrAbortHandler)
+}
+
+func errorReply(e *apiError) *reply {
+	body, err := marshal(e.body())
+	if err != nil {
+		body = []byte(`{"error":{"type":"api_error"}}`)
+	}
+	return &reply{status: e.status, header: e.header, body: body}
+}
+
+// answer takes a request through the steps that Stripe has it go through: the
+// key, the account, the limits, the idempotency key, and then the endpoint.
+func (s *Server) answer(r *http.Request, requestID string) *reply {
+	rt, args := match(r.Method, r.URL.Path)
+	if rt == nil {
+		return errorReply(errRoute(r.Method, r.URL.Path))
+	}
+	s.calls.add(rt.name)
+	if s.opts.OnRequest != nil {
+		s.opts.OnRequest(rt.name, r)
+	}
+	a, e := s.authorize(r, rt)
+	if e != nil {
+		return errorReply(e)
+	}
+	if e := a.admit(rt.name); e != nil {
+		return errorReply(e)
+	}
+	defer a.leave()
+	if rt.credits || !s.opts.Switches.ExpiryOnRead {
+		a.catchUp()
+	}
+
+	body, e := readBody(r)
+	if e != nil {
+		return errorReply(e)
+	}
+	p, e := parseForm(r.URL.RawQuery, body)
+	if e != nil {
+		return errorReply(e)
+	}
+	key := ""
+	if r.Method == http.MethodPost {
+		key = r.Header.Get("Idempotency-Key")
+	}
+	c := &call{s: s, a: a, args: args, p: p, cz: cause{now: s.unix(), requestID: requestID, idemKey: key}}
+
+	slow, spoil := s.replyFaults(c, rt)
+	if slow != nil && !slow.After {
+		s.wait(r, time.Duration(slow.Delay))
+	}
+	var rep *reply
+	if spoil != nil && !spoil.After && !alwaysAfter[spoil.Kind] {
+		rep = s.spoilt(c, spoil, nil)
+	} else {
+		rep = s.once(r, rt, c, key, body, spoil)
+	}
+	if slow != nil && slow.After {
+		s.wait(r, time.Duration(slow.Delay))
+	}
+	return rep
+}
+
+func (s *Server) authorize(r *http.Request, rt *route) (*account, *apiError) {
+	key := keyOf(r)
+	id := r.Header.Get("Stripe-Account")
+	a := s.account(id)
+	name := id
+	if a != nil {
+		name = a.public
+	}
+	if e := s.keys.check(key, rt.name, name); e != nil {
+		return nil, e
+	}
+	if a == nil {
+		return nil, errForbidden("account_invalid", "The provided key '%s' does not have access to account '%s' (or that account does not exist). Application access may have been revoked.", maskKey(key), id)
+	}
+	return a, nil
+}
+
+func readBody(r *http.Request) (string, *apiError) {
+	if r.Body == nil || r.Method == http.MethodGet {
+		return "", nil
+	}
+	b, err := io.ReadAll(http.MaxBytesReader(nil, r.Body, maxBody))
+	if err != nil {
+		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+			e := errInvalid("", "", "Request body is too large.")
+			e.status = http.StatusRequestEntityTooLarge
+			return "", e
+		}
+		return "", errInvalid("", "", "Request body could not be read.")
+	}
+	if ct := r.Header.Get("Content-Type"); len(b) > 0 && !strings.HasPrefix(ct, "application/x-www-form-urlencoded") {
+		return "", errInvalid("", "", "Invalid request (check that your POST content type is application/x-www-form-urlencoded). If you have any questions, we can help at https://support.stripe.com/.")
+	}
+	return string(b), nil
+}
+
+// maxIdemKey is Stripe's limit on the length of an idempotency key.
+const maxIdemKey = 255
+
+// once runs the endpoint, or replays what it answered before under the same
+// idempotency key.
+func (s *Server) once(r *http.Request, rt *route, c *call, key, body string, spoil *Fault) *reply {
+	if key == "" {
+		rep, _ := s.run(rt, c)
+		return s.spoilt(c, spoil, rep)
+	}
+	if len(key) > maxIdemKey {
+		return errorReply(&apiError{status: http.StatusBadRequest, typ: "idempotency_error", message: "Idempotency keys must be at most 255 characters."})
+	}
+	entry, old, e := c.a.idem.begin(key, fingerprint(r.Method, r.URL.Path, r.URL.RawQuery, body), s.opts.Now())
+	if e != nil {
+		return errorReply(e)
+	}
+	if old != nil {
+		again := *old
+		again.header = old.header.Clone()
+		if again.header == nil {
+			again.header = http.Header{}
+		}
+		again.header.Set("Idempotent-Replayed", "true")
+		return s.spoilt(c, spoil, &again)
+	}
+	rep, keep := s.run(rt, c)
+	shown := s.spoilt(c, spoil, rep)
+	if spoil != nil && spoil.Kind == Fault500 {
+		rep = shown // Stripe keeps its own 500s, too
+	}
+	if keep {
+		c.a.idem.keep(entry, rep)
+	} else {
+		c.a.idem.forget(entry)
+	}
+	return shown
+}
+
+// run calls the endpoint. It tells whether the reply belongs under the
+// idempotency key: not what failed validation.
+func (s *Server) run(rt *route, c *call) (*reply, bool) {
+	paths, _ := c.p.strs("expand")
+	var e *apiError
+	if c.x, e = parseExpand(paths, rt.expand); e != nil {
+		return errorReply(e), false
+	}
+	v, e := rt.handle(c)
+	if e != nil {
+		return errorReply(e), e.executed
+	}
+	body, err := marshal(v)
+	if err != nil {
+		s.log.Error("reply cannot be encoded", zap.String("endpoint", rt.name), zap.Error(err))
+		return errorReply(errServer()), false
+	}
+	return &reply{status: http.StatusOK, body: body}, true
+}
+
+// alwaysAfter are the faults that spoil a reply there must first be.
+var alwaysAfter = map[FaultKind]bool{
+	FaultTruncated: true, FaultEmptyPage: true, FaultOversize: true, FaultNonsense: true,
+}
+
+// replyFaults picks the faults of one request.
+func (s *Server) replyFaults(c *call, rt *route) (slow, spoil *Fault) {
+	o := occasion{account: c.a.id, endpoint: rt.name}
+	if s.faults.personal.Load() {
+		o.customer = c.customerID(rt)
+	}
+	isList := rt.expand.has("data")
+	s.faults.strike(o, func(k FaultKind) bool {
+		switch k {
+		case FaultSlow:
+			return slow == nil
+		case FaultEmptyPage:
+			return spoil == nil && isList
+		}
+		return replyFaults[k] && spoil == nil
+	}, func(f Fault) bool {
+		if f.Kind == FaultSlow {
+			slow = &f
+		} else {
+			spoil = &f
+		}
+		return true
+	})
+	return slow, spoil
+}
+
+// customerID is the customer that a request concerns, "" if none.
+func (c *call) customerID(rt *route) string {
+	if f := c.p.root.kids["customer"]; f != nil {
+		return f.val
+	}
+	if len(c.args) == 0 {
+		return ""
+	}
+	id := c.args[0]
+	c.a.mu.RLock()
+	defer c.a.mu.RUnlock()
+	switch {
+	case rt.segs[1] == "customers":
+		return id
+	case c.a.grants[id] != nil:
+		return c.a.grants[id].customer.id
+	case c.a.credits[id] != nil:
+		return c.a.credits[id].grant.customer.id
+	}
+	return ""
+}
+
+// wait holds a reply back, but not for a client that is gone or a server that is
+// closing.
+func (s *Server) wait(r *http.Request, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-r.Context().Done():
+	case <-s.closing.Done():
+	}
+}
+
+// spoilt returns the reply as the fault leaves it; rep is nil if the request did
+// not take effect.
+func (s *Server) spoilt(c *call, f *Fault, rep *reply) *reply {
+	if f == nil {
+		return rep
+	}
+	switch f.Kind {
+	case FaultRateLimit:
+		e := errRate("endpoint-rate")
+		s.retryAfter(e.header)
+		return errorReply(e)
+	case FaultLock:
+		return errorReply(errLock())
+	case Fault500:
+		return errorReply(errServer())
+	case Fault502:
+		return &reply{
+			status: http.StatusBadGateway, header: http.Header{"Content-Type": {"text/html"}},
+			body: []byte("<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>\r\n<center><h1>502 Bad Gateway</h1></center>\r\n<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n"),
+		}
+	case FaultReset:
+		return &reply{reset: true}
+	}
+	out := &reply{status: http.StatusOK}
+	switch f.Kind {
+	case FaultTruncated:
+		out.body = rep.body[:len(rep.body)/2]
+	case FaultEmptyPage:
+		out.body = []byte(`{"object":"list","data":[],"has_more":true,"url":"/v1/customers"}`)
+	case FaultOversize:
+		n := f.Bytes
+		if n == 0 {
+			n = 20 << 20
+		}
+		out.body = oversize(rep.body, n)
+	case FaultNonsense:
+		out.body = []byte(`{"object":"nonsense","answer":42}`)
+	}
+	return out
+}
+
+// oversize blows an object up to n bytes. It stays valid JSON, so that only a
+// bound on its size can refuse it.
+func oversize(body []byte, n int) []byte {
+	open := []byte(`{"padding":"`)
+	tail := append([]byte(`",`), bytes.TrimPrefix(body, []byte{'{'})...)
+	pad := max(0, n-len(open)-len(tail))
+	out := make([]byte, 0, len(open)+pad+len(tail))
+	out = append(out, open...)
+	out = append(out, bytes.Repeat([]byte{'x'}, pad)...)
+	return append(out, tail...)
+}

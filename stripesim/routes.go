@@ -1,0 +1,104 @@
+package stripesim
+
+import (
+	"slices"
+	"strings"
+)
+
+// Named endpoints of the lists that can lag.
+const (
+	listCustomers   = "GET /v1/customers"
+	listBalanceTxns = "GET /v1/customers/{id}/balance_transactions"
+	listGrants      = "GET /v1/billing/credit_grants"
+	listCreditTxns  = "GET /v1/billing/credit_balance_transactions"
+	listEvents      = "GET /v1/events"
+)
+
+// route is one named endpoint.
+type route struct {
+	name   string // "GET /v1/customers/{id}"
+	method string
+	segs   []string
+	expand expansion
+	handle func(*call) (any, *apiError)
+	// credits: with Switches.ExpiryOnRead, this read brings about what is due.
+	credits bool
+}
+
+var routes = makeRoutes()
+
+func makeRoutes() []*route {
+	var rs []*route
+	add := func(name string, x expansion, h func(*call) (any, *apiError)) {
+		method, path, _ := strings.Cut(name, " ")
+		rs = append(rs, &route{
+			name: name, method: method, segs: strings.Split(path[1:], "/"), expand: x, handle: h,
+			credits: method == "GET" && strings.HasPrefix(path, "/v1/billing/"),
+		})
+	}
+	add(listCustomers, expandList(expandCustomer), (*call).listCustomers)
+	add("POST /v1/customers", expandCustomer, (*call).createCustomer)
+	add("GET /v1/customers/{id}", expandCustomer, (*call).getCustomer)
+	add("POST /v1/customers/{id}", expandCustomer, (*call).updateCustomer)
+	add("DELETE /v1/customers/{id}", nil, (*call).deleteCustomer)
+	add(listBalanceTxns, expandList(expandBalanceTxn), (*call).listBalanceTxns)
+	add("POST /v1/customers/{id}/balance_transactions", expandBalanceTxn, (*call).createBalanceTxn)
+	add("GET /v1/customers/{id}/balance_transactions/{txn}", expandBalanceTxn, (*call).getBalanceTxn)
+	add("POST /v1/customers/{id}/balance_transactions/{txn}", expandBalanceTxn, (*call).updateBalanceTxn)
+
+	add(listGrants, expandList(expandGrant), (*call).listGrants)
+	add("POST /v1/billing/credit_grants", expandGrant, (*call).createGrant)
+	add("GET /v1/billing/credit_grants/{id}", expandGrant, (*call).getGrant)
+	add("POST /v1/billing/credit_grants/{id}", expandGrant, (*call).updateGrant)
+	add("POST /v1/billing/credit_grants/{id}/expire", expandGrant, (*call).expireGrant)
+	add("POST /v1/billing/credit_grants/{id}/void", expandGrant, (*call).voidGrant)
+	add(listCreditTxns, expandList(expandCreditTxn), (*call).listCreditTxns)
+	add("GET /v1/billing/credit_balance_transactions/{id}", expandCreditTxn, (*call).getCreditTxn)
+	add("GET /v1/billing/credit_balance_summary", expandSummary, (*call).creditSummary)
+
+	add(listEvents, expandList(nil), (*call).listEvents)
+	add("GET /v1/events/{id}", nil, (*call).getEvent)
+	add("GET /v1/webhook_endpoints", expandList(nil), (*call).listHooks)
+	add("POST /v1/webhook_endpoints", nil, (*call).createHook)
+	add("GET /v1/webhook_endpoints/{id}", nil, (*call).getHook)
+	add("POST /v1/webhook_endpoints/{id}", nil, (*call).updateHook)
+	add("DELETE /v1/webhook_endpoints/{id}", nil, (*call).deleteHook)
+
+	add("GET /v1/test_helpers/test_clocks", expandList(nil), (*call).listClocks)
+	add("POST /v1/test_helpers/test_clocks", nil, (*call).createClock)
+	add("GET /v1/test_helpers/test_clocks/{id}", nil, (*call).getClock)
+	add("DELETE /v1/test_helpers/test_clocks/{id}", nil, (*call).deleteClock)
+	add("POST /v1/test_helpers/test_clocks/{id}/advance", nil, (*call).advanceClock)
+	add("GET /v1/account", nil, (*call).getAccount)
+	return rs
+}
+
+// knownEndpoint tells whether name is a named endpoint.
+func knownEndpoint(name string) bool {
+	return slices.ContainsFunc(routes, func(r *route) bool { return r.name == name })
+}
+
+// match finds the endpoint of a request and the values of its {…} segments.
+func match(method, path string) (*route, []string) {
+	segs := strings.Split(strings.Trim(path, "/"), "/")
+next:
+	for _, r := range routes {
+		if r.method != method || len(r.segs) != len(segs) {
+			continue
+		}
+		var args []string
+		for i, s := range r.segs {
+			switch {
+			case s[0] == '{':
+				if segs[i] == "" || segs[i] == "search" { // /v1/customers/search is no customer
+					continue next
+				}
+				args = append(args, segs[i])
+			case s != segs[i]:
+				continue next
+			}
+		}
+		return r, args
+	}
+	return nil, nil
+}

@@ -1,0 +1,273 @@
+package stripesim
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// expiryTick is how often natural expiry is looked for while no request comes.
+const expiryTick = 100 * time.Millisecond
+
+// Server is the simulator. It is safe for concurrent use.
+type Server struct {
+	opts   Options
+	log    *zap.Logger
+	faults *faultState
+	limits atomic.Pointer[Limits]
+	keys   *keyring
+	sender *sender
+
+	accountsMu sync.RWMutex
+	accounts   map[string]*account
+
+	reqMu  sync.Mutex
+	reqIDs *idMaker
+
+	calls callCounts
+
+	trafficMu sync.Mutex
+	traffic   *trafficRun
+
+	stop     context.CancelFunc
+	stopped  chan struct{}
+	closing  context.Context //nolint:containedctx // ends slow replies and traffic when the server closes
+	closeOne sync.Once
+}
+
+// New makes a simulator with an empty platform account, and one for each of
+// Options.Accounts. Close must be called.
+func New(opts Options) (*Server, error) {
+	if err := opts.fill(); err != nil {
+		return nil, fmt.Errorf("stripesim: %w", err)
+	}
+	s := &Server{
+		opts: opts, log: opts.Log, accounts: map[string]*account{}, stopped: make(chan struct{}),
+		faults: newFaultState(opts.Seed, opts.Faults), keys: newKeyring(opts.Keys, opts.Livemode),
+		reqIDs: newIDMaker(opts.Seed, "requests", opts.Livemode),
+	}
+	s.limits.Store(&opts.Limits)
+	s.sender = newSender(s)
+	for _, id := range append([]string{""}, opts.Accounts...) {
+		s.accounts[id] = newAccount(s, id)
+	}
+	s.closing, s.stop = context.WithCancel(context.Background())
+	go s.watchExpiry(s.closing)
+	return s, nil
+}
+
+// Close stops traffic and deliveries, and waits for their goroutines. Deliveries
+// not yet made are dropped.
+func (s *Server) Close() {
+	s.closeOne.Do(func() {
+		s.stopTraffic()
+		s.stop()
+		<-s.stopped
+		s.sender.close()
+	})
+}
+
+func (s *Server) watchExpiry(ctx context.Context) {
+	defer close(s.stopped)
+	t := time.NewTicker(expiryTick)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+			if !s.opts.Switches.ExpiryOnRead {
+				s.catchUp()
+			}
+		}
+	}
+}
+
+// catchUp makes what the wall clock has brought about, in every account.
+func (s *Server) catchUp() {
+	for _, a := range s.allAccounts() {
+		a.catchUp()
+	}
+}
+
+func (s *Server) unix() int64 { return s.opts.Now().Unix() }
+
+func (s *Server) requestID() string {
+	s.reqMu.Lock()
+	defer s.reqMu.Unlock()
+	return s.reqIDs.request()
+}
+
+// account returns the account of that id; "" and the platform's own id are the
+// platform.
+func (s *Server) account(id string) *account {
+	s.accountsMu.RLock()
+	defer s.accountsMu.RUnlock()
+	if a := s.accounts[id]; a != nil {
+		return a
+	}
+	if p := s.accounts[""]; p.public == id {
+		return p
+	}
+	return nil
+}
+
+// allAccounts returns every account, the platform first, then by id.
+func (s *Server) allAccounts() []*account {
+	s.accountsMu.RLock()
+	defer s.accountsMu.RUnlock()
+	out := make([]*account, 0, len(s.accounts))
+	for _, id := range slices.Sorted(maps.Keys(s.accounts)) {
+		out = append(out, s.accounts[id])
+	}
+	return out
+}
+
+// AddAccount adds an empty connected account; one that exists is left alone.
+func (s *Server) AddAccount(id string) error {
+	if !strings.HasPrefix(id, "acct_") {
+		return fmt.Errorf("account %q does not begin with acct_", id)
+	}
+	s.accountsMu.Lock()
+	defer s.accountsMu.Unlock()
+	if s.accounts[id] == nil {
+		s.accounts[id] = newAccount(s, id)
+	}
+	return nil
+}
+
+// PlatformAccount returns the platform's own account id ("acct_…").
+func (s *Server) PlatformAccount() string { return s.account("").public }
+
+// SetFaults puts other faults in force; their counts begin anew.
+func (s *Server) SetFaults(f Faults) error {
+	if err := f.validate(); err != nil {
+		return err
+	}
+	s.faults.set(f)
+	return nil
+}
+
+// SetLimits puts other rate limits in force.
+func (s *Server) SetLimits(l Limits) error {
+	if err := l.validate(); err != nil {
+		return err
+	}
+	s.limits.Store(&l)
+	return nil
+}
+
+// Settle returns when no webhook delivery is outstanding: none ready, in flight,
+// delayed by a fault or waiting to be retried, and no test clock advancing.
+func (s *Server) Settle(ctx context.Context) error {
+	if !s.opts.Switches.ExpiryOnRead {
+		s.catchUp()
+	}
+	if err := s.sender.settle(ctx); err != nil {
+		return fmt.Errorf("settle: %w", err)
+	}
+	return nil
+}
+
+// Endpoints returns the delivery state of each webhook endpoint.
+func (s *Server) Endpoints() []EndpointStats { return s.sender.stats() }
+
+// change runs a change that does not come over the API.
+func (s *Server) change(acct string, f func(*account, cause) *apiError) error {
+	a := s.account(acct)
+	if a == nil {
+		return errInvalid("", "account", "No such account: '%s'", acct)
+	}
+	a.catchUpUnlessOnRead()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err := f(a, a.callerCause()); err != nil {
+		return err
+	}
+	return nil
+}
+
+func (a *account) catchUpUnlessOnRead() {
+	if !a.s.opts.Switches.ExpiryOnRead {
+		a.catchUp()
+	}
+}
+
+// live returns a customer that is not deleted, or the error of that status that
+// names param.
+func (a *account) live(id, param string, status int) (*customer, *apiError) {
+	c := a.customers[id]
+	if c == nil || c.gone {
+		return nil, errNone(status, "customer", id, param)
+	}
+	return c, nil
+}
+
+// Calls returns the number of requests per named endpoint since the start or the
+// last ResetCalls, refused and spoilt ones included.
+func (s *Server) Calls() map[string]int { return s.calls.get() }
+
+// ResetCalls sets all counts of Calls to zero.
+func (s *Server) ResetCalls() { s.calls.reset() }
+
+type callCounts struct {
+	mu sync.Mutex
+	n  map[string]int
+}
+
+func (c *callCounts) add(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.n == nil {
+		c.n = map[string]int{}
+	}
+	c.n[name]++
+}
+
+func (c *callCounts) get() map[string]int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := make(map[string]int, len(c.n))
+	maps.Copy(out, c.n)
+	return out
+}
+
+func (c *callCounts) reset() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	clear(c.n)
+}
+
+var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
+// marshal writes JSON as Stripe does, without escaping HTML.
+func marshal(v any) ([]byte, error) {
+	b := buffers.Get().(*bytes.Buffer)
+	defer buffers.Put(b)
+	b.Reset()
+	enc := json.NewEncoder(b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		return nil, fmt.Errorf("encode: %w", err)
+	}
+	return bytes.Clone(bytes.TrimSuffix(b.Bytes(), []byte{'\n'})), nil
+}
+
+// asAPI returns the API error in err, which New's callers get as a plain error.
+func asAPI(err error) *apiError {
+	if e, ok := errors.AsType[*apiError](err); ok {
+		return e
+	}
+	return &apiError{status: http.StatusInternalServerError, typ: "api_error", message: err.Error()}
+}
