@@ -1,0 +1,124 @@
+package stripeapi
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/creditmirror/creditmirror/mirror"
+)
+
+// EventsQuery asks for a page of events. Stripe keeps events for 30 days.
+type EventsQuery struct {
+	// Types are at most 20 exact names; none asks for all.
+	Types []string
+	// After asks for events older than this one, Before for the page just newer
+	// than this one; not both.
+	After, Before string
+	// CreatedGTE leaves older events out; whole seconds. Zero: no bound.
+	CreatedGTE time.Time
+	// Limit is 1 to 100; 0 means 100.
+	Limit int
+}
+
+// EventsPage is a page of events, newest first.
+type EventsPage struct {
+	Events []mirror.Event
+	// Unreadable are the JSON of events that mirror.DecodeEvent does not accept.
+	Unreadable [][]byte
+	// HasMore tells of more events in the direction of travel.
+	HasMore bool
+	// FirstID and LastID are the newest and the oldest event of the page, readable
+	// or not; empty for an empty page. They are the cursors for the next page.
+	FirstID, LastID string
+}
+
+// EventsPage lists events.
+func (c *Client) EventsPage(ctx context.Context, account string, q EventsQuery) (EventsPage, error) {
+	const endpoint = EndpointEventsList
+	if err := checkIDs(endpoint, "starting_after?", q.After, "ending_before?", q.Before); err != nil {
+		return EventsPage{}, err
+	}
+	if q.After != "" && q.Before != "" {
+		return EventsPage{}, refused(endpoint, "ending_before", "excludes starting_after")
+	}
+	if len(q.Types) > 20 {
+		return EventsPage{}, refused(endpoint, "types", "at most 20")
+	}
+	v, err := pageValues(endpoint, q.After, q.Limit)
+	if err != nil {
+		return EventsPage{}, err
+	}
+	if q.Before != "" {
+		v.Add("ending_before", q.Before)
+	}
+	if !q.CreatedGTE.IsZero() {
+		v.Add("created[gte]", strconv.FormatInt(q.CreatedGTE.Unix(), 10))
+	}
+	for _, t := range q.Types {
+		v.Add("types[]", t)
+	}
+	r := request{endpoint: endpoint, path: "/v1/events", account: account, values: v}
+	return read(ctx, c, r, func(body []byte) (EventsPage, error) {
+		return decodeEventsPage(body, account, q)
+	})
+}
+
+func decodeEventsPage(body []byte, account string, q EventsQuery) (EventsPage, error) {
+	l, err := decodeList(body, q.After, q.Before)
+	if err != nil {
+		return EventsPage{}, err
+	}
+	page := EventsPage{HasMore: l.hasMore}
+	for _, r := range l.rows {
+		ev, err := mirror.DecodeEvent(r.json)
+		if err != nil {
+			page.Unreadable = append(page.Unreadable, bytes.Clone(r.json))
+			continue
+		}
+		// Lists name no account: it is the one that was asked. Another one would
+		// put the event's customer under the wrong account.
+		if account != "" && ev.Account != "" && ev.Account != account {
+			return EventsPage{}, fmt.Errorf("%.60q is of account %.60q, asked was %q", r.id, ev.Account, account)
+		}
+		if account != "" {
+			ev.Account = account
+		}
+		page.Events = append(page.Events, ev)
+	}
+	if n := len(l.rows); n > 0 {
+		page.FirstID, page.LastID = l.rows[0].id, l.rows[n-1].id
+	}
+	return page, nil
+}
+
+// TestClocks lists the ids of test clocks created before the clock after
+// (empty: the newest). Limit is 1 to 100; 0 means 100.
+func (c *Client) TestClocks(ctx context.Context, account, after string, limit int) (ids []string, hasMore bool, err error) {
+	const endpoint = EndpointTestClocksList
+	if err := checkIDs(endpoint, "starting_after?", after); err != nil {
+		return nil, false, err
+	}
+	v, err := pageValues(endpoint, after, limit)
+	if err != nil {
+		return nil, false, err
+	}
+	r := request{endpoint: endpoint, path: "/v1/test_helpers/test_clocks", account: account, values: v}
+	l, err := read(ctx, c, r, func(body []byte) (list, error) {
+		l, err := decodeList(body, after)
+		if err != nil {
+			return list{}, err
+		}
+		ids, err = decodeRows(l, func(r row) (string, error) {
+			r.word("object", "test_helpers.test_clock")
+			return r.id, r.err
+		})
+		return l, err
+	})
+	if err != nil {
+		return nil, false, err
+	}
+	return ids, l.hasMore, nil
+}
