@@ -1,0 +1,375 @@
+package webhook
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"github.com/creditmirror/creditmirror/mirror"
+)
+
+// Path is the only path that is served.
+const Path = "/webhooks/stripe"
+
+// Marking asks the queue for one sync because of one event.
+type Marking struct {
+	Target mirror.Target
+	Event  mirror.EventRef
+}
+
+// Queue is what the receiver needs of the queue of targets.
+type Queue interface {
+	// Mark makes the targets durable as in need of a sync and tells for each
+	// whether it coalesced with a mark already there. It is called again with the
+	// same markings after a failure, and must return when ctx ends.
+	Mark(ctx context.Context, targets []Marking) ([]bool, error)
+}
+
+// Inbox is what the receiver needs of mirror.Inbox.
+type Inbox interface {
+	RecordEvents(ctx context.Context, events []mirror.Event) ([]mirror.Receipt, error)
+}
+
+// DeadLetters is what the receiver needs of mirror.DeadLetters.
+type DeadLetters interface {
+	SaveDeadLetter(ctx context.Context, d mirror.DeadLetter) error
+}
+
+// Options are the parts and the tuning of a Receiver. Verify, Queue,
+// DeadLetters, Registerer and Log are required.
+type Options struct {
+	// Verify checks the signature of the raw payload. Without an error it returns
+	// now minus the signature's time; with one, a reason of lower-case letters and
+	// underscores from a closed set, which becomes the label of a metric.
+	Verify func(payload []byte, header http.Header, now time.Time) (skew time.Duration, reason string, err error)
+	Queue  Queue
+	// Inbox is nil where events go to the queue alone.
+	Inbox       Inbox
+	DeadLetters DeadLetters
+	// Livemode is the mode of the API key. Events of the other mode are ignored:
+	// the key could not read what they name.
+	Livemode bool
+	// Accounts tells whether a connected account's events are taken. It is not
+	// asked for the platform's own, which always are. Defaults to none.
+	Accounts func(account string) bool
+	// APIVersion is the version that reads are pinned to. Events of another are
+	// taken, counted and warned of. Defaults to no comparison.
+	APIVersion string
+	Registerer prometheus.Registerer
+	Log        *zap.Logger
+	// Now is the clock that signatures are checked by. Defaults to time.Now.
+	Now func() time.Time
+
+	// BodyTimeout bounds the reading of a body. Defaults to 10 s.
+	BodyTimeout time.Duration
+	// AnswerTimeout bounds, for each request, the wait for inbox and queue.
+	// Defaults to 2 s.
+	AnswerTimeout time.Duration
+	// MaxBatch is the most events that go to inbox and queue together. Defaults
+	// to 256.
+	MaxBatch int
+	// MaxWaiting is how many verified events may wait for their batch; one more is
+	// overload. Defaults to 4096.
+	MaxWaiting int
+	// MaxBodyMemory bounds what all bodies hold together, in bytes; more is
+	// overload. Defaults to 64 MiB.
+	MaxBodyMemory int64
+}
+
+func (o *Options) fill() error {
+	var errs []error
+	need := func(ok bool, name string) {
+		if !ok {
+			errs = append(errs, fmt.Errorf("webhook: %s is required", name))
+		}
+	}
+	need(o.Verify != nil, "Verify")
+	need(o.Queue != nil, "Queue")
+	need(o.DeadLetters != nil, "DeadLetters")
+	need(o.Registerer != nil, "Registerer")
+	need(o.Log != nil, "Log")
+	if o.Accounts == nil {
+		o.Accounts = func(string) bool { return false }
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.BodyTimeout == 0 {
+		o.BodyTimeout = 10 * time.Second
+	}
+	if o.AnswerTimeout == 0 {
+		o.AnswerTimeout = 2 * time.Second
+	}
+	if o.MaxBatch == 0 {
+		o.MaxBatch = 256
+	}
+	if o.MaxWaiting == 0 {
+		o.MaxWaiting = 4096
+	}
+	if o.MaxBodyMemory == 0 {
+		o.MaxBodyMemory = 64 << 20
+	}
+	if o.BodyTimeout < 0 || o.AnswerTimeout < 0 || o.MaxBatch < 0 || o.MaxWaiting < 0 || o.MaxBodyMemory < 0 {
+		errs = append(errs, errors.New("webhook: a bound is negative"))
+	}
+	return errors.Join(errs...)
+}
+
+// committers is how many batches may be under way: two, so that the inbox can
+// write one while the queue marks the other, and a single slow call does not
+// stop the intake.
+const committers = 2
+
+// Receiver takes events from Stripe. Stop ends it.
+type Receiver struct {
+	opts    Options
+	log     *zap.Logger // for what a verified event leads to
+	noise   *zap.Logger // for what anybody outside can cause: sampled
+	metrics *metrics
+	bodies  *bodyMemory
+	intake  *intake
+	letters *letterBox
+	gate    gate
+	quit    context.CancelFunc
+	done    chan struct{} // closed when the goroutines are gone
+
+	versionWarned atomic.Int64 // unix nanoseconds of the last warning
+}
+
+// New starts a receiver.
+func New(o Options) (*Receiver, error) {
+	if err := o.fill(); err != nil {
+		return nil, err
+	}
+	m, err := newMetrics(o.Registerer)
+	if err != nil {
+		return nil, err
+	}
+	log := o.Log.With(zap.String("component", "webhook"))
+	noise := sampled(log)
+	rc := &Receiver{
+		opts:    o,
+		log:     log,
+		noise:   noise,
+		metrics: m,
+		bodies:  &bodyMemory{limit: o.MaxBodyMemory},
+		intake: &intake{
+			queue: o.Queue, inbox: o.Inbox, timeout: o.AnswerTimeout, maxBatch: o.MaxBatch,
+			waiting: make(chan *pending, o.MaxWaiting), log: noise,
+		},
+		letters: &letterBox{
+			store: o.DeadLetters, timeout: o.AnswerTimeout, waiting: make(chan *letter, maxLetters), log: noise,
+		},
+		gate: gate{drained: make(chan struct{})},
+		done: make(chan struct{}),
+	}
+	ctx, quit := context.WithCancel(context.Background())
+	rc.quit = quit
+	var running sync.WaitGroup
+	for range committers {
+		running.Go(func() { rc.intake.run(ctx) })
+	}
+	running.Go(func() { rc.letters.run(ctx) })
+	go func() {
+		running.Wait()
+		close(rc.done)
+	}()
+	return rc, nil
+}
+
+// Handler serves POST Path and refuses everything else. It is no ServeMux,
+// because that one redirects unclean paths, which Stripe counts as a failure.
+func (rc *Receiver) Handler() http.Handler { return http.HandlerFunc(rc.serve) }
+
+// Stop refuses new requests with 503 and waits until those that were verified
+// before have their answer. When ctx ends first they are cut off, get 503, and
+// ctx's error is returned. It may be called more than once.
+func (rc *Receiver) Stop(ctx context.Context) error {
+	rc.gate.shut()
+	var err error
+	select {
+	case <-rc.gate.drained:
+	case <-ctx.Done():
+		err = fmt.Errorf("webhook: stop before all requests were answered: %w", ctx.Err())
+	}
+	rc.quit()
+	if err != nil {
+		return err
+	}
+	select {
+	case <-rc.done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("webhook: stop: %w", ctx.Err())
+	}
+}
+
+func (rc *Receiver) serve(w http.ResponseWriter, r *http.Request) {
+	began := time.Now()
+	a := rc.answer(w, r)
+	a.write(w, r)
+	rc.metrics.answered(a, time.Since(began))
+}
+
+// answer takes a request through all its steps; what is cheap and keeps
+// strangers out comes first.
+func (rc *Receiver) answer(w http.ResponseWriter, r *http.Request) (a answer) {
+	defer func() {
+		if p := recover(); p != nil {
+			a = panicked(rc.noise, p).answer
+		}
+	}()
+	if a, refused := rc.checkHead(r); refused {
+		return rc.refuse(a)
+	}
+	body, err := rc.readBody(w, r)
+	defer rc.bodies.release(body)
+	if err != nil {
+		return rc.refuse(bodyAnswer(err))
+	}
+	now := rc.opts.Now()
+	skew, reason, err := rc.opts.Verify(body, r.Header, now)
+	if err != nil {
+		a := signatureAnswer(reason)
+		// Mostly a wrong secret or a wrong clock: the operator should see some of it.
+		rc.noise.Warn("signature refused", zap.String("outcome", a.word))
+		return a
+	}
+	rc.metrics.skew.Set(skew.Seconds())
+
+	event, err := mirror.DecodeEvent(body)
+	switch {
+	case errors.Is(err, mirror.ErrThinEvent):
+		rc.metrics.event("", answerIgnored)
+		return answerIgnored
+	case err != nil:
+		return rc.keep(body, now)
+	}
+	a = rc.take(event)
+	if a.code == http.StatusOK {
+		rc.metrics.event(event.Type, a)
+		if ce := rc.log.Check(zap.DebugLevel, "event received"); ce != nil {
+			ce.Write(zap.Inline(loggedEvent(event)), zap.String("outcome", a.word))
+		}
+	}
+	return a
+}
+
+// checkHead judges a request without its body.
+func (rc *Receiver) checkHead(r *http.Request) (answer, bool) {
+	switch {
+	case r.URL.Path != Path || r.URL.RawPath != "": // RawPath: written with %-escapes
+		return answerNotFound, true
+	case r.Method != http.MethodPost:
+		return answerMethod, true
+	case rc.gate.isShut():
+		return answerStopping, true
+	case r.Header.Values("Content-Encoding") != nil:
+		// The signature covers the bytes that Stripe sent, and Stripe sends none
+		// encoded: something on the way has changed the body.
+		return answerEncoding, true
+	}
+	if a, bad := checkSignatureHeader(r.Header); bad {
+		return a, true
+	}
+	if r.ContentLength > maxBody {
+		return answerTooLarge, true
+	}
+	return answer{}, false
+}
+
+// readBody reads under a deadline of its own, which ends with the request: the
+// server sets another for the next. The bytes are to be released, error or not.
+func (rc *Receiver) readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	deadline := time.Now().Add(rc.opts.BodyTimeout)
+	// A ResponseWriter without a connection (a test's recorder) has no deadline.
+	err := http.NewResponseController(w).SetReadDeadline(deadline)
+	if err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return nil, fmt.Errorf("set the deadline of the body: %w", err)
+	}
+	return rc.bodies.read(r.Body, r.ContentLength)
+}
+
+func bodyAnswer(err error) answer {
+	switch {
+	case errors.Is(err, errTooLarge):
+		return answerTooLarge
+	case errors.Is(err, errNoMemory):
+		return answerBodyOverload
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return answerBodyTimeout
+	}
+	return answerBodyBroken
+}
+
+func (rc *Receiver) refuse(a answer) answer {
+	rc.noise.Debug("request refused", zap.String("outcome", a.word))
+	return a
+}
+
+// take makes a readable event durable, if it is ours.
+func (rc *Receiver) take(e mirror.Event) answer {
+	if e.Livemode != rc.opts.Livemode {
+		return answerOtherMode
+	}
+	if e.Account != "" && !rc.opts.Accounts(e.Account) {
+		return answerIgnored
+	}
+	targets := e.Targets()
+	if len(targets) == 0 {
+		return answerIgnored
+	}
+	rc.checkVersion(e)
+	if !rc.gate.enter() {
+		return answerStopping
+	}
+	defer rc.gate.leave()
+	v := rc.intake.submit(e, targets)
+	if v.err != nil {
+		rc.noise.Warn("event not taken, stripe sends it again", zap.Inline(loggedEvent(e)),
+			zap.String("outcome", v.word), zap.Error(v.err))
+	}
+	return v.answer
+}
+
+// keep saves a verified body that could not be read as an event, so that the 200
+// which ends Stripe's deliveries does not lose it.
+func (rc *Receiver) keep(body []byte, now time.Time) answer {
+	if !rc.gate.enter() {
+		return answerStopping
+	}
+	defer rc.gate.leave()
+	d := deadLetter(body, now)
+	v := rc.letters.submit(d)
+	if v.err != nil {
+		rc.noise.Warn("unreadable event not kept, stripe sends it again",
+			zap.String("outcome", v.word), zap.String("reason", d.Reason), zap.Error(v.err))
+		return v.answer
+	}
+	rc.noise.Error("unreadable event kept as a dead letter",
+		zap.String("dead_letter_id", d.ID), zap.String("outcome", v.word), zap.String("reason", d.Reason))
+	return v.answer
+}
+
+// checkVersion tells of events in another version than reads are pinned to. Only
+// ids are used, so they are good, but the endpoint should be looked at.
+func (rc *Receiver) checkVersion(e mirror.Event) {
+	if rc.opts.APIVersion == "" || e.APIVersion == "" || e.APIVersion == rc.opts.APIVersion {
+		return
+	}
+	rc.metrics.versionMismatch.Inc()
+	now, last := rc.opts.Now().UnixNano(), rc.versionWarned.Load()
+	if last != 0 && now-last < int64(time.Minute) || !rc.versionWarned.CompareAndSwap(last, now) {
+		return
+	}
+	rc.log.Warn("event has another api version than reads are pinned to", zap.Inline(loggedEvent(e)),
+		zap.String("api_version", clip(e.APIVersion)), zap.String("pinned", rc.opts.APIVersion))
+}
