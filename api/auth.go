@@ -1,0 +1,119 @@
+package api
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"net/http"
+	"net/netip"
+	"strings"
+
+	"go.uber.org/zap"
+)
+
+// Key is one that callers may present.
+type Key struct {
+	// Secret is compared as a whole; an empty one matches nothing.
+	Secret string
+	// Write allows what changes something in Stripe.
+	Write bool
+}
+
+// access is what a request may do.
+type access int
+
+const (
+	accessNone  access = 0
+	accessRead  access = 1
+	accessWrite access = 3 // reading too
+)
+
+// keyring holds digests instead of keys: they are all of one length, so that
+// comparing takes the same time for every key presented.
+type keyring []hashedKey
+
+type hashedKey struct {
+	digest [sha256.Size]byte
+	access access
+}
+
+func newKeyring(keys []Key) keyring {
+	ring := make(keyring, 0, len(keys))
+	for _, k := range keys {
+		h := hashedKey{digest: sha256.Sum256([]byte(k.Secret))}
+		switch {
+		case k.Secret == "": // stays in the ring, so that a ring of empty keys is not an open door
+		case k.Write:
+			h.access = accessWrite
+		default:
+			h.access = accessRead
+		}
+		ring = append(ring, h)
+	}
+	return ring
+}
+
+// access compares with every key, whether one has matched or not.
+func (ring keyring) access(presented string) access {
+	digest := sha256.Sum256([]byte(presented))
+	granted := accessNone
+	for i := range ring {
+		same := subtle.ConstantTimeCompare(digest[:], ring[i].digest[:])
+		granted |= access(same) * ring[i].access
+	}
+	return granted
+}
+
+// authenticate tells what the request may do, or why it may do nothing.
+func (h *handler) authenticate(r *http.Request, log *zap.Logger) (access, error) {
+	if len(h.keys) == 0 {
+		if !fromLoopback(r.RemoteAddr) {
+			return accessNone, errNotLocal()
+		}
+		return accessWrite, nil
+	}
+	key, ok := presentedKey(r.Header.Values("Authorization"))
+	if !ok {
+		return accessNone, errNoKey()
+	}
+	granted := h.keys.access(key)
+	if granted == accessNone {
+		h.refused.Do(func() { log.Warn("api key refused", zap.String("remote_addr", r.RemoteAddr)) })
+		return accessNone, errWrongKey()
+	}
+	return granted, nil
+}
+
+// presentedKey reads the key as Stripe takes it: Bearer, or the user of Basic.
+// Of two headers it is not defined which one counts, so together they are one
+// wrong key.
+func presentedKey(headers []string) (string, bool) {
+	switch len(headers) {
+	case 0:
+		return "", false
+	case 1:
+	default:
+		return strings.Join(headers, ", "), true
+	}
+	scheme, credentials, _ := strings.Cut(headers[0], " ")
+	key := strings.TrimSpace(credentials)
+	switch {
+	case strings.EqualFold(scheme, "Bearer"):
+	case strings.EqualFold(scheme, "Basic"):
+		pair, err := base64.StdEncoding.DecodeString(key)
+		if err != nil {
+			return "", false
+		}
+		key, _, _ = strings.Cut(string(pair), ":")
+	default:
+		return "", false
+	}
+	return key, key != ""
+}
+
+// fromLoopback looks at the connection alone: what a header says about where a
+// request comes from is the caller's own word.
+func fromLoopback(remoteAddr string) bool {
+	addr, err := netip.ParseAddrPort(remoteAddr)
+	return err == nil && addr.Addr().Unmap().IsLoopback()
+}

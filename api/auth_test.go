@@ -1,0 +1,159 @@
+package api
+
+import (
+	"encoding/base64"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+)
+
+func basic(user string) string {
+	return "Basic " + base64.StdEncoding.EncodeToString([]byte(user))
+}
+
+func TestKeys(t *testing.T) {
+	t.Parallel()
+	const key = "rk_live_Aa0123456789"
+	core, logs := observer.New(zap.DebugLevel)
+	h := New(Options{Reader: world(t), Log: zap.New(core), Keys: []Key{{Secret: "other", Write: true}, {Secret: key}, {Secret: ""}}})
+	const missing, wrong = "You did not provide an API key.", "Invalid API Key provided."
+	for _, c := range []struct {
+		name          string
+		authorization []string
+		status        int
+		message       string
+	}{
+		{"bearer", []string{"Bearer " + key}, 200, ""},
+		{"bearer in small letters", []string{"bearer " + key}, 200, ""},
+		{"basic user", []string{basic(key + ":")}, 200, ""},
+		{"basic user with password", []string{basic(key + ":x")}, 200, ""},
+		{"basic without colon", []string{basic(key)}, 200, ""},
+		{"the other key", []string{"Bearer other"}, 200, ""},
+		{"none", nil, 401, missing},
+		{"empty", []string{""}, 401, missing},
+		{"bearer alone", []string{"Bearer"}, 401, missing},
+		{"empty bearer", []string{"Bearer  "}, 401, missing},
+		{"empty basic", []string{basic(":")}, 401, missing},
+		{"key as password", []string{basic(":" + key)}, 401, missing},
+		{"not base64", []string{"Basic %%%"}, 401, missing},
+		{"other scheme", []string{"Digest " + key}, 401, missing},
+		{"bare key", []string{key}, 401, missing},
+		{"other case", []string{"Bearer " + strings.ToUpper(key)}, 401, wrong},
+		{"wrong tail", []string{"Bearer " + key[:len(key)-1] + "x"}, 401, wrong},
+		{"prefix", []string{"Bearer " + key[:len(key)-1]}, 401, wrong},
+		{"longer", []string{"Bearer " + key + "0"}, 401, wrong},
+		{"NUL", []string{basic(key + "\x00:")}, 401, wrong},
+		{"1 MB", []string{"Bearer " + strings.Repeat("a", 1<<20)}, 401, wrong},
+		{"two headers", []string{"Bearer " + key, "Bearer " + key}, 401, wrong},
+		{"two keys", []string{"Bearer " + key + ",other"}, 401, wrong},
+	} {
+		r := local("GET", pathTxns)
+		r.RemoteAddr = "203.0.113.9:1"
+		for _, a := range c.authorization {
+			r.Header.Add("Authorization", a)
+		}
+		w := serve(h, r)
+		if w.Code != c.status {
+			t.Errorf("%s: %d %s, want %d", c.name, w.Code, w.Body, c.status)
+		}
+		if c.status != 401 {
+			continue
+		}
+		e := errorOf(t, w)
+		if e.Type != "invalid_request_error" || !strings.HasPrefix(e.Message, c.message) || !strings.HasPrefix(w.Header().Get("WWW-Authenticate"), "Basic ") {
+			t.Errorf("%s: %v %s", c.name, w.Header(), w.Body)
+		}
+	}
+	w := serve(h, local("GET", pathTxns+"?api_key="+key))
+	if w.Code != http.StatusUnauthorized {
+		t.Errorf("key in the query: %d", w.Code)
+	}
+	for _, entry := range logs.All() {
+		for _, v := range entry.ContextMap() {
+			if s, ok := v.(string); ok && strings.Contains(s, "0123456789") {
+				t.Errorf("a key is in the log: %v", entry)
+			}
+		}
+	}
+	if n := logs.FilterMessage("api key refused").Len(); n != 1 {
+		t.Errorf("a burst of wrong keys made %d log lines", n)
+	}
+}
+
+// A wrong key learns the same of every path, so that it tells nothing of what is held.
+func TestNoOracle(t *testing.T) {
+	t.Parallel()
+	h := New(Options{Reader: world(t), Keys: []Key{{Secret: "right"}}})
+	var first string
+	for _, target := range []string{pathBalance, "/v1/customers/cus_missing", "/v1/nothing", pathTxns + "?limit=x", "/"} {
+		r := local("GET", target, "Authorization", "Bearer wrong", "Stripe-Account", "x")
+		w := serve(h, r)
+		if first == "" {
+			first = w.Body.String()
+		}
+		if w.Code != 401 || w.Body.String() != first {
+			t.Errorf("%s: %d %s", target, w.Code, w.Body)
+		}
+	}
+}
+
+func TestWithoutKeysOnlyLoopback(t *testing.T) {
+	t.Parallel()
+	h := handlerOf(world(t))
+	for addr, status := range map[string]int{
+		"127.0.0.1:1": 200, "127.8.8.8:1": 200, "[::1]:1": 200, "[::ffff:127.0.0.1]:1": 200,
+		"203.0.113.9:1": 403, "10.0.0.1:1": 403, "[2001:db8::1]:1": 403, "0.0.0.0:1": 403, "[::]:1": 403,
+		"localhost:1": 403, "127.0.0.1": 403, "@": 403, "": 403,
+	} {
+		r := local("GET", pathTxns, "X-Forwarded-For", "127.0.0.1", "Forwarded", "for=127.0.0.1", "X-Real-Ip", "127.0.0.1")
+		r.RemoteAddr, r.Host = addr, "localhost"
+		w := serve(h, r)
+		if w.Code != status {
+			t.Errorf("from %q: %d, want %d", addr, w.Code, status)
+		}
+		if status == 403 {
+			errorOf(t, w)
+		}
+	}
+	// SDKs cannot do without a key.
+	if w := serve(h, local("GET", pathTxns, "Authorization", "Bearer sk_test_any")); w.Code != 200 {
+		t.Errorf("a key where none is configured: %d", w.Code)
+	}
+	// Keys that are all empty are a fault, not an open door.
+	h = New(Options{Reader: world(t), Keys: []Key{{}}})
+	for _, a := range []string{"", "Bearer ", "Basic Og==", "Bearer x"} {
+		if w := serve(h, local("GET", pathTxns, "Authorization", a)); w.Code != 401 {
+			t.Errorf("%q against an empty key: %d", a, w.Code)
+		}
+	}
+}
+
+// The place where a wrong key differs must not show in the time to refuse it.
+// The fastest of many short runs, taken in turns, is what is left when a busy
+// machine is taken out.
+func TestFlatTiming(t *testing.T) {
+	t.Parallel()
+	key := strings.Repeat("k", 64)
+	ring := newKeyring([]Key{{Secret: key}})
+	guesses := [2]string{"x" + key[1:], key[:63] + "x"}
+	best := [2]time.Duration{time.Hour, time.Hour}
+	const runs, guessesPerRun = 1000, 100
+	for range runs {
+		for i, guess := range guesses {
+			began := time.Now()
+			for range guessesPerRun {
+				if ring.access(guess) != accessNone {
+					t.Fatal("let in")
+				}
+			}
+			best[i] = min(best[i], time.Since(began)/guessesPerRun)
+		}
+	}
+	if d := (best[0] - best[1]).Abs(); d > time.Microsecond {
+		t.Errorf("%v against %v", best[0], best[1])
+	}
+}

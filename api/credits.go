@@ -1,0 +1,128 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/creditmirror/creditmirror/mirror"
+)
+
+// creditsURL is the url of both lists of billing credits: Stripe gives the
+// transactions the url of the grants, and SDKs do not follow it.
+const creditsURL = "/v1/billing/credit_grants"
+
+func listGrants(ctx context.Context, c *call) (any, error) {
+	customer := c.query.values["customer"]
+	if customer != "" && !mirror.ValidCustomerID(customer) {
+		return nil, errMissing(http.StatusBadRequest, nameCustomer, customer, "customer")
+	}
+	s, err := readPage(c, customer, http.StatusBadRequest, nameGrant,
+		func(p mirror.Page) (mirror.Slice[mirror.CreditGrant], error) {
+			return c.reader.Grants(ctx, c.account, customer, p)
+		})
+	if err != nil {
+		return nil, err
+	}
+	return renderList(ctx, c, creditsURL, s, renderGrant)
+}
+
+func getGrant(ctx context.Context, c *call) (any, error) {
+	id := c.ids[0]
+	owner, err := c.grantOwner(ctx, id, http.StatusNotFound, "id")
+	if err != nil {
+		return nil, err
+	}
+	// Read before the grant, so that the grant is at least as fresh as this says.
+	syncedAt, err := c.creditsSyncedAt(ctx, owner)
+	if err != nil {
+		return nil, err
+	}
+	c.fresh.add(syncedAt)
+	g, err := c.reader.Grant(ctx, c.account, id)
+	if err != nil {
+		return nil, fmt.Errorf("read credit grant %s: %w", id, err)
+	}
+	return renderGrant(ctx, c, g)
+}
+
+// grantOwner reads whose a grant is that the request names; status and param are
+// for the refusal when there is no such grant.
+func (c *call) grantOwner(ctx context.Context, id string, status int, param string) (string, error) {
+	if !mirror.ValidGrantID(id) {
+		return "", errMissing(status, nameGrant, id, param)
+	}
+	owner, err := c.reader.GrantOwner(ctx, c.account, id)
+	switch {
+	case errors.Is(err, mirror.ErrNotFound):
+		return "", errMissing(status, nameGrant, id, param)
+	case err != nil:
+		return "", fmt.Errorf("read the owner of credit grant %s: %w", id, err)
+	}
+	return owner, nil
+}
+
+// creditsSyncedAt tells how fresh a customer's billing credits are; zero when
+// the mirror does not know.
+func (c *call) creditsSyncedAt(ctx context.Context, customer string) (time.Time, error) {
+	s, err := c.reader.CreditTransactions(ctx, c.account, customer, "", mirror.Page{Limit: 1})
+	if err != nil && !errors.Is(err, mirror.ErrNotFound) {
+		return time.Time{}, fmt.Errorf("read the freshness of the credits of %s: %w", customer, err)
+	}
+	return s.SyncedAt, nil
+}
+
+// listCreditTransactions needs a customer, as Stripe does, or a grant, which
+// leads to one.
+func listCreditTransactions(ctx context.Context, c *call) (any, error) {
+	customer, grant := c.query.values["customer"], c.query.values["credit_grant"]
+	if customer == "" && grant == "" {
+		return nil, errMissingParam("customer")
+	}
+	if customer != "" && !mirror.ValidCustomerID(customer) {
+		return nil, errMissing(http.StatusBadRequest, nameCustomer, customer, "customer")
+	}
+	owner := customer
+	if grant != "" {
+		var err error
+		if owner, err = c.grantOwner(ctx, grant, http.StatusBadRequest, "credit_grant"); err != nil {
+			return nil, err
+		}
+		if customer != "" && owner != customer {
+			return nil, errMissing(http.StatusBadRequest, nameGrant, grant, "credit_grant")
+		}
+	}
+	s, err := readPage(c, customer, http.StatusBadRequest, nameCreditTransaction,
+		func(p mirror.Page) (mirror.Slice[mirror.CreditTransaction], error) {
+			return c.reader.CreditTransactions(ctx, c.account, owner, grant, p)
+		})
+	if err != nil {
+		return nil, err
+	}
+	return renderList(ctx, c, creditsURL, s, renderCreditTransaction)
+}
+
+func getCreditTransaction(ctx context.Context, c *call) (any, error) {
+	id := c.ids[0]
+	missing := errMissing(http.StatusNotFound, nameCreditTransaction, id, "id")
+	if !validID(id) {
+		return nil, missing
+	}
+	t, err := c.reader.CreditTransaction(ctx, c.account, id)
+	switch {
+	case errors.Is(err, mirror.ErrNotFound):
+		return nil, missing
+	case err != nil:
+		return nil, fmt.Errorf("read credit balance transaction %s: %w", id, err)
+	}
+	// The row never changes, so a sync since it was read proves it as well. A grant
+	// to be expanded is read after this.
+	syncedAt, err := c.creditsSyncedAt(ctx, t.Customer)
+	if err != nil {
+		return nil, err
+	}
+	c.fresh.add(syncedAt)
+	return renderCreditTransaction(ctx, c, t)
+}

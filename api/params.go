@@ -1,0 +1,140 @@
+package api
+
+import (
+	"net/http"
+	"net/url"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/creditmirror/creditmirror/mirror"
+)
+
+// Parameters that several operations take.
+const (
+	paramLimit  = "limit"
+	paramAfter  = "starting_after"
+	paramBefore = "ending_before"
+	paramExpand = "expand[]"
+)
+
+const (
+	defaultLimit = 10
+	maxLimit     = 100
+	// maxElements bounds each array. The longest sensible expand[] has four.
+	maxElements = 100
+)
+
+// query is a parsed query string that holds nothing the operation does not know.
+type query struct {
+	values map[string]string
+	arrays map[string][]string
+}
+
+// index is one place in an array: [] or [7].
+var index = regexp.MustCompile(`\[\d{0,6}\]`)
+
+// parse checks the query and puts what it says into c.
+func (rt *route) parse(raw string, c *call) error {
+	q, err := parseQuery(raw, rt.params, rt.arrays)
+	if err != nil {
+		return err
+	}
+	c.query = q
+	if rt.rows != "" {
+		if c.page, err = q.page(rt.rows); err != nil {
+			return err
+		}
+	}
+	tree, err := parseExpand(q.arrays[paramExpand], rt.expand)
+	if err != nil {
+		return err
+	}
+	if rt.rows != "" {
+		tree = tree["data"]
+	}
+	c.expand = tree
+	return nil
+}
+
+// parseQuery reads a query in order, so that of several faults always the first
+// is reported. params are names of single values; arrays are names in which []
+// stands for an index.
+func parseQuery(raw string, params, arrays []string) (query, error) {
+	q := query{values: map[string]string{}, arrays: map[string][]string{}}
+	seen := map[string]bool{}
+	for pair := range strings.SplitSeq(raw, "&") {
+		if pair == "" {
+			continue
+		}
+		name, value, _ := strings.Cut(pair, "=")
+		name, err1 := url.QueryUnescape(name)
+		value, err2 := url.QueryUnescape(value)
+		if err1 != nil || err2 != nil {
+			return query{}, errInvalid("", "", "Invalid query string: it is not properly encoded.")
+		}
+		general := index.ReplaceAllString(name, "[]")
+		array := slices.Contains(arrays, general)
+		switch {
+		case !array && slices.Contains(arrays, name+"[]"):
+			return query{}, errInvalid("", name, "Invalid array")
+		case !array && !slices.Contains(params, name):
+			return query{}, errUnknownParam(name)
+		case seen[name] && !strings.Contains(name, "[]"):
+			return query{}, errInvalid("", name, "You passed '%s' more than once.", name)
+		case value == "":
+			return query{}, errEmptyParam(name)
+		case !array:
+			q.values[name] = value
+		case len(q.arrays[general]) == maxElements:
+			return query{}, errInvalid("", general, "This array may have at most %d elements.", maxElements)
+		default:
+			q.arrays[general] = append(q.arrays[general], value)
+		}
+		seen[name] = true
+	}
+	return q, nil
+}
+
+// decimal tells integers from what strconv would also read.
+var decimal = regexp.MustCompile(`^-?[0-9]+$`)
+
+// page reads the paging parameters of a list of what rows names.
+func (q query) page(rows string) (mirror.Page, error) {
+	p := mirror.Page{Limit: defaultLimit, After: q.values[paramAfter], Before: q.values[paramBefore]}
+	if s, ok := q.values[paramLimit]; ok {
+		if !decimal.MatchString(s) {
+			return p, errInvalid("parameter_invalid_integer", paramLimit, "Invalid integer: %s", clip(s))
+		}
+		// Out of range, n is the nearest end of the range: both are refused below.
+		n, _ := strconv.ParseInt(s, 10, 32)
+		switch {
+		case n > maxLimit:
+			return p, errInvalid("", paramLimit, "This value must be less than or equal to %d.", maxLimit)
+		case n < 1:
+			return p, errInvalid("", paramLimit, "This value must be greater than or equal to 1.")
+		}
+		p.Limit = int(n)
+	}
+	if p.After != "" && p.Before != "" {
+		return p, errInvalid("", paramBefore, "You can only specify one of %s and %s, not both.", paramAfter, paramBefore)
+	}
+	if cursor := p.After + p.Before; cursor != "" && !validID(cursor) {
+		return p, errCursor(rows, p)
+	}
+	return p, nil
+}
+
+// errCursor says that the list has no row of the cursor's id.
+func errCursor(rows string, p mirror.Page) *apiError {
+	if p.Before != "" {
+		return errMissing(http.StatusBadRequest, rows, p.Before, paramBefore)
+	}
+	return errMissing(http.StatusBadRequest, rows, p.After, paramAfter)
+}
+
+var anyID = regexp.MustCompile(`^[A-Za-z0-9_]{1,160}$`)
+
+// validID tells whether id can be one of any object of Stripe's.
+func validID(id string) bool { return anyID.MatchString(id) }
