@@ -237,7 +237,8 @@ func newBench(t testing.TB, change func(*bench, *Options)) *bench {
 		queue: &fakeQueue{}, inbox: &fakeInbox{}, letters: &fakeLetters{}, registry: prometheus.NewPedanticRegistry(),
 	}
 	o := Options{
-		Verify: verify, Queue: b.queue, Inbox: b.inbox, DeadLetters: b.letters, APIVersion: apiVersion,
+		Livemode: func(live bool) bool { return !live },
+		Verify:   verify, Queue: b.queue, Inbox: b.inbox, DeadLetters: b.letters, APIVersion: apiVersion,
 		Registerer: b.registry, Log: zap.NewNop(), Now: func() time.Time { return testClock },
 	}
 	if change != nil {

@@ -54,9 +54,10 @@ type Options struct {
 	// Inbox is nil where events go to the queue alone.
 	Inbox       Inbox
 	DeadLetters DeadLetters
-	// Livemode is the mode of the API key. Events of the other mode are ignored:
-	// the key could not read what they name.
-	Livemode bool
+	// Livemode tells whether events of a mode are taken: those of the other mode
+	// than the API key's are not, since the key could not read what they name.
+	// Defaults to both modes.
+	Livemode func(livemode bool) bool
 	// Accounts tells whether a connected account's events are taken. It is not
 	// asked for the platform's own, which always are. Defaults to none.
 	Accounts func(account string) bool
@@ -98,6 +99,9 @@ func (o *Options) fill() error {
 	need(o.Log != nil, "Log")
 	if o.Accounts == nil {
 		o.Accounts = func(string) bool { return false }
+	}
+	if o.Livemode == nil {
+		o.Livemode = func(bool) bool { return true }
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -317,7 +321,7 @@ func (rc *Receiver) refuse(a answer) answer {
 
 // take makes a readable event durable, if it is ours.
 func (rc *Receiver) take(e mirror.Event) answer {
-	if e.Livemode != rc.opts.Livemode {
+	if !rc.opts.Livemode(e.Livemode) {
 		return answerOtherMode
 	}
 	if e.Account != "" && !rc.opts.Accounts(e.Account) {
