@@ -48,7 +48,8 @@ type BalanceTransaction struct {
 	// Position orders the rows of one (account, customer, currency) as the chain
 	// runs, from 1 at the oldest; 0 while the place is not proven.
 	Position int64
-	// Raw is Stripe's JSON with customer as an id.
+	// Raw is Stripe's JSON with customer as an id. Databases that parse JSON keep its
+	// numbers by value, not as they were written.
 	Raw json.RawMessage
 }
 

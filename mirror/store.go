@@ -219,8 +219,8 @@ type CustomerView struct {
 
 // CreditSummary is a customer's billing credits per currency.
 type CreditSummary struct {
-	// Balances per currency: Ledger is the sum of the rows held, Available is
-	// Stripe's own figure from SummaryAt (zero time: never read).
+	// Balances per currency: Ledger is the sum of the rows held; Available is
+	// Stripe's own figure when the summary was last read, moved by the rows since.
 	Balances map[string]CreditBalance
 	Livemode bool
 	SyncedAt time.Time

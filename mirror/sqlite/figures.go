@@ -10,7 +10,8 @@ import (
 
 const (
 	lastAnswered  = `SELECT created, applied_at FROM stripe_events WHERE pending_scopes = 0 AND applied_at IS NOT NULL ORDER BY created DESC LIMIT ?1`
-	countUnsynced = `SELECT count(*) FROM sync_state WHERE account = ?1 AND NOT history_complete`
+	countUnsynced = `SELECT count(*) FROM sync_state AS s WHERE s.account = ?1 AND NOT s.history_complete
+  AND NOT EXISTS (SELECT 1 FROM customers AS c WHERE c.account = s.account AND c.id = s.customer AND c.deleted)`
 )
 
 // Freshness tells, for the last answered events, the time from their creation to

@@ -1,0 +1,177 @@
+package postgres
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/creditmirror/creditmirror/mirror"
+)
+
+// commitment is what every committed sync writes beside its rows.
+type commitment struct {
+	target     mirror.Target
+	eventSeq   int64
+	observedAt time.Time
+	events     []mirror.EventRef
+	state      mirror.SyncState
+	open       []mirror.Finding
+	close      []mirror.DriftKind
+	changes    []change
+	livemode   bool
+}
+
+// change is a row of the change feed.
+type change struct{ table, id, op string }
+
+const (
+	opInsert = "insert"
+	opUpdate = "update"
+)
+
+const (
+	insertChanges = `INSERT INTO creditmirror.changes (account, customer, table_name, id, op)
+SELECT $1, $2, u.table_name, u.id, u.op
+FROM unnest($3::text[], $4::text[], $5::text[]) WITH ORDINALITY AS u (table_name, id, op, n) ORDER BY u.n`
+
+	closeFindings = `UPDATE creditmirror.drift_findings SET repaired_at = now(), synced_at = now()
+WHERE account = $1 AND customer = $2 AND scope = $3 AND kind = ANY ($4::text[]) AND repaired_at IS NULL`
+
+	openFindings = `INSERT INTO creditmirror.drift_findings (account, id, kind, customer, scope, currency, object, expected, actual, cause, found_at)
+SELECT $1, u.id, u.kind, u.customer, u.scope, u.currency, u.object, u.expected, u.actual, u.cause, coalesce(u.found_at, now())
+FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[], $11::timestamptz[])
+  AS u (id, kind, customer, scope, currency, object, expected, actual, cause, found_at)
+ORDER BY u.customer COLLATE "C", u.kind COLLATE "C", u.currency COLLATE "C", u.object COLLATE "C"
+ON CONFLICT (account, customer, kind, currency, object) WHERE repaired_at IS NULL DO NOTHING
+RETURNING id, found_at`
+
+	// answerWaiting marks what the inbox knew when the sync began. Rows are locked
+	// in the order of their keys, as everywhere else.
+	answerWaiting = `WITH waiting AS (
+  SELECT account, id FROM creditmirror.stripe_events
+  WHERE account = $1 AND customer = $2 AND seq <= $4 AND pending_scopes <> 0 AND pending_scopes & $3::integer <> 0
+  ORDER BY account, id FOR UPDATE
+)
+UPDATE creditmirror.stripe_events AS e SET
+  pending_scopes = e.pending_scopes & ~$3::integer,
+  applied_at = CASE WHEN e.pending_scopes & ~$3::integer = 0 THEN now() END,
+  synced_at = now()
+FROM waiting WHERE e.account = waiting.account AND e.id = waiting.id
+RETURNING e.id, e.created, coalesce(e.object, ''), e.type`
+
+	// answerKnown marks events that the caller knows to be answered; those the
+	// inbox never had are recorded as answered, so that nobody asks for them again.
+	answerKnown = `INSERT INTO creditmirror.stripe_events AS e
+  (account, id, type, customer, object, pending_scopes, livemode, created, applied_at)
+SELECT $1, u.id, u.type, $2, nullif(u.object, ''), 0, $4, u.created, now()
+FROM unnest($5::text[], $6::text[], $7::text[], $8::timestamptz[]) AS u (id, type, object, created)
+ORDER BY u.id COLLATE "C"
+ON CONFLICT (account, id) DO UPDATE SET
+  pending_scopes = e.pending_scopes & ~$3::integer,
+  applied_at = CASE WHEN e.pending_scopes & ~$3::integer = 0 THEN now() END,
+  synced_at = now()
+WHERE e.pending_scopes & $3::integer <> 0
+RETURNING e.id, e.created, coalesce(e.object, ''), e.type`
+
+	dropTargetLetter = `DELETE FROM creditmirror.dead_letters WHERE account = $1 AND customer = $2 AND scope = $3`
+)
+
+// queue queues the writes; what they did is added to applied.
+func (c *commitment) queue(b *pgx.Batch, applied *mirror.Applied) {
+	t, st := c.target, c.state
+	b.Queue(writeState, t.Account, t.ID, string(t.Scope), st.Epoch, optTime(c.observedAt), st.HistoryComplete, optTime(st.CompleteTo),
+		clean(st.Walk.Cursor), optTime(st.Walk.Top), st.Walk.Full, st.Disproved)
+	if len(c.changes) > 0 {
+		b.Queue(insertChanges, t.Account, t.ID,
+			column(c.changes, func(c *change) string { return c.table }),
+			column(c.changes, func(c *change) string { return c.id }),
+			column(c.changes, func(c *change) string { return c.op }))
+	}
+	if len(c.close) > 0 {
+		b.Queue(closeFindings, t.Account, t.ID, string(t.Scope), column(c.close, func(k *mirror.DriftKind) string { return string(*k) }))
+	}
+	queueFindings(b, t.Account, c.open, func(f mirror.Finding) { applied.Findings = append(applied.Findings, f) })
+	c.queueEvents(b, applied)
+	b.Queue(dropTargetLetter, t.Account, t.ID, string(t.Scope))
+}
+
+func (c *commitment) queueEvents(b *pgx.Batch, applied *mirror.Applied) {
+	t := c.target
+	collect := func(rows pgx.Rows) error {
+		for rows.Next() {
+			var e mirror.EventRef
+			if err := rows.Scan(&e.ID, &e.Created, &e.Object, &e.Type); err != nil {
+				return err
+			}
+			applied.Answered = append(applied.Answered, e)
+		}
+		return rows.Err()
+	}
+	if c.eventSeq > 0 {
+		b.Queue(answerWaiting, t.Account, t.ID, scopeBit(t.Scope), c.eventSeq).Query(collect)
+	}
+	if len(c.events) == 0 {
+		return
+	}
+	known := slices.Clone(c.events)
+	slices.SortStableFunc(known, func(a, b mirror.EventRef) int { return strings.Compare(a.ID, b.ID) })
+	known = slices.CompactFunc(known, func(a, b mirror.EventRef) bool { return a.ID == b.ID })
+	b.Queue(answerKnown, t.Account, t.ID, scopeBit(t.Scope), c.livemode,
+		column(known, func(e *mirror.EventRef) string { return clean(e.ID) }),
+		column(known, func(e *mirror.EventRef) string { return clean(e.Type) }),
+		column(known, func(e *mirror.EventRef) string { return clean(e.Object) }),
+		column(known, func(e *mirror.EventRef) time.Time { return e.Created })).Query(collect)
+}
+
+// queueFindings queues findings of one account; opened is told of each that was
+// not open before.
+func queueFindings(b *pgx.Batch, account string, findings []mirror.Finding, opened func(mirror.Finding)) {
+	if len(findings) == 0 {
+		return
+	}
+	ids := make([]string, len(findings))
+	byID := make(map[string]mirror.Finding, len(findings))
+	for i, f := range findings {
+		ids[i] = "drift_" + strings.ReplaceAll(uuid.NewString(), "-", "")
+		byID[ids[i]] = f
+	}
+	text := func(field func(*mirror.Finding) string) []string {
+		return column(findings, func(f *mirror.Finding) string { return clean(field(f)) })
+	}
+	b.Queue(openFindings, account, ids,
+		text(func(f *mirror.Finding) string { return string(f.Kind) }),
+		text(func(f *mirror.Finding) string { return f.Customer }),
+		text(func(f *mirror.Finding) string { return string(f.Scope) }),
+		text(func(f *mirror.Finding) string { return f.Currency }),
+		text(func(f *mirror.Finding) string { return f.Object }),
+		text(func(f *mirror.Finding) string { return f.Expected }),
+		text(func(f *mirror.Finding) string { return f.Actual }),
+		text(func(f *mirror.Finding) string { return f.Cause }),
+		column(findings, func(f *mirror.Finding) optTime { return optTime(f.FoundAt) }),
+	).Query(func(rows pgx.Rows) error {
+		for rows.Next() {
+			var id string
+			var at time.Time
+			if err := rows.Scan(&id, &at); err != nil {
+				return err
+			}
+			f := byID[id]
+			f.FoundAt = at
+			opened(f)
+		}
+		return rows.Err()
+	})
+}
+
+// rewritten recognises the refusal of a row that is new to the plan but held
+// already: then its time of creation has changed, and that cannot be.
+func rewritten(err error) error {
+	if sqlState(err) == "23505" {
+		return fmt.Errorf("%w: a row that is held came back with another time: %w", mirror.ErrLedgerRewritten, err)
+	}
+	return err
+}

@@ -1,0 +1,258 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/creditmirror/creditmirror/mirror"
+)
+
+const (
+	heldCreditsInSpans = `SELECT t.id, t."grant", t.currency, t.amount, t.created, t.digest
+FROM unnest($3::timestamptz[], $4::timestamptz[]) AS span (first, last)
+JOIN creditmirror.credit_balance_transactions AS t
+  ON t.account = $1 AND t.customer = $2 AND t.created >= span.first AND t.created <= span.last`
+
+	heldSums = `SELECT "grant", max(currency), greatest(least(sum(amount), 9223372036854775807), -9223372036854775808)::bigint
+FROM creditmirror.credit_balance_transactions WHERE account = $1 AND customer = $2 GROUP BY "grant"`
+
+	heldGrantRows = `SELECT id, customer, coalesce(amount, 0), coalesce(currency, ''), digest,
+  applicability_config #>> '{scope,price_type}' IS NOT DISTINCT FROM 'metered'
+FROM creditmirror.credit_grants WHERE account = $1 AND (customer = $2 OR id = ANY ($3::text[])) ORDER BY id`
+
+	heldSummary = `SELECT currency, ledger_balance, available_balance
+FROM creditmirror.credit_balance_summaries WHERE account = $1 AND customer = $2`
+
+	customerMode = `SELECT livemode FROM creditmirror.customers WHERE account = $1 AND id = $2`
+
+	insertCredits = `INSERT INTO creditmirror.credit_balance_transactions
+  (account, customer, id, "grant", type, credit_type, debit_type, currency, amount, invoice, invoice_line_item,
+   effective_at, created, livemode, test_clock, raw, digest)
+SELECT $1, $2, u.id, u.grant_id, u.type, u.credit_type, u.debit_type, u.currency, u.amount, u.invoice, u.invoice_line_item,
+  u.effective_at, u.created, u.livemode, u.test_clock, u.raw::jsonb, u.digest
+FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::bigint[], $10::text[], $11::text[],
+    $12::timestamptz[], $13::timestamptz[], $14::boolean[], $15::text[], $16::text[], $17::text[])
+  AS u (id, grant_id, type, credit_type, debit_type, currency, amount, invoice, invoice_line_item,
+    effective_at, created, livemode, test_clock, raw, digest)`
+
+	updateCredits = `UPDATE creditmirror.credit_balance_transactions AS t SET
+  credit_type = u.credit_type, debit_type = u.debit_type, invoice = u.invoice, invoice_line_item = u.invoice_line_item,
+  effective_at = u.effective_at, test_clock = u.test_clock, raw = u.raw::jsonb, digest = u.digest, synced_at = now()
+FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::timestamptz[], $9::text[], $10::text[], $11::text[])
+  AS u (id, credit_type, debit_type, invoice, invoice_line_item, effective_at, test_clock, raw, digest)
+WHERE t.account = $1 AND t.customer = $2 AND t.id = u.id`
+
+	writeSummary = `INSERT INTO creditmirror.credit_balance_summaries (account, customer, currency, available_balance, ledger_balance)
+SELECT $1, $2, u.currency, u.available_balance, u.ledger_balance
+FROM unnest($3::text[], $4::bigint[], $5::bigint[]) AS u (currency, available_balance, ledger_balance)
+ON CONFLICT (account, customer, currency) DO UPDATE SET
+  available_balance = excluded.available_balance, ledger_balance = excluded.ledger_balance, synced_at = now()`
+)
+
+// ApplyCredits commits one sync of the billing credits.
+func (s *Store) ApplyCredits(ctx context.Context, snap mirror.CreditsSnapshot) (mirror.Applied, error) {
+	snap = cleanCredits(snap)
+	var held mirror.CreditsHeld
+	var livemode bool
+	var applied mirror.Applied
+	err := s.transact(ctx, func(b *pgx.Batch) {
+		held, applied = mirror.CreditsHeld{}, mirror.Applied{}
+		queueHeldCredits(b, snap, &held, &livemode)
+	}, func(b *pgx.Batch) error {
+		plan, err := mirror.PlanCredits(snap, held)
+		if err != nil {
+			return err
+		}
+		queueCreditsPlan(b, snap, held, plan, livemode, &applied)
+		return nil
+	})
+	if err != nil {
+		return mirror.Applied{}, fmt.Errorf("apply %s, epoch %d: %w", snap.Target, snap.Epoch, rewritten(err))
+	}
+	applied.Answered = distinct(applied.Answered)
+	return applied, nil
+}
+
+func queueHeldCredits(b *pgx.Batch, snap mirror.CreditsSnapshot, held *mirror.CreditsHeld, livemode *bool) {
+	t := snap.Target
+	queueFence(b, t, snap.Epoch, &held.State)
+	b.Queue(customerState, t.Account, t.ID).QueryRow(func(row pgx.Row) error {
+		err := row.Scan(&held.State.Deleted)
+		held.State.CustomerHeld = err == nil
+		held.State.EventSeq = snap.EventSeq
+		return absent(err)
+	})
+	*livemode = snapshotMode(snap)
+	b.Queue(customerMode, t.Account, t.ID).QueryRow(func(row pgx.Row) error {
+		var live bool
+		err := row.Scan(&live)
+		*livemode = *livemode || live
+		return absent(err)
+	})
+	if spans := snap.Spans(); len(spans) > 0 {
+		b.Queue(heldCreditsInSpans, t.Account, t.ID, column(spans, spanFrom), column(spans, spanTo)).Query(func(rows pgx.Rows) (err error) {
+			held.Rows, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (r mirror.HeldCredit, err error) {
+				err = row.Scan(&r.ID, &r.Grant, &r.Currency, &r.Amount, &r.Created, &r.Digest)
+				return r, err
+			})
+			held.Rows = distinctBy(held.Rows, func(r mirror.HeldCredit) string { return r.ID })
+			return err
+		})
+	}
+	b.Queue(heldSums, t.Account, t.ID).Query(func(rows pgx.Rows) error {
+		held.Sums = map[string]mirror.GrantSum{}
+		var id string
+		var sum mirror.GrantSum
+		_, err := pgx.ForEachRow(rows, []any{&id, &sum.Currency, &sum.Sum}, func() error {
+			held.Sums[id] = sum
+			return nil
+		})
+		return err
+	})
+	b.Queue(heldGrantRows, t.Account, t.ID, grantIDs(snap)).Query(func(rows pgx.Rows) error {
+		held.Grants = map[string]mirror.HeldGrantRow{}
+		var id string
+		var g mirror.HeldGrantRow
+		var metered bool
+		_, err := pgx.ForEachRow(rows, []any{&id, &g.Customer, &g.Amount, &g.Currency, &g.Digest, &metered}, func() error {
+			held.Grants[id] = g
+			if g.Customer == t.ID {
+				held.State.Grants = append(held.State.Grants, mirror.HeldGrant{ID: id, Metered: metered})
+			}
+			return nil
+		})
+		return err
+	})
+	b.Queue(heldSummary, t.Account, t.ID).Query(func(rows pgx.Rows) error {
+		held.Summary = map[string]mirror.CreditBalance{}
+		var currency string
+		var balance mirror.CreditBalance
+		_, err := pgx.ForEachRow(rows, []any{&currency, &balance.Ledger, &balance.Available}, func() error {
+			held.Summary[currency] = balance
+			return nil
+		})
+		return err
+	})
+}
+
+// snapshotMode tells whether anything in the snapshot lives in live mode, which
+// the references of events do not tell.
+func snapshotMode(snap mirror.CreditsSnapshot) bool {
+	if len(snap.Grants) > 0 {
+		return snap.Grants[0].Livemode
+	}
+	for _, w := range snap.Windows {
+		if len(w.Rows) > 0 {
+			return w.Rows[0].Livemode
+		}
+	}
+	return false
+}
+
+// grantIDs are the grants that a snapshot speaks of.
+func grantIDs(snap mirror.CreditsSnapshot) []string {
+	ids := map[string]bool{}
+	for _, g := range snap.Grants {
+		ids[g.ID] = true
+	}
+	for _, w := range snap.Windows {
+		for _, r := range w.Rows {
+			ids[r.Grant] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(ids))
+}
+
+func queueCreditsPlan(b *pgx.Batch, snap mirror.CreditsSnapshot, held mirror.CreditsHeld, plan mirror.CreditsPlan, livemode bool, applied *mirror.Applied) {
+	t := snap.Target
+	c := commitment{
+		target: t, eventSeq: snap.EventSeq, observedAt: snap.ObservedAt, events: snap.Events,
+		state: plan.State, open: plan.Open, close: plan.Close, livemode: livemode,
+	}
+	if len(plan.Grants) > 0 {
+		grants := sortedGrants(plan.Grants)
+		queueGrants(b, writeGrants, t.Account, grants)
+		for _, g := range grants {
+			if _, ok := held.Grants[g.ID]; ok {
+				c.changes = append(c.changes, change{"credit_grants", g.ID, opUpdate})
+			} else {
+				c.changes = append(c.changes, change{"credit_grants", g.ID, opInsert})
+			}
+		}
+	}
+	for rows := range slices.Chunk(plan.Insert, rowsPerStatement) {
+		queueInsertCredits(b, t, rows)
+	}
+	for rows := range slices.Chunk(plan.Update, rowsPerStatement) {
+		queueUpdateCredits(b, t, rows)
+	}
+	for _, r := range plan.Insert {
+		c.changes = append(c.changes, change{"credit_balance_transactions", r.ID, opInsert})
+	}
+	for _, r := range plan.Update {
+		c.changes = append(c.changes, change{"credit_balance_transactions", r.ID, opUpdate})
+	}
+	applied.Inserted += len(plan.Insert)
+	applied.Updated += len(plan.Update)
+	if len(plan.Summary) > 0 {
+		currencies := slices.Sorted(maps.Keys(plan.Summary))
+		b.Queue(writeSummary, t.Account, t.ID, currencies,
+			column(currencies, func(currency *string) int64 { return plan.Summary[*currency].Available }),
+			column(currencies, func(currency *string) int64 { return plan.Summary[*currency].Ledger }))
+		for _, currency := range currencies {
+			op := opInsert
+			if _, ok := held.Summary[currency]; ok {
+				op = opUpdate
+			}
+			c.changes = append(c.changes, change{"credit_balance_summaries", currency, op})
+		}
+	}
+	c.queue(b, applied)
+}
+
+func queueInsertCredits(b *pgx.Batch, t mirror.Target, rows []mirror.CreditTransaction) {
+	b.Queue(insertCredits, t.Account, t.ID,
+		column(rows, func(r *mirror.CreditTransaction) string { return r.ID }),
+		column(rows, func(r *mirror.CreditTransaction) string { return r.Grant }),
+		column(rows, func(r *mirror.CreditTransaction) string { return r.Type }),
+		column(rows, func(r *mirror.CreditTransaction) optText { return optText(r.CreditType) }),
+		column(rows, func(r *mirror.CreditTransaction) optText { return optText(r.DebitType) }),
+		column(rows, func(r *mirror.CreditTransaction) string { return r.Currency }),
+		column(rows, func(r *mirror.CreditTransaction) int64 { return r.Amount }),
+		column(rows, func(r *mirror.CreditTransaction) optText { return optText(r.Invoice) }),
+		column(rows, func(r *mirror.CreditTransaction) optText { return optText(r.InvoiceLineItem) }),
+		column(rows, func(r *mirror.CreditTransaction) optTime { return optTime(r.EffectiveAt) }),
+		column(rows, func(r *mirror.CreditTransaction) time.Time { return r.Created }),
+		column(rows, func(r *mirror.CreditTransaction) bool { return r.Livemode }),
+		column(rows, func(r *mirror.CreditTransaction) optText { return optText(r.TestClock) }),
+		column(rows, func(r *mirror.CreditTransaction) string { return objectJSON(r.Raw) }),
+		column(rows, func(r *mirror.CreditTransaction) string { return mirror.Digest(r.Raw) }))
+}
+
+func queueUpdateCredits(b *pgx.Batch, t mirror.Target, rows []mirror.CreditTransaction) {
+	b.Queue(updateCredits, t.Account, t.ID,
+		column(rows, func(r *mirror.CreditTransaction) string { return r.ID }),
+		column(rows, func(r *mirror.CreditTransaction) optText { return optText(r.CreditType) }),
+		column(rows, func(r *mirror.CreditTransaction) optText { return optText(r.DebitType) }),
+		column(rows, func(r *mirror.CreditTransaction) optText { return optText(r.Invoice) }),
+		column(rows, func(r *mirror.CreditTransaction) optText { return optText(r.InvoiceLineItem) }),
+		column(rows, func(r *mirror.CreditTransaction) optTime { return optTime(r.EffectiveAt) }),
+		column(rows, func(r *mirror.CreditTransaction) optText { return optText(r.TestClock) }),
+		column(rows, func(r *mirror.CreditTransaction) string { return objectJSON(r.Raw) }),
+		column(rows, func(r *mirror.CreditTransaction) string { return mirror.Digest(r.Raw) }))
+}
+
+// cleanCredits is cleanBalance for the other ledger.
+func cleanCredits(snap mirror.CreditsSnapshot) mirror.CreditsSnapshot {
+	snap.Windows = cleanWindows(snap.Windows, func(r *mirror.CreditTransaction) {
+		r.Raw = cleanJSON(r.Raw)
+		r.ID, r.Grant, r.Currency, r.Type = clean(r.ID), clean(r.Grant), clean(r.Currency), clean(r.Type)
+	})
+	snap.Grants = cleanGrants(snap.Grants)
+	return snap
+}

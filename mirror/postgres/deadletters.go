@@ -1,0 +1,105 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/creditmirror/creditmirror/mirror"
+)
+
+// keptEvents bounds the event ids of one letter.
+const keptEvents = 64
+
+const letterColumns = `account, id, customer, scope, reason, attempts, event_ids, payload, first_failed_at, last_failed_at, retry_at`
+
+const (
+	// saveLetter merges event ids: those held first, each once, the newest kept.
+	saveLetter = `INSERT INTO creditmirror.dead_letters AS held (` + letterColumns + `)
+VALUES ($1, $2, $3, $4, $5, $6, $7::jsonb, $8, $9, $10, $11)
+ON CONFLICT (account, id) DO UPDATE SET
+  customer = excluded.customer, scope = excluded.scope, reason = excluded.reason, attempts = excluded.attempts,
+  event_ids = (
+    SELECT coalesce(jsonb_agg(kept.id ORDER BY kept.n), '[]') FROM (
+      SELECT e.id, min(e.n) AS n
+      FROM jsonb_array_elements_text(held.event_ids || excluded.event_ids) WITH ORDINALITY AS e (id, n)
+      GROUP BY e.id ORDER BY min(e.n) DESC LIMIT $12
+    ) AS kept
+  ),
+  payload = excluded.payload, last_failed_at = excluded.last_failed_at, retry_at = excluded.retry_at, synced_at = now()`
+
+	lettersAfter = `SELECT ` + letterColumns + ` FROM creditmirror.dead_letters WHERE id > $1 ORDER BY id LIMIT $2`
+
+	// claimLetters skips what another replica is claiming at this moment.
+	claimLetters = `UPDATE creditmirror.dead_letters SET retry_at = $2, synced_at = now()
+WHERE retry_at <= $1 AND (account, id) IN (
+  SELECT account, id FROM creditmirror.dead_letters WHERE retry_at <= $1
+  ORDER BY retry_at, id LIMIT $3 FOR UPDATE SKIP LOCKED
+)
+RETURNING ` + letterColumns
+
+	dropLetter = `DELETE FROM creditmirror.dead_letters WHERE id = $1`
+)
+
+// SaveDeadLetter stores or renews a letter.
+func (s *Store) SaveDeadLetter(ctx context.Context, d mirror.DeadLetter) error {
+	events := distinctBy(slices.Clone(d.EventIDs), func(id string) string { return id })
+	events = events[max(0, len(events)-keptEvents):]
+	if events == nil {
+		events = []string{} // null is no list
+	}
+	err := s.once(ctx, func(b *pgx.Batch) {
+		b.Queue(saveLetter, d.Target.Account, d.ID, d.Target.ID, string(d.Target.Scope), clean(d.Reason), d.Attempts,
+			events, d.Payload, d.FirstFailedAt, d.LastFailedAt, optTime(d.RetryAt), keptEvents)
+	})
+	if err != nil {
+		return fmt.Errorf("save dead letter %s: %w", d.ID, err)
+	}
+	return nil
+}
+
+func scanLetter(row pgx.CollectableRow) (d mirror.DeadLetter, err error) {
+	err = row.Scan(&d.Target.Account, &d.ID, &d.Target.ID, &d.Target.Scope, &d.Reason, &d.Attempts, &d.EventIDs, &d.Payload,
+		&d.FirstFailedAt, &d.LastFailedAt, (*optTime)(&d.RetryAt))
+	return d, err
+}
+
+// DeadLetters lists letters by id.
+func (s *Store) DeadLetters(ctx context.Context, after string, limit int) ([]mirror.DeadLetter, error) {
+	list, err := query(ctx, s, scanLetter, lettersAfter, after, limit)
+	if err != nil {
+		return nil, fmt.Errorf("list dead letters after %q: %w", after, err)
+	}
+	return list, nil
+}
+
+// DueDeadLetters claims letters whose time has come.
+func (s *Store) DueDeadLetters(ctx context.Context, now, next time.Time, limit int) ([]mirror.DeadLetter, error) {
+	list, err := query(ctx, s, scanLetter, claimLetters, now, optTime(next), limit)
+	if err != nil {
+		return nil, fmt.Errorf("claim due dead letters: %w", err)
+	}
+	slices.SortFunc(list, func(a, b mirror.DeadLetter) int { return strings.Compare(a.ID, b.ID) })
+	return list, nil
+}
+
+// DropDeadLetter deletes a letter.
+func (s *Store) DropDeadLetter(ctx context.Context, id string) error {
+	var n int64
+	err := retry(ctx, func() error {
+		tag, err := s.pool.Exec(ctx, dropLetter, id)
+		n = tag.RowsAffected()
+		return err
+	})
+	if err == nil && n == 0 {
+		err = mirror.ErrNotFound
+	}
+	if err != nil {
+		return fmt.Errorf("drop dead letter %s: %w", id, err)
+	}
+	return nil
+}

@@ -1,0 +1,129 @@
+package postgres
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/pressly/goose/v3"
+	"github.com/pressly/goose/v3/lock"
+
+	"github.com/creditmirror/creditmirror/mirror"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+const (
+	versionTable = "creditmirror.goose_db_version"
+	// migrationLock is the advisory lock that replicas take in turn to migrate.
+	migrationLock int64 = 0x6372656469746d72 // "creditmr"
+	// migrationLockWait is how many times, a second apart, a replica asks for the
+	// lock before it gives up.
+	migrationLockWait = 600
+	// migrationLockTimeout keeps a migration from blocking everybody else while it
+	// waits behind a long transaction: it gives up its place and asks again.
+	migrationLockTimeout = 2 * time.Second
+	migrationAttempts    = 10
+)
+
+const (
+	schemaExists = `SELECT to_regnamespace('creditmirror') IS NOT NULL`
+	createSchema = `CREATE SCHEMA IF NOT EXISTS creditmirror`
+	heldVersion  = `SELECT coalesce(max(version_id), 0) FROM creditmirror.goose_db_version WHERE is_applied`
+)
+
+// Migrate brings the schema to this program's version. A migration that could
+// not get a table lock in time is rolled back and tried again.
+func (s *Store) Migrate(ctx context.Context) error {
+	files, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		return err
+	}
+	db := stdlib.OpenDB(*s.migration, stdlib.OptionAfterConnect(func(ctx context.Context, c *pgx.Conn) error {
+		return limitTimes(ctx, c, []timeLimit{
+			{"lock_timeout", migrationLockTimeout},
+			{"statement_timeout", 0}, // an index on a big table takes its time
+		})
+	}))
+	defer db.Close()
+	if err := ensureSchema(ctx, db); err != nil {
+		return fmt.Errorf("create schema creditmirror: %w", err)
+	}
+	locker, err := lock.NewPostgresSessionLocker(lock.WithLockID(migrationLock), lock.WithLockTimeout(1, migrationLockWait))
+	if err != nil {
+		return err
+	}
+	provider, err := goose.NewProvider(goose.DialectPostgres, db, files,
+		goose.WithTableName(versionTable), goose.WithSessionLocker(locker), goose.WithDisableGlobalRegistry(true))
+	if err != nil {
+		return fmt.Errorf("read the migrations: %w", err)
+	}
+	for attempt := 1; ; attempt++ {
+		_, err := provider.Up(ctx)
+		if err == nil {
+			return nil
+		}
+		if attempt == migrationAttempts || !retryable(err) {
+			return fmt.Errorf("migrate the database: %w", err)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("migrate the database: %w", err)
+		case <-time.After(migrationLockTimeout / 2):
+		}
+	}
+}
+
+// ensureSchema makes the schema that the version table lives in. It asks first,
+// because a role that may not create schemas can work in one made for it.
+func ensureSchema(ctx context.Context, db *sql.DB) error {
+	var exists bool
+	for {
+		if err := db.QueryRowContext(ctx, schemaExists).Scan(&exists); err != nil || exists {
+			return err
+		}
+		_, err := db.ExecContext(ctx, createSchema)
+		// IF NOT EXISTS does not see a schema that another replica is just making.
+		if state := sqlState(err); state != "23505" && state != "42P06" {
+			return err
+		}
+	}
+}
+
+// CheckSchema compares the database's version with the newest of this program.
+func (s *Store) CheckSchema(ctx context.Context) error {
+	want, err := ownVersion()
+	if err != nil {
+		return err
+	}
+	var have int64
+	err = s.pool.QueryRow(ctx, heldVersion).Scan(&have)
+	if state := sqlState(err); state == "42P01" || state == "3F000" { // no such table, no such schema
+		err = nil
+	}
+	switch {
+	case err != nil:
+		return fmt.Errorf("read the schema's version: %w", err)
+	case have < want:
+		return fmt.Errorf("%w: the database is at version %d, this program needs %d; run creditmirror migrate", mirror.ErrSchema, have, want)
+	case have > want:
+		return fmt.Errorf("%w: the database is at version %d, this program knows only %d; run a newer creditmirror", mirror.ErrSchema, have, want)
+	}
+	return nil
+}
+
+// ownVersion is the newest version among the embedded migrations.
+func ownVersion() (int64, error) {
+	names, err := fs.Glob(migrations, "migrations/*.sql")
+	if err != nil || len(names) == 0 {
+		return 0, errors.Join(errors.New("no migrations are built in"), err)
+	}
+	return goose.NumericComponent(names[len(names)-1])
+}

@@ -1,0 +1,198 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/creditmirror/creditmirror/mirror"
+)
+
+const sweepColumns = `account, name, state, watermark, started_at, last_success, last_found`
+
+const (
+	sweepByName = `SELECT ` + sweepColumns + ` FROM creditmirror.sweeps WHERE account = $1 AND name = $2`
+	allSweeps   = `SELECT ` + sweepColumns + ` FROM creditmirror.sweeps ORDER BY account, name`
+
+	saveSweep = `INSERT INTO creditmirror.sweeps (` + sweepColumns + `) VALUES ($1, $2, $3::text::jsonb, $4, $5, $6, $7)
+ON CONFLICT (account, name) DO UPDATE SET state = excluded.state, watermark = excluded.watermark, started_at = excluded.started_at,
+  last_success = excluded.last_success, last_found = excluded.last_found, synced_at = now()`
+)
+
+func scanSweep(row pgx.CollectableRow) (w mirror.Sweep, err error) {
+	err = row.Scan(&w.Account, &w.Name, &w.State, (*optTime)(&w.Watermark), (*optTime)(&w.StartedAt), (*optTime)(&w.LastSuccess), &w.LastFound)
+	return w, err
+}
+
+// Sweep loads one sweep's progress.
+func (s *Store) Sweep(ctx context.Context, account, name string) (mirror.Sweep, error) {
+	list, err := query(ctx, s, scanSweep, sweepByName, account, name)
+	if err != nil {
+		return mirror.Sweep{}, fmt.Errorf("read sweep %s: %w", name, err)
+	}
+	if len(list) == 0 {
+		return mirror.Sweep{Account: account, Name: name}, nil
+	}
+	return list[0], nil
+}
+
+// Sweeps lists all of them.
+func (s *Store) Sweeps(ctx context.Context) ([]mirror.Sweep, error) {
+	list, err := query(ctx, s, scanSweep, allSweeps)
+	if err != nil {
+		return nil, fmt.Errorf("list sweeps: %w", err)
+	}
+	return list, nil
+}
+
+// SaveSweep stores a sweep's progress.
+func (s *Store) SaveSweep(ctx context.Context, w mirror.Sweep) error {
+	err := s.once(ctx, func(b *pgx.Batch) {
+		b.Queue(saveSweep, w.Account, w.Name, optJSON(w.State), optTime(w.Watermark), optTime(w.StartedAt), optTime(w.LastSuccess), w.LastFound)
+	})
+	if err != nil {
+		return fmt.Errorf("save sweep %s: %w", w.Name, err)
+	}
+	return nil
+}
+
+const (
+	// acquireLease reads the clock and not the time of the transaction, which may
+	// have begun long before it got the row.
+	acquireLease = `INSERT INTO creditmirror.leases AS l (account, name, owner, expires_at)
+VALUES ('', $1, $2, clock_timestamp() + $3::bigint * interval '1 microsecond')
+ON CONFLICT (account, name) DO UPDATE SET owner = excluded.owner,
+  expires_at = clock_timestamp() + $3::bigint * interval '1 microsecond', synced_at = now()
+WHERE l.owner = excluded.owner OR l.expires_at <= clock_timestamp()
+RETURNING true`
+
+	releaseLease = `DELETE FROM creditmirror.leases WHERE account = '' AND name = $1 AND owner = $2`
+)
+
+// AcquireLease takes or renews a lease by the database's clock.
+func (s *Store) AcquireLease(ctx context.Context, name, owner string, ttl time.Duration) (bool, error) {
+	var held bool
+	err := retry(ctx, func() error {
+		err := s.pool.QueryRow(ctx, acquireLease, name, owner, ttl.Microseconds()).Scan(&held)
+		if errors.Is(err, pgx.ErrNoRows) {
+			held, err = false, nil
+		}
+		return err
+	})
+	if err != nil {
+		return false, fmt.Errorf("acquire lease %s: %w", name, err)
+	}
+	return held, nil
+}
+
+// ReleaseLease gives a lease back; one that another owner holds stays.
+func (s *Store) ReleaseLease(ctx context.Context, name, owner string) error {
+	err := s.once(ctx, func(b *pgx.Batch) { b.Queue(releaseLease, name, owner) })
+	if err != nil {
+		return fmt.Errorf("release lease %s: %w", name, err)
+	}
+	return nil
+}
+
+const (
+	seeAccount = `INSERT INTO creditmirror.accounts (account) SELECT $1::text
+WHERE NOT EXISTS (SELECT 1 FROM creditmirror.accounts WHERE account = $1) ON CONFLICT (account) DO NOTHING`
+
+	listAccounts = `SELECT account FROM creditmirror.accounts WHERE account <> '' ORDER BY account`
+)
+
+// SeeAccount remembers a connected account. It is called for every event, so one
+// that is known costs no write.
+func (s *Store) SeeAccount(ctx context.Context, account string) error {
+	err := s.once(ctx, func(b *pgx.Batch) { b.Queue(seeAccount, account) })
+	if err != nil {
+		return fmt.Errorf("remember account %s: %w", account, err)
+	}
+	return nil
+}
+
+// Accounts lists the connected accounts.
+func (s *Store) Accounts(ctx context.Context) ([]string, error) {
+	list, err := query(ctx, s, pgx.RowTo[string], listAccounts)
+	if err != nil {
+		return nil, fmt.Errorf("list accounts: %w", err)
+	}
+	return list, nil
+}
+
+// Both queries walk the index of incomplete histories, which is short once the
+// first copy is done; whoever stores a customer or a grant makes it known there.
+const (
+	unsyncedBalances = `SELECT s.customer FROM creditmirror.sync_state AS s
+JOIN creditmirror.customers AS c ON c.account = s.account AND c.id = s.customer AND NOT c.deleted
+WHERE s.account = $1 AND s.scope = 'balance' AND s.customer > $2 AND NOT s.history_complete
+  AND NOT EXISTS (SELECT 1 FROM creditmirror.dead_letters AS d
+    WHERE d.account = s.account AND d.customer = s.customer AND d.scope = s.scope)
+ORDER BY s.customer LIMIT $3`
+
+	// A grant may be known before its customer is.
+	unsyncedCredits = `SELECT s.customer FROM creditmirror.sync_state AS s
+WHERE s.account = $1 AND s.scope = 'credits' AND s.customer > $2 AND NOT s.history_complete
+  AND EXISTS (SELECT 1 FROM creditmirror.credit_grants AS g WHERE g.account = s.account AND g.customer = s.customer)
+  AND NOT EXISTS (SELECT 1 FROM creditmirror.customers AS c WHERE c.account = s.account AND c.id = s.customer AND c.deleted)
+  AND NOT EXISTS (SELECT 1 FROM creditmirror.dead_letters AS d
+    WHERE d.account = s.account AND d.customer = s.customer AND d.scope = s.scope)
+ORDER BY s.customer LIMIT $3`
+)
+
+// Unsynced lists customers whose history of the scope is not complete.
+func (s *Store) Unsynced(ctx context.Context, account string, scope mirror.Scope, after string, limit int) ([]string, error) {
+	statement := unsyncedBalances
+	if scope == mirror.ScopeCredits {
+		statement = unsyncedCredits
+	}
+	list, err := query(ctx, s, pgx.RowTo[string], statement, account, after, limit)
+	if err != nil {
+		return nil, fmt.Errorf("list unsynced customers after %q: %w", after, err)
+	}
+	return list, nil
+}
+
+const (
+	listIncarnations = `SELECT queue_partition, incarnation, high_water FROM creditmirror.queue_incarnations
+WHERE account = '' ORDER BY queue_partition`
+
+	saveIncarnation = `INSERT INTO creditmirror.queue_incarnations (account, queue_partition, incarnation, high_water)
+VALUES ('', $1, $2, $3)
+ON CONFLICT (account, queue_partition) DO UPDATE SET incarnation = excluded.incarnation, high_water = excluded.high_water, synced_at = now()`
+)
+
+// Incarnations lists the marks of the queue's partitions.
+func (s *Store) Incarnations(ctx context.Context) ([]mirror.Incarnation, error) {
+	list, err := query(ctx, s, func(row pgx.CollectableRow) (i mirror.Incarnation, err error) {
+		err = row.Scan(&i.Partition, &i.ID, &i.HighWater)
+		return i, err
+	}, listIncarnations)
+	if err != nil {
+		return nil, fmt.Errorf("list incarnations: %w", err)
+	}
+	return list, nil
+}
+
+// SaveIncarnation stores a partition's mark.
+func (s *Store) SaveIncarnation(ctx context.Context, i mirror.Incarnation) error {
+	err := s.once(ctx, func(b *pgx.Batch) { b.Queue(saveIncarnation, i.Partition, clean(i.ID), i.HighWater) })
+	if err != nil {
+		return fmt.Errorf("save the incarnation of partition %d: %w", i.Partition, err)
+	}
+	return nil
+}
+
+// OpenFinding records a difference, once while it is open.
+func (s *Store) OpenFinding(ctx context.Context, f mirror.Finding) error {
+	err := s.once(ctx, func(b *pgx.Batch) {
+		queueFindings(b, f.Account, []mirror.Finding{f}, func(mirror.Finding) {})
+	})
+	if err != nil {
+		return fmt.Errorf("open finding %s of %s: %w", f.Kind, f.Customer, err)
+	}
+	return nil
+}

@@ -1,0 +1,114 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/creditmirror/creditmirror/mirror"
+)
+
+// scopeBit is the bit of a ledger's scope in stripe_events.pending_scopes.
+func scopeBit(s mirror.Scope) int32 {
+	switch s {
+	case mirror.ScopeBalance:
+		return 1
+	case mirror.ScopeCredits:
+		return 2
+	}
+	return questionBit
+}
+
+// questionBit says that an event's question is still open.
+const questionBit int32 = 4
+
+const stateColumns = `epoch, history_complete, complete_to, walk_cursor, walk_top, walk_full, disproved, observed_at`
+
+const (
+	raiseEpoch = `INSERT INTO creditmirror.sync_state (account, customer, scope, epoch) VALUES ($1, $2, $3, 1)
+ON CONFLICT (account, customer, scope) DO UPDATE SET epoch = sync_state.epoch + 1, synced_at = now()
+RETURNING ` + stateColumns
+
+	// lockState is the fence: it finds the row only in its own epoch, and holds it
+	// against any newer one until the transaction ends.
+	lockState = `SELECT ` + stateColumns + ` FROM creditmirror.sync_state
+WHERE account = $1 AND customer = $2 AND scope = $3 AND epoch = $4 FOR UPDATE`
+
+	// writeState writes nothing when a commit is repeated. Clocks of two hosts
+	// differ; what readers are told of freshness never goes back all the same.
+	writeState = `UPDATE creditmirror.sync_state SET applied_epoch = $4, observed_at = greatest(observed_at, $5::timestamptz),
+  history_complete = $6, complete_to = $7, walk_cursor = $8, walk_top = $9, walk_full = $10, disproved = $11, synced_at = now()
+WHERE account = $1 AND customer = $2 AND scope = $3 AND epoch = $4
+  AND (applied_epoch, observed_at, history_complete, complete_to, walk_cursor, walk_top, walk_full, disproved) IS DISTINCT FROM
+    ($4::bigint, greatest(observed_at, $5::timestamptz), $6::boolean, $7::timestamptz, $8::text, $9::timestamptz, $10::boolean, $11::boolean)`
+
+	newestEvent = `SELECT coalesce(max(seq), 0) FROM creditmirror.stripe_events
+WHERE account = $1 AND customer = $2 AND pending_scopes <> 0 AND pending_scopes & $3::integer <> 0`
+
+	customerState = `SELECT deleted FROM creditmirror.customers WHERE account = $1 AND id = $2`
+
+	heldGrants = `SELECT id, applicability_config #>> '{scope,price_type}' IS NOT DISTINCT FROM 'metered'
+FROM creditmirror.credit_grants WHERE account = $1 AND customer = $2 ORDER BY id`
+)
+
+// BeginSync raises the target's epoch and reads what is held, in one round trip.
+// An event counts as recorded before the sync even if its transaction is still
+// open, provided a newer one was: seq is drawn after the event was received, so
+// that the reads which follow come after both.
+func (s *Store) BeginSync(ctx context.Context, t mirror.Target) (mirror.SyncState, error) {
+	var st mirror.SyncState
+	err := s.once(ctx, func(b *pgx.Batch) {
+		st = mirror.SyncState{}
+		b.Queue(raiseEpoch, t.Account, t.ID, string(t.Scope)).QueryRow(func(row pgx.Row) error {
+			return scanState(row, &st)
+		})
+		b.Queue(newestEvent, t.Account, t.ID, scopeBit(t.Scope)).QueryRow(func(row pgx.Row) error {
+			return row.Scan(&st.EventSeq)
+		})
+		b.Queue(customerState, t.Account, t.ID).QueryRow(func(row pgx.Row) error {
+			err := row.Scan(&st.Deleted)
+			st.CustomerHeld = err == nil
+			return absent(err)
+		})
+		if t.Scope == mirror.ScopeCredits {
+			b.Queue(heldGrants, t.Account, t.ID).Query(func(rows pgx.Rows) (err error) {
+				st.Grants, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (g mirror.HeldGrant, err error) {
+					err = row.Scan(&g.ID, &g.Metered)
+					return g, err
+				})
+				return err
+			})
+		}
+	})
+	if err != nil {
+		return mirror.SyncState{}, fmt.Errorf("begin the sync of %s: %w", t, err)
+	}
+	return st, nil
+}
+
+func scanState(row pgx.Row, st *mirror.SyncState) error {
+	return row.Scan(&st.Epoch, &st.HistoryComplete, (*optTime)(&st.CompleteTo), &st.Walk.Cursor,
+		(*optTime)(&st.Walk.Top), &st.Walk.Full, &st.Disproved, (*optTime)(&st.ObservedAt))
+}
+
+// queueFence queues the check that no newer sync of the target has begun; it
+// refuses with ErrFenced.
+func queueFence(b *pgx.Batch, t mirror.Target, epoch int64, st *mirror.SyncState) {
+	b.Queue(lockState, t.Account, t.ID, string(t.Scope), epoch).QueryRow(func(row pgx.Row) error {
+		err := scanState(row, st)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return mirror.ErrFenced
+		}
+		return err
+	})
+}
+
+// absent turns "no rows" into no error.
+func absent(err error) error {
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,128 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+const (
+	beginWrite    = `BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE`
+	beginSnapshot = `BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY`
+	commit        = `COMMIT`
+	rollback      = `ROLLBACK`
+)
+
+const (
+	// unitAttempts bounds how often a unit is tried that lost a deadlock, a
+	// serialization conflict or a wait for a lock. Each wait for a lock is bounded
+	// in turn by lock_timeout.
+	unitAttempts = 5
+	// unitPause is the first pause between attempts; it doubles, with full jitter.
+	unitPause = 20 * time.Millisecond
+	// rollbackTimeout bounds the clean-up after a failure; beyond it the connection
+	// is dropped, which ends the transaction too.
+	rollbackTimeout = 2 * time.Second
+)
+
+// retryable tells whether the whole unit may be tried again: the server has
+// rolled it back, or nothing of it was ever sent.
+func retryable(err error) bool {
+	switch sqlState(err) {
+	case "40001", "40P01", "55P03": // serialization failure, deadlock, lock timeout
+		return true
+	}
+	return pgconn.SafeToRetry(err)
+}
+
+// retry runs a unit until it succeeds, fails for good, or has failed too often.
+func retry(ctx context.Context, unit func() error) error {
+	pause := unitPause
+	for attempt := 1; ; attempt++ {
+		err := unit()
+		if err == nil || attempt == unitAttempts || !retryable(err) || ctx.Err() != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(rand.N(pause) + time.Millisecond):
+			pause *= 2
+		}
+	}
+}
+
+// once runs statements as one transaction in one round trip: what is sent in
+// one batch without BEGIN is atomic. The callbacks in b must not refuse
+// anything, since by then the server has committed.
+func (s *Store) once(ctx context.Context, fill func(b *pgx.Batch)) error {
+	return retry(ctx, func() error {
+		b := &pgx.Batch{}
+		fill(b)
+		return s.pool.SendBatch(ctx, b).Close()
+	})
+}
+
+// snapshot runs reads that all see one state of the database, in one round trip.
+func (s *Store) snapshot(ctx context.Context, fill func(b *pgx.Batch)) error {
+	return s.once(ctx, func(b *pgx.Batch) {
+		b.Queue(beginSnapshot)
+		fill(b)
+		b.Queue(commit)
+	})
+}
+
+// transact runs one writing transaction in two round trips. read queues the
+// first statements, whose callbacks may refuse with an error; write then queues
+// the rest, and may refuse too. After a refusal nothing is written. The whole
+// unit runs again when it lost against another one, so both functions must
+// start from nothing each time.
+func (s *Store) transact(ctx context.Context, read func(b *pgx.Batch), write func(b *pgx.Batch) error) error {
+	return retry(ctx, func() error {
+		conn, err := s.pool.Acquire(ctx)
+		if err != nil {
+			return err
+		}
+		defer conn.Release() // drops a connection whose transaction is still open
+		if err := transactOn(ctx, conn.Conn(), read, write); err != nil {
+			endTransaction(ctx, conn.Conn())
+			return err
+		}
+		return nil
+	})
+}
+
+func transactOn(ctx context.Context, conn *pgx.Conn, read func(b *pgx.Batch), write func(b *pgx.Batch) error) error {
+	first := &pgx.Batch{}
+	first.Queue(beginWrite)
+	read(first)
+	if err := conn.SendBatch(ctx, first).Close(); err != nil {
+		return err
+	}
+	second := &pgx.Batch{}
+	if err := write(second); err != nil {
+		return err
+	}
+	second.Queue(commit).Exec(func(tag pgconn.CommandTag) error {
+		if tag.String() != commit { // the server's answer to COMMIT after an error is ROLLBACK
+			return fmt.Errorf("the transaction ended with %s", tag)
+		}
+		return nil
+	})
+	return conn.SendBatch(ctx, second).Close()
+}
+
+// endTransaction rolls back what a failure left open, so that the connection
+// can serve again. It runs also when ctx is over.
+func endTransaction(ctx context.Context, conn *pgx.Conn) {
+	if conn.IsClosed() || conn.PgConn().TxStatus() == 'I' {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
+	defer cancel()
+	_, _ = conn.Exec(ctx, rollback) // if it fails, Release drops the connection
+}
