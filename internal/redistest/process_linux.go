@@ -1,0 +1,7 @@
+package redistest
+
+import "syscall"
+
+// childAttr makes the kernel kill the server when the thread that started it
+// ends, so that a test binary that panics or times out leaves nothing behind.
+func childAttr() *syscall.SysProcAttr { return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} }

@@ -1,0 +1,23 @@
+#!lua flags=allow-oom
+-- done completes a claim. It clears exactly the generation that was claimed.
+--
+--   ARGV[1] channel  ARGV[2] key  ARGV[3] claim value  ARGV[4] claimed generation
+--
+--   returns 0 clean, 1 marked meanwhile and waiting again, -1 no longer owned
+local id = ARGV[2]
+if not owned(id, ARGV[3]) then return -1 end
+local g = redis.call('HGET', GEN, id)
+local again = 0
+redis.call('HDEL', ATT, id)
+if g and g ~= ARGV[4] then
+  again = 1
+  redis.call('ZADD', waiting(id), now(), id)
+else
+  -- The generation goes last: what breaks off before is a key to run once more.
+  redis.call('HDEL', REFS, id)
+  redis.call('HDEL', CLASS, id)
+  redis.call('HDEL', GEN, id)
+end
+unlease(id)
+if again == 1 then wake(ARGV[1], 0) end
+return again

@@ -1,0 +1,67 @@
+#!lua
+-- mark makes keys dirty. It alone carries no allow-oom: a server out of memory
+-- refuses it before its first write, and the caller answers 503.
+--
+--   ARGV[1] channel; then four per mark: key, class (0 live, 1 sweep), delay ms, ref or ""
+--
+--   returns one number per mark: 1 the key waits because of this mark,
+--   0 it was waiting or leased already
+local MAX_REFS = 64
+
+local function addref(id, ref)
+  local all = redis.call('HGET', REFS, id)
+  if not all then
+    redis.call('HSET', REFS, id, ref)
+    return
+  end
+  if string.find('\n' .. all .. '\n', '\n' .. ref .. '\n', 1, true) then return end
+  all = all .. '\n' .. ref
+  local _, n = string.gsub(all, '\n', '\n')
+  for _ = MAX_REFS, n do all = string.sub(all, string.find(all, '\n', 1, true) + 1) end
+  redis.call('HSET', REFS, id, all)
+end
+
+local t = now()
+local out, soonest = {}, nil
+for i = 2, #ARGV, 4 do
+  local id, live, due, ref = ARGV[i], ARGV[i + 1] == '0', t + tonumber(ARGV[i + 2]), ARGV[i + 3]
+  local g = redis.call('HINCRBY', GEN, id, 1)
+  local queued, ready = 0, false
+  if redis.call('ZSCORE', LEASE, id) then
+    -- In work: the new generation makes done queue it once more. It comes back
+    -- in the best class of the marks that came since the claim.
+    if live then
+      redis.call('HDEL', CLASS, id)
+    else
+      local claim = redis.call('HGET', CLAIM, id)
+      if claim and tonumber(string.match(claim, ':(%d+):%d$')) == g - 1 then redis.call('HSET', CLASS, id, 1) end
+    end
+  else
+    local inlive = tonumber(redis.call('ZSCORE', LIVE, id) or nil)
+    local insweep = tonumber(redis.call('ZSCORE', SWEEP, id) or nil)
+    if not inlive and not insweep then queued = 1 end
+    if live then
+      if insweep and insweep < due then due = insweep end
+      if not inlive or due < inlive then
+        redis.call('ZADD', LIVE, due, id)
+        ready = true
+      end
+      if insweep then redis.call('ZREM', SWEEP, id) end
+      redis.call('HDEL', CLASS, id)
+    elseif inlive then
+      if due < inlive then
+        redis.call('ZADD', LIVE, due, id)
+        ready = true
+      end
+    elseif not insweep or due < insweep then
+      redis.call('HSET', CLASS, id, 1)
+      redis.call('ZADD', SWEEP, due, id)
+      ready = true
+    end
+  end
+  if ref ~= '' then addref(id, ref) end
+  if ready and (not soonest or due < soonest) then soonest = due end
+  out[#out + 1] = queued
+end
+if soonest then wake(ARGV[1], math.max(0, soonest - t)) end
+return out

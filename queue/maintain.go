@@ -1,0 +1,220 @@
+package queue
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// reapBatch and repairBatch bound what one script call looks at.
+const (
+	reapBatch   = 200
+	repairBatch = 500
+)
+
+// Reap takes back the keys whose lease ran out, at once due again with one more
+// attempt, and returns how many. Call it about once a second in every process
+// that works; calling it more often, or in many processes, does no harm.
+func (q *Queue) Reap(ctx context.Context) (int, error) {
+	todo, total := q.partitions(), 0
+	for len(todo) > 0 {
+		calls := make([]*call, len(todo))
+		for i, p := range todo {
+			calls[i] = q.call(q.scripts.reap, p, q.channel, reapBatch)
+		}
+		err := q.run(ctx, calls...)
+		var again []int
+		for i, c := range calls {
+			if n, nerr := c.reply.Int64(); nerr == nil {
+				total += int(n)
+				if n == reapBatch {
+					again = append(again, todo[i])
+				}
+			}
+		}
+		if err != nil {
+			return total, fmt.Errorf("reap: %w", err)
+		}
+		todo = again
+	}
+	return total, nil
+}
+
+// Repair goes through all dirty keys and queues those that neither wait nor are
+// leased, which happens only when Redis lost part of its data; it returns how
+// many. It also clears leftovers of keys that are clean. It works in slices, so
+// it may run beside everything else. Call it about once a minute.
+func (q *Queue) Repair(ctx context.Context) (int, error) {
+	total := 0
+	for p := range q.keys {
+		// Generations first; then claims, attempts, refs and classes without one.
+		for _, hash := range []int{1, 5, 6, 7, 8} {
+			n, err := q.repairHash(ctx, p, hash)
+			if hash == 1 {
+				total += n
+			}
+			if err != nil {
+				return total, fmt.Errorf("repair partition %d: %w", p, err)
+			}
+		}
+	}
+	return total, nil
+}
+
+func (q *Queue) repairHash(ctx context.Context, partition, hash int) (int, error) {
+	total, cursor := 0, uint64(0)
+	for {
+		// Field, value, field, value...; entries that come or go meanwhile are
+		// looked at again by the script.
+		page, next, err := q.client.HScan(ctx, q.keys[partition][hash-1], cursor, "", repairBatch).Result()
+		if err != nil {
+			return total, err
+		}
+		for part := range slices.Chunk(page, 2*repairBatch) {
+			c := q.call(q.scripts.repair, partition, q.channel, hash)
+			for i := 0; i < len(part); i += 2 {
+				c.args = append(c.args, part[i])
+			}
+			if err := q.run(ctx, c); err != nil {
+				return total, err
+			}
+			n, err := c.reply.Int64()
+			if err != nil {
+				return total, err
+			}
+			total += int(n)
+		}
+		if next == 0 {
+			return total, nil
+		}
+		cursor = next
+	}
+}
+
+// Stats counts the keys in each state.
+type Stats struct {
+	// ReadyLive and ReadySweep are due and wait for a worker.
+	ReadyLive, ReadySweep int
+	// Delayed are waiting for their time.
+	Delayed int
+	// Leased are in work.
+	Leased int
+	// Dirty are all keys with a mark not yet answered, whatever their state.
+	Dirty int
+	// OldestReady is how long the key that waits longest has been due, of either
+	// class; OldestLive the same for live work. Zero when none is due.
+	OldestReady, OldestLive time.Duration
+}
+
+// Stats counts, in one round trip.
+func (q *Queue) Stats(ctx context.Context) (Stats, error) {
+	counts, err := q.counts(ctx)
+	if err != nil {
+		return Stats{}, fmt.Errorf("queue stats: %w", err)
+	}
+	var s Stats
+	for _, c := range counts {
+		s.ReadyLive += int(c.liveDue)
+		s.ReadySweep += int(c.sweepDue)
+		s.Delayed += int(c.liveAll - c.liveDue + c.sweepAll - c.sweepDue)
+		s.Leased += int(c.leased)
+		s.Dirty += int(c.dirty)
+		live, sweep := time.Duration(c.liveAge)*time.Millisecond, time.Duration(c.sweepAge)*time.Millisecond
+		s.OldestLive = max(s.OldestLive, live)
+		s.OldestReady = max(s.OldestReady, live, sweep)
+	}
+	return s, nil
+}
+
+// counts is what stats.lua says of one partition. Ages are in ms since the
+// first key became due; negative: until it does.
+type counts struct {
+	liveDue, liveAll, sweepDue, sweepAll, leased, dirty, liveAge, sweepAge int64
+}
+
+func (q *Queue) counts(ctx context.Context) ([]counts, error) {
+	calls := make([]*call, len(q.keys))
+	for p := range calls {
+		calls[p] = q.call(q.scripts.stats, p)
+	}
+	if err := q.run(ctx, calls...); err != nil {
+		return nil, err
+	}
+	out := make([]counts, len(calls))
+	for p, c := range calls {
+		v, err := c.ints(8)
+		if err != nil {
+			return nil, err
+		}
+		out[p] = counts{v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7]}
+	}
+	return out, nil
+}
+
+// Incarnation marks one life of one partition's data. Its caller keeps the same
+// in a database and compares: another ID, or a lower HighWater, means that Redis
+// was flushed, exchanged or rewound, and that marks may be lost.
+type Incarnation struct {
+	// Partition is 0 up to Options.Partitions.
+	Partition int
+	// ID is what was stamped, "" where nothing ever was.
+	ID string
+	// HighWater is the highest number stamped under that ID.
+	HighWater int64
+}
+
+// Incarnations returns that of every partition, in order.
+func (q *Queue) Incarnations(ctx context.Context) ([]Incarnation, error) {
+	pipe := q.client.Pipeline()
+	replies := make([]*redis.SliceCmd, len(q.inc))
+	for p, key := range q.inc {
+		replies[p] = pipe.HMGet(ctx, key, "id", "hw")
+	}
+	if _, err := pipe.Exec(ctx); err != nil {
+		return nil, fmt.Errorf("read incarnations: %w", err)
+	}
+	out := make([]Incarnation, len(q.inc))
+	for p, r := range replies {
+		out[p].Partition = p
+		v := r.Val()
+		id, ok := v[0].(string)
+		if !ok {
+			continue
+		}
+		out[p].ID = id
+		if hw, ok := v[1].(string); ok {
+			n, err := strconv.ParseInt(hw, 10, 64)
+			if err != nil {
+				return nil, fmt.Errorf("read incarnation of partition %d: %w", p, err)
+			}
+			out[p].HighWater = n
+		}
+	}
+	return out, nil
+}
+
+// Stamp writes the incarnation of a partition. Under the id that is stored
+// already the high-water mark only rises, so that processes may stamp in any
+// order; another id replaces both. highWater must be below 2^53.
+func (q *Queue) Stamp(ctx context.Context, partition int, id string, highWater int64) error {
+	if partition < 0 || partition >= len(q.inc) {
+		return fmt.Errorf("stamp: no partition %d", partition)
+	}
+	c := &call{script: q.scripts.stamp, keys: q.inc[partition : partition+1], args: []any{id, highWater}}
+	if err := q.run(ctx, c); err != nil {
+		return fmt.Errorf("stamp partition %d: %w", partition, err)
+	}
+	return nil
+}
+
+func (q *Queue) partitions() []int {
+	all := make([]int, len(q.keys))
+	for i := range all {
+		all[i] = i
+	}
+	return all
+}
