@@ -1,0 +1,315 @@
+// Package app wires one process of creditmirror: it opens the parts that the
+// configuration names, starts the roles that are asked for, and stops them in
+// an order that loses nothing.
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/creditmirror/creditmirror/api"
+	"github.com/creditmirror/creditmirror/config"
+	"github.com/creditmirror/creditmirror/mirror"
+	"github.com/creditmirror/creditmirror/reconcile"
+	"github.com/creditmirror/creditmirror/stripeapi"
+	"github.com/creditmirror/creditmirror/webhook"
+	"github.com/creditmirror/creditmirror/worker"
+)
+
+// stopTimeout bounds a stop: Kubernetes allows 30 s by default.
+const stopTimeout = 25 * time.Second
+
+// Options configure an App.
+type Options struct {
+	Config config.Config
+	Roles  []config.Role
+	// Registry gets all metrics. Defaults to a new one with the Go and process
+	// collectors.
+	Registry *prometheus.Registry
+	Log      *zap.Logger
+	Build    Build
+}
+
+// App is one process: parts, roles and listeners.
+type App struct {
+	o     Options
+	parts *Parts
+	gate  *worker.Gate
+	log   *zap.Logger
+
+	pool     *worker.Pool
+	runner   *reconcile.Runner
+	receiver *webhook.Receiver
+	inbox    *switchedInbox
+
+	webhookServer, apiServer, opsServer *http.Server
+	webhookListener                     net.Listener
+	apiListener, opsListener            net.Listener
+
+	gauges   *gauges
+	stopping atomic.Bool
+	seen     accountFilter
+}
+
+// New opens everything and binds the addresses, so that a fault in the
+// configuration or a port in use shows before anything runs.
+func New(ctx context.Context, o Options) (*App, error) {
+	if o.Log == nil {
+		o.Log = zap.NewNop()
+	}
+	if o.Registry == nil {
+		o.Registry = prometheus.NewRegistry()
+		o.Registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	}
+	o.Registry.MustRegister(o.Build.collector())
+	a := &App{o: o, log: o.Log, gate: worker.NewGate(nil), seen: accountFilter(o.Config.StripeAccounts)}
+	if err := a.open(ctx); err != nil {
+		return nil, errors.Join(err, a.close())
+	}
+	return a, nil
+}
+
+func (a *App) open(ctx context.Context) error {
+	var err error
+	if a.parts, err = OpenParts(ctx, a.o.Config, a.o.Registry, a.log); err != nil {
+		return err
+	}
+	if a.inbox, err = newSwitchedInbox(ctx, a.parts, a.o.Config.Inbox, a.o.Registry, a.log); err != nil {
+		return err
+	}
+	if a.has(config.RoleWorker) {
+		a.pool = a.parts.pool(a.gate, a.o.Registry, a.log)
+	}
+	if a.has(config.RoleReconcile) {
+		a.runner = a.newRunner()
+	}
+	if a.has(config.RoleWebhook) {
+		if a.receiver, err = a.newReceiver(); err != nil {
+			return err
+		}
+		a.webhookServer = webhook.NewServer(a.o.Config.WebhookAddr, a.receiver.Handler(), a.log)
+		if a.webhookListener, err = listen(ctx, a.o.Config.WebhookAddr, config.VarWebhookAddr); err != nil {
+			return err
+		}
+	}
+	if a.has(config.RoleAPI) {
+		a.apiServer = internalServer(a.newAPI(), a.log)
+		if a.apiListener, err = listen(ctx, a.o.Config.APIAddr, config.VarAPIAddr); err != nil {
+			return err
+		}
+	}
+	a.gauges = newGauges(a.o.Registry, a.parts, a.gate, a.log)
+	a.opsServer = internalServer(a.opsHandler(), a.log)
+	a.opsListener, err = listen(ctx, a.o.Config.OpsAddr, config.VarOpsAddr)
+	return err
+}
+
+func (a *App) has(r config.Role) bool {
+	for _, role := range a.o.Roles {
+		if role == r {
+			return true
+		}
+	}
+	return false
+}
+
+func (a *App) newRunner() *reconcile.Runner {
+	log := a.log.With(zap.String("component", "reconcile"))
+	events := reconcile.NewEventsSweep(a.parts.Stripe.For(stripeapi.PurposeEvents), a.parts.Store, a.parts.marks, reconcile.EventsOptions{
+		Inbox: a.inbox.on, Livemode: a.o.Config.Mode() == config.ModeLive, Log: log,
+	})
+	host, _ := os.Hostname() //nolint:errcheck // the name only makes the lease easier to read
+	return reconcile.NewRunner(a.parts.Store, a.parts.marks, events, a.parts.FirstCopy(log), reconcile.RunnerOptions{
+		Owner: fmt.Sprintf("%s/%d/%s", host, os.Getpid(), randomID()), Accounts: a.o.Config.StripeAccounts.IDs, AllAccounts: a.o.Config.StripeAccounts.All,
+		EmbeddedRedis: a.o.Config.EmbeddedRedis(), EventsInterval: a.o.Config.EventsInterval, Registerer: a.o.Registry, Log: log,
+	})
+}
+
+func (a *App) newReceiver() (*webhook.Receiver, error) {
+	secrets := make([]string, len(a.o.Config.StripeWebhookSecrets))
+	for i, s := range a.o.Config.StripeWebhookSecrets {
+		secrets[i] = s.Reveal()
+	}
+	return webhook.New(webhook.Options{
+		Verify: func(payload []byte, header http.Header, now time.Time) (time.Duration, string, error) {
+			_, skew, err := stripeapi.VerifySignature(payload, header, secrets, now)
+			return skew, stripeapi.Reason(err), err
+		},
+		Queue: a.parts.marks, Inbox: a.inbox, DeadLetters: a.parts.Store,
+		Livemode: takesMode(a.o.Config.Mode()), Accounts: a.seen.takes,
+		APIVersion: a.o.Config.StripeAPIVersion, Registerer: a.o.Registry, Log: a.log,
+	})
+}
+
+func (a *App) newAPI() http.Handler {
+	keys := make([]api.Key, len(a.o.Config.APIKeys))
+	for i, k := range a.o.Config.APIKeys {
+		keys[i] = api.Key{Secret: k.Key.Reveal(), Write: k.Write}
+	}
+	return api.New(api.Options{Reader: a.parts.Store, Keys: keys, Log: a.log.With(zap.String("component", "api"))})
+}
+
+// takesMode tells which events are taken: those of the key's mode, and of both
+// where this process has no key, since the workers' key is not known here.
+func takesMode(m config.Mode) func(livemode bool) bool {
+	if m == config.ModeUnknown {
+		return nil
+	}
+	return func(livemode bool) bool { return livemode == (m == config.ModeLive) }
+}
+
+// accountFilter tells which connected accounts' events are taken.
+type accountFilter config.Accounts
+
+func (f accountFilter) takes(account string) bool {
+	if f.All {
+		return true
+	}
+	for _, id := range f.IDs {
+		if id == account {
+			return true
+		}
+	}
+	return false
+}
+
+func listen(ctx context.Context, addr string, name config.Var) (net.Listener, error) {
+	var c net.ListenConfig
+	l, err := c.Listen(ctx, "tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("%s (%s): %w; set another address or stop what listens there", name, name.Flag(), err)
+	}
+	return l, nil
+}
+
+// internalServer has limits for listeners that are not open to everybody.
+func internalServer(h http.Handler, log *zap.Logger) *http.Server {
+	return &http.Server{
+		Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 15 * time.Second,
+		WriteTimeout: 90 * time.Second, // a CPU profile takes its time
+		IdleTimeout:  60 * time.Second, MaxHeaderBytes: 32 << 10,
+		ErrorLog: zap.NewStdLog(log),
+	}
+}
+
+// Addrs are the addresses that are listened on; empty for a role that does not run.
+type Addrs struct{ Webhook, API, Ops string }
+
+// Addrs tells them, with the real ports.
+func (a *App) Addrs() Addrs {
+	text := func(l net.Listener) string {
+		if l == nil {
+			return ""
+		}
+		return l.Addr().String()
+	}
+	return Addrs{Webhook: text(a.webhookListener), API: text(a.apiListener), Ops: text(a.opsListener)}
+}
+
+// Store is the mirror of this process.
+func (a *App) Store() mirror.Store { return a.parts.Store }
+
+// Run serves until ctx ends, then stops: not ready any more, no new webhooks,
+// those accepted answered, targets in work finished, everything closed. It
+// returns an error when something failed or was cut off.
+func (a *App) Run(ctx context.Context) error {
+	var group errgroup.Group
+	failed := make(chan struct{})
+	var once sync.Once
+	run := func(name string, fn func() error) {
+		group.Go(func() error {
+			if err := fn(); err != nil {
+				once.Do(func() { close(failed) })
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			return nil
+		})
+	}
+	serve := func(name string, s *http.Server, l net.Listener) {
+		if s == nil {
+			return
+		}
+		run(name, func() error {
+			if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+				return err
+			}
+			return nil
+		})
+	}
+	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopBackground()
+	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopWork()
+
+	run("gauges", func() error { a.gauges.loop(background); return nil })
+	run("inbox", func() error { a.inbox.loop(background); return nil })
+	var workers sync.WaitGroup
+	if a.pool != nil {
+		workers.Add(1)
+		run("worker", func() error { defer workers.Done(); return a.pool.Run(work) })
+	}
+	if a.runner != nil {
+		workers.Add(1)
+		run("reconcile", func() error { defer workers.Done(); return a.runner.Run(work) })
+	}
+	serve("ops listener", a.opsServer, a.opsListener)
+	serve("api listener", a.apiServer, a.apiListener)
+	serve("webhook listener", a.webhookServer, a.webhookListener)
+	addrs := a.Addrs()
+	a.log.Info("serving", zap.String("version", a.o.Build.Version), zap.Any("roles", a.o.Roles),
+		zap.String("webhook_addr", addrs.Webhook), zap.String("api_addr", addrs.API), zap.String("ops_addr", addrs.Ops))
+
+	select {
+	case <-ctx.Done():
+	case <-failed:
+		a.log.Error("a part failed; stopping")
+	}
+	a.log.Info("stopping")
+	a.stopping.Store(true)
+	deadline, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+	defer cancel()
+	var errs []error
+	for _, s := range []*http.Server{a.webhookServer, a.apiServer} {
+		if s != nil {
+			errs = append(errs, s.Shutdown(deadline))
+		}
+	}
+	if a.receiver != nil {
+		errs = append(errs, a.receiver.Stop(deadline))
+	}
+	stopWork()
+	stopBackground()
+	workers.Wait() // bounded by the pool's own drain timeout
+	// The ops listener goes last: it tells that the process is stopping.
+	errs = append(errs, a.opsServer.Shutdown(deadline), group.Wait(), a.close())
+	a.log.Info("stopped")
+	return errors.Join(errs...)
+}
+
+// close releases what New opened.
+func (a *App) close() error {
+	var errs []error
+	for _, l := range []net.Listener{a.webhookListener, a.apiListener, a.opsListener} {
+		if l != nil {
+			if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+				errs = append(errs, err)
+			}
+		}
+	}
+	if a.parts != nil {
+		errs = append(errs, a.parts.Close())
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,94 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+	"go.uber.org/zap"
+
+	"github.com/creditmirror/creditmirror/config"
+	"github.com/creditmirror/creditmirror/mirror"
+)
+
+// durabilityInterval is how often Redis is asked for its settings: somebody may
+// change them while it runs.
+const durabilityInterval = time.Minute
+
+// switchedInbox records events in the mirror's database before they are marked,
+// as long as Redis alone would not keep them.
+type switchedInbox struct {
+	parts   *Parts
+	mode    config.Inbox
+	active  atomic.Bool
+	durable prometheus.Gauge
+	log     *zap.Logger
+}
+
+func newSwitchedInbox(ctx context.Context, p *Parts, mode config.Inbox, r prometheus.Registerer, log *zap.Logger) (*switchedInbox, error) {
+	b := &switchedInbox{parts: p, mode: mode, log: log, durable: promauto.With(r).NewGauge(prometheus.GaugeOpts{
+		Name: "creditmirror_redis_durable", Help: "1 when Redis says appendonly yes, appendfsync always and maxmemory-policy noeviction.",
+	})}
+	b.active.Store(mode != config.InboxOff)
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	return b, b.check(ctx)
+}
+
+// on tells whether events are recorded.
+func (b *switchedInbox) on() bool { return b.active.Load() }
+
+// RecordEvents records events, or passes all of them when the inbox is off.
+func (b *switchedInbox) RecordEvents(ctx context.Context, events []mirror.Event) ([]mirror.Receipt, error) {
+	if !b.on() {
+		return make([]mirror.Receipt, len(events)), nil
+	}
+	return b.parts.Store.RecordEvents(ctx, events)
+}
+
+// check asks Redis what it keeps. Only one that may evict keys is an error; one
+// that does not answer may come later, and until it has answered the inbox stays
+// as it is.
+func (b *switchedInbox) check(ctx context.Context) error {
+	d, err := b.parts.Redis.Durability(ctx)
+	if err != nil {
+		b.durable.Set(0)
+		b.log.Warn("redis does not tell its settings; the inbox stays as it is", zap.Bool("inbox", b.on()), zap.Error(err))
+		return nil
+	}
+	if d.Evicts {
+		b.durable.Set(0)
+		return fmt.Errorf("%w: %s; set maxmemory-policy noeviction", ErrEvicts, strings.Join(d.Reasons, "; "))
+	}
+	b.durable.Set(0)
+	if d.Durable {
+		b.durable.Set(1)
+	}
+	switch {
+	case b.mode == config.InboxAuto && b.active.Load() == d.Durable:
+		b.active.Store(!d.Durable)
+		b.log.Info("inbox switched by what redis keeps", zap.Bool("inbox", !d.Durable), zap.Strings("reasons", d.Reasons))
+	case b.mode == config.InboxOff && !d.Durable:
+		b.log.Warn("the inbox is off and redis can lose what it acknowledged; only the sweeps would find it", zap.Strings("reasons", d.Reasons))
+	}
+	return nil
+}
+
+func (b *switchedInbox) loop(ctx context.Context) {
+	ticker := time.NewTicker(durabilityInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			if err := b.check(ctx); err != nil && ctx.Err() == nil {
+				b.log.Error("redis was changed under us", zap.Error(err))
+			}
+		}
+	}
+}

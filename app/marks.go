@@ -1,0 +1,138 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"github.com/creditmirror/creditmirror/mirror"
+	"github.com/creditmirror/creditmirror/queue"
+	"github.com/creditmirror/creditmirror/reconcile"
+	"github.com/creditmirror/creditmirror/webhook"
+)
+
+// marks translates between the queue, which knows keys, and those who mark
+// targets: the receiver, the worker and the sweeps.
+type marks struct {
+	queue *queue.Queue
+	// seen remembers a connected account before its first mark; nil where the
+	// accounts are configured by name.
+	seen func(ctx context.Context, account string) error
+
+	mu    sync.Mutex
+	known map[string]bool
+}
+
+func newMarks(q *queue.Queue, seen func(ctx context.Context, account string) error) *marks {
+	return &marks{queue: q, seen: seen, known: map[string]bool{}}
+}
+
+// remember stores accounts that this process has not met before.
+func (m *marks) remember(ctx context.Context, account string) error {
+	if m.seen == nil || account == "" {
+		return nil
+	}
+	m.mu.Lock()
+	known := m.known[account]
+	m.mu.Unlock()
+	if known {
+		return nil
+	}
+	if err := m.seen(ctx, account); err != nil {
+		return fmt.Errorf("remember account %s: %w", account, err)
+	}
+	m.mu.Lock()
+	m.known[account] = true
+	m.mu.Unlock()
+	return nil
+}
+
+// Mark is the receiver's way in.
+func (m *marks) Mark(ctx context.Context, markings []webhook.Marking) ([]bool, error) {
+	batch := make([]queue.Mark, len(markings))
+	for i, w := range markings {
+		if err := m.remember(ctx, w.Target.Account); err != nil {
+			return nil, err
+		}
+		batch[i] = queue.Mark{Key: w.Target.Key(), Class: queue.Live, Ref: w.Event.String()}
+	}
+	outcomes, err := m.queue.Mark(ctx, batch)
+	if err != nil {
+		return nil, err
+	}
+	coalesced := make([]bool, len(outcomes))
+	for i, o := range outcomes {
+		coalesced[i] = o == queue.Coalesced
+	}
+	return coalesced, nil
+}
+
+// MarkTargets is the worker's: every event asks for every target.
+func (m *marks) MarkTargets(ctx context.Context, targets []mirror.Target, refs []mirror.EventRef) error {
+	batch := make([]queue.Mark, 0, len(targets)*max(len(refs), 1))
+	for _, t := range targets {
+		if len(refs) == 0 {
+			batch = append(batch, queue.Mark{Key: t.Key(), Class: queue.Live})
+		}
+		for _, r := range refs {
+			batch = append(batch, queue.Mark{Key: t.Key(), Class: queue.Live, Ref: r.String()})
+		}
+	}
+	return m.mark(ctx, batch)
+}
+
+// MarkLive is the sweeps' way in for missed events.
+func (m *marks) MarkLive(ctx context.Context, list []reconcile.Mark) error {
+	batch := make([]queue.Mark, len(list))
+	for i, l := range list {
+		batch[i] = queue.Mark{Key: l.Target.Key(), Class: queue.Live, Ref: l.Event.String()}
+	}
+	return m.mark(ctx, batch)
+}
+
+// MarkSwept is the sweeps' way in for everything else.
+func (m *marks) MarkSwept(ctx context.Context, targets []mirror.Target) error {
+	batch := make([]queue.Mark, len(targets))
+	for i, t := range targets {
+		batch[i] = queue.Mark{Key: t.Key(), Class: queue.Sweep}
+	}
+	return m.mark(ctx, batch)
+}
+
+func (m *marks) mark(ctx context.Context, batch []queue.Mark) error {
+	if len(batch) == 0 {
+		return nil
+	}
+	_, err := m.queue.Mark(ctx, batch)
+	return err
+}
+
+// Queued tells for each target whether it waits or is in work.
+func (m *marks) Queued(ctx context.Context, targets []mirror.Target) ([]bool, error) {
+	keys := make([]string, len(targets))
+	for i, t := range targets {
+		keys[i] = t.Key()
+	}
+	return m.queue.Contains(ctx, keys)
+}
+
+// Backlog is how many targets of the swept class wait.
+func (m *marks) Backlog(ctx context.Context) (int, error) {
+	s, err := m.queue.Stats(ctx)
+	return s.ReadySweep, err
+}
+
+// Incarnations reads the marks by which a lost Redis is noticed.
+func (m *marks) Incarnations(ctx context.Context) ([]mirror.Incarnation, error) {
+	list, err := m.queue.Incarnations(ctx)
+	out := make([]mirror.Incarnation, len(list))
+	for i, l := range list {
+		out[i] = mirror.Incarnation{Partition: l.Partition, ID: l.ID, HighWater: l.HighWater}
+	}
+	return out, err
+}
+
+// Stamp writes one of them.
+func (m *marks) Stamp(ctx context.Context, i mirror.Incarnation) error {
+	return m.queue.Stamp(ctx, i.Partition, i.ID, i.HighWater)
+}

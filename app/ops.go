@@ -1,0 +1,92 @@
+package app
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"net/http/pprof"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"go.uber.org/zap"
+
+	"github.com/creditmirror/creditmirror/config"
+)
+
+// opsHandler serves what operators and their tools ask; never on a public address.
+func (a *App) opsHandler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(a.o.Registry, promhttp.HandlerOpts{ErrorLog: zap.NewStdLog(a.log)}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		writeJSON(w, http.StatusOK, map[string]string{"status": "alive"})
+	})
+	mux.HandleFunc("GET /readyz", a.readyz)
+	mux.HandleFunc("GET /status", a.status)
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	return mux
+}
+
+// Readiness is the body of /readyz.
+type Readiness struct {
+	Ready bool          `json:"ready"`
+	Roles []config.Role `json:"roles"`
+	// Checks per dependency of the roles: "ok" or what is wrong.
+	Checks map[string]string `json:"checks"`
+	// AccountsRefused does not make the process unready: the others go on.
+	AccountsRefused []RefusedStatus `json:"accounts_refused,omitempty"`
+}
+
+func (a *App) readyz(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), 2*time.Second)
+	defer cancel()
+	body := Readiness{Ready: true, Roles: a.o.Roles, Checks: map[string]string{}}
+	check := func(name string, err error, advice string) {
+		body.Checks[name] = "ok"
+		if err != nil {
+			body.Ready = false
+			body.Checks[name] = advice
+			a.log.Warn("not ready", zap.String("dependency", name), zap.Error(err))
+		}
+	}
+	if a.stopping.Load() {
+		body.Ready = false
+		body.Checks["process"] = "stopping"
+	}
+	check("database", a.parts.Store.Ping(ctx), "the mirror's database does not answer or cannot be written")
+	if a.has(config.RoleWebhook) || a.has(config.RoleWorker) || a.has(config.RoleReconcile) {
+		check("redis", a.parts.Redis.Ping(ctx), "redis does not answer")
+	}
+	for _, c := range a.gate.Closures() {
+		body.AccountsRefused = append(body.AccountsRefused, RefusedStatus{Account: c.Account, Scope: string(c.Scope), Since: c.Since.UTC(), Reason: c.Reason})
+	}
+	code := http.StatusOK
+	if !body.Ready {
+		code = http.StatusServiceUnavailable
+	}
+	writeJSON(w, code, body)
+}
+
+// Status is what the status command prints of this process.
+func (a *App) Status(ctx context.Context) (Status, error) { return a.parts.Status(ctx, a.gate) }
+
+func (a *App) status(w http.ResponseWriter, r *http.Request) {
+	s, err := a.Status(r.Context())
+	if err != nil {
+		a.log.Warn("status not read", zap.Error(err))
+		writeJSON(w, http.StatusServiceUnavailable, map[string]string{"error": err.Error()})
+		return
+	}
+	writeJSON(w, http.StatusOK, s)
+}
+
+func writeJSON(w http.ResponseWriter, code int, body any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	_ = enc.Encode(body) //nolint:errcheck // the client went away
+}

@@ -1,0 +1,174 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"github.com/creditmirror/creditmirror/budget"
+	"github.com/creditmirror/creditmirror/config"
+	"github.com/creditmirror/creditmirror/mirror"
+	"github.com/creditmirror/creditmirror/mirror/postgres"
+	"github.com/creditmirror/creditmirror/mirror/sqlite"
+	"github.com/creditmirror/creditmirror/queue"
+	"github.com/creditmirror/creditmirror/reconcile"
+	"github.com/creditmirror/creditmirror/redisconn"
+	"github.com/creditmirror/creditmirror/stripeapi"
+	"github.com/creditmirror/creditmirror/worker"
+)
+
+// OpenStore opens the mirror's database that the configuration names.
+func OpenStore(ctx context.Context, cfg config.Config) (mirror.Store, error) {
+	var store mirror.Store
+	var err error
+	if path, ok := cfg.SQLitePath(); ok {
+		store, err = sqlite.Open(ctx, path, sqlite.Options{})
+	} else {
+		store, err = postgres.Open(ctx, cfg.DatabaseURL.Reveal(), postgres.Options{Workers: cfg.Workers})
+	}
+	if err != nil {
+		return nil, err // no typed nil
+	}
+	return store, nil
+}
+
+// Parts are what every command that works on an account needs: the mirror, the
+// queue, and Stripe under the shared budget. Close them once.
+type Parts struct {
+	Config config.Config
+	Store  mirror.Store
+	Redis  *redisconn.Conn
+	Queue  *queue.Queue
+	Budget *budget.Budget
+	// Stripe is nil where no API key is configured.
+	Stripe *stripeapi.Client
+
+	marks    *marks
+	cleanups []cleanup
+}
+
+type cleanup struct {
+	name string
+	fn   func() error
+}
+
+// ErrEvicts says that Redis may delete keys on its own, so that work would be
+// lost without a trace.
+var ErrEvicts = errors.New("redis may evict keys")
+
+// OpenParts opens them all and brings the database's schema up to date.
+func OpenParts(ctx context.Context, cfg config.Config, registry prometheus.Registerer, log *zap.Logger) (*Parts, error) {
+	return openParts(ctx, cfg, mirror.Store.Migrate, registry, log)
+}
+
+// OpenPartsToLook opens them for a command that only looks: a schema that does not
+// fit is an error, and nothing is changed.
+func OpenPartsToLook(ctx context.Context, cfg config.Config) (*Parts, error) {
+	return openParts(ctx, cfg, mirror.Store.CheckSchema, prometheus.NewRegistry(), zap.NewNop())
+}
+
+func openParts(ctx context.Context, cfg config.Config, schema func(mirror.Store, context.Context) error, registry prometheus.Registerer, log *zap.Logger) (*Parts, error) {
+	p := &Parts{Config: cfg}
+	err := p.open(ctx, schema, registry, log)
+	if err != nil {
+		return nil, errors.Join(err, p.Close())
+	}
+	return p, nil
+}
+
+func (p *Parts) open(ctx context.Context, schema func(mirror.Store, context.Context) error, registry prometheus.Registerer, log *zap.Logger) error {
+	cfg := p.Config
+	var err error
+	if p.Store, err = OpenStore(ctx, cfg); err != nil {
+		return err
+	}
+	p.onClose("mirror", p.Store.Close)
+	if err := schema(p.Store, ctx); err != nil {
+		return err
+	}
+	redisconn.LogTo(log.With(zap.String("component", "redis")))
+	if p.Redis, err = redisconn.Open(ctx, cfg.RedisURL.Reveal()); err != nil {
+		return err
+	}
+	p.onClose("redis", p.Redis.Close)
+	if p.Queue, err = queue.New(p.Redis.Client, queue.Options{Partitions: p.Redis.Partitions}); err != nil {
+		return err
+	}
+	p.onClose("queue", func() error { p.Queue.Close(); return nil })
+
+	var seen func(context.Context, string) error
+	if cfg.StripeAccounts.All {
+		seen = p.Store.SeeAccount
+	}
+	p.marks = newMarks(p.Queue, seen)
+	p.Budget, err = budget.New(p.Redis.Client, registry, log, budget.Options{RPS: cfg.StripeRPS, EndpointRPS: cfg.EndpointRPS()})
+	if err != nil {
+		return err
+	}
+	p.onClose("budget", func() error { p.Budget.Close(); return nil })
+	if !cfg.StripeAPIKey.IsSet() {
+		return nil
+	}
+	p.Stripe, err = stripeapi.New(stripeapi.Options{
+		Key: cfg.StripeAPIKey.Reveal(), Base: cfg.StripeAPIBase, Version: cfg.StripeAPIVersion,
+		Limiter: limiter{p.Budget}, Registerer: registry, Log: log,
+		FullCustomers: cfg.CustomerFields == config.CustomerFieldsFull,
+	})
+	if err != nil {
+		return err
+	}
+	p.onClose("stripe client", func() error { p.Stripe.Close(); return nil })
+	return nil
+}
+
+// FirstCopy is the first copy of an account with these parts.
+func (p *Parts) FirstCopy(log *zap.Logger) *reconcile.FirstCopy {
+	return reconcile.NewFirstCopy(p.Stripe.For(stripeapi.PurposeBackfill), p.Store, p.marks, reconcile.FirstCopyOptions{
+		TestMode: p.Config.Mode() == config.ModeTest, Log: log,
+	})
+}
+
+// Work syncs targets from the queue until ctx ends, and then drains.
+func (p *Parts) Work(ctx context.Context, log *zap.Logger) error {
+	return p.pool(worker.NewGate(nil), prometheus.NewRegistry(), log).Run(ctx)
+}
+
+func (p *Parts) pool(gate *worker.Gate, registry prometheus.Registerer, log *zap.Logger) *worker.Pool {
+	log = log.With(zap.String("component", "worker"))
+	syncer := func(purpose string) *worker.Syncer {
+		return worker.NewSyncer(p.Stripe.For(purpose), p.Store, p.marks, worker.SyncOptions{Log: log})
+	}
+	return worker.NewPool(p.Queue, syncer(stripeapi.PurposeLive), syncer(stripeapi.PurposeBackfill), p.Store, gate, worker.Options{
+		Workers: p.Config.Workers, MaxAttempts: p.Config.MaxAttempts, Registerer: registry, Log: log,
+	})
+}
+
+func (p *Parts) onClose(name string, fn func() error) {
+	p.cleanups = append(p.cleanups, cleanup{name, fn})
+}
+
+// Close closes what was opened, last first.
+func (p *Parts) Close() error {
+	var errs []error
+	for i := len(p.cleanups) - 1; i >= 0; i-- {
+		if err := p.cleanups[i].fn(); err != nil {
+			errs = append(errs, fmt.Errorf("close %s: %w", p.cleanups[i].name, err))
+		}
+	}
+	p.cleanups = nil
+	return errors.Join(errs...)
+}
+
+// limiter lets the Stripe client draw on the budget.
+type limiter struct{ budget *budget.Budget }
+
+func (l limiter) Acquire(ctx context.Context, account, endpoint, purpose string) error {
+	return l.budget.Acquire(ctx, account, endpoint, budget.Purpose(purpose))
+}
+
+func (l limiter) Throttled(ctx context.Context, account, endpoint string) {
+	l.budget.Throttled(ctx, account, endpoint)
+}

@@ -1,0 +1,155 @@
+package app
+
+import (
+	"context"
+	"time"
+
+	"github.com/creditmirror/creditmirror/budget"
+	"github.com/creditmirror/creditmirror/mirror"
+	"github.com/creditmirror/creditmirror/queue"
+	"github.com/creditmirror/creditmirror/worker"
+)
+
+// Status is what the status command prints; its JSON names are a contract.
+type Status struct {
+	Queue     QueueStatus     `json:"queue"`
+	Freshness FreshnessStatus `json:"freshness_seconds"`
+	Customers int64           `json:"customers"`
+	// Transactions counts the rows of both ledgers.
+	Transactions int64                  `json:"transactions"`
+	DriftOpen    int64                  `json:"drift_open"`
+	Sweeps       map[string]SweepStatus `json:"sweeps"`
+	Stripe       StripeStatus           `json:"stripe"`
+	// AccountsRefused are accounts whose key Stripe refuses at present, by the
+	// process that answers.
+	AccountsRefused []RefusedStatus `json:"accounts_refused"`
+	PendingEvents   int64           `json:"pending_events"`
+	Balances        []TotalStatus   `json:"balances"`
+	Build           Build           `json:"build"`
+	At              time.Time       `json:"at"`
+}
+
+// QueueStatus counts targets by state.
+type QueueStatus struct {
+	Ready              int     `json:"ready"`
+	Delayed            int     `json:"delayed"`
+	Leased             int     `json:"leased"`
+	Dead               int64   `json:"dead"`
+	OldestReadySeconds float64 `json:"oldest_ready_seconds"`
+}
+
+// FreshnessStatus is the time from an event to the commit that answered it, over
+// the last events, in seconds; null where no event was answered yet.
+type FreshnessStatus struct {
+	P50 *float64 `json:"p50"`
+	P99 *float64 `json:"p99"`
+}
+
+// SweepStatus tells of a sweep's last success; null: never.
+type SweepStatus struct {
+	LastSuccess *time.Time `json:"last_success"`
+	LastFound   int64      `json:"last_found"`
+}
+
+// StripeStatus tells what Stripe was asked.
+type StripeStatus struct {
+	// Calls24h per purpose.
+	Calls24h map[budget.Purpose]int64 `json:"calls_24h"`
+	// Projection30d is what 30 days like the last one would cost.
+	Projection30d int64 `json:"projection_30d"`
+}
+
+// RefusedStatus tells of an account that is not called.
+type RefusedStatus struct {
+	Account string    `json:"account"`
+	Scope   string    `json:"scope,omitempty"`
+	Since   time.Time `json:"since"`
+	Reason  string    `json:"reason"`
+}
+
+// TotalStatus is the sum over all customers of one currency, in minor units.
+type TotalStatus struct {
+	Ledger   string `json:"ledger"`
+	Currency string `json:"currency"`
+	Amount   int64  `json:"amount"`
+}
+
+// Status reads it from the mirror and the queue.
+func (p *Parts) Status(ctx context.Context, gate *worker.Gate) (Status, error) {
+	s := Status{Sweeps: map[string]SweepStatus{}, AccountsRefused: []RefusedStatus{}, Balances: []TotalStatus{}, At: time.Now().UTC(), Build: ReadBuild()}
+	totals, err := p.Store.Totals(ctx)
+	if err != nil {
+		return s, err
+	}
+	s.Customers = totals.Customers
+	s.Transactions = totals.BalanceTransactions + totals.CreditTransactions
+	s.PendingEvents = totals.PendingEvents
+	for _, n := range totals.DriftOpen {
+		s.DriftOpen += n
+	}
+	s.Balances = append(totalsOf("balance", totals.Balances), totalsOf("credits", totals.Credits)...)
+	fresh, err := p.Store.Freshness(ctx, freshnessSample)
+	if err != nil {
+		return s, err
+	}
+	if len(fresh) > 0 {
+		s.Freshness = FreshnessStatus{P50: quantile(fresh, 0.5), P99: quantile(fresh, 0.99)}
+	}
+	sweeps, err := p.Store.Sweeps(ctx)
+	if err != nil {
+		return s, err
+	}
+	for _, w := range sweeps {
+		addSweep(s.Sweeps, w)
+	}
+	counts, err := p.Queue.Stats(ctx)
+	if err != nil {
+		return s, err
+	}
+	s.Queue = queueStatus(counts, totals.DeadLetters)
+	if s.Stripe.Calls24h, err = p.Budget.Calls24h(ctx); err != nil {
+		return s, err
+	}
+	for _, n := range s.Stripe.Calls24h {
+		s.Stripe.Projection30d += 30 * n
+	}
+	if gate != nil {
+		for _, c := range gate.Closures() {
+			s.AccountsRefused = append(s.AccountsRefused, RefusedStatus{Account: c.Account, Scope: string(c.Scope), Since: c.Since.UTC(), Reason: c.Reason})
+		}
+	}
+	return s, nil
+}
+
+// freshnessSample is how many of the last answered events tell the freshness.
+const freshnessSample = 1000
+
+// addSweep adds a sweep; of several accounts the one that succeeded least recently
+// counts, since a sweep is no better than that.
+func addSweep(all map[string]SweepStatus, w mirror.Sweep) {
+	next := SweepStatus{LastFound: w.LastFound}
+	if !w.LastSuccess.IsZero() {
+		t := w.LastSuccess.UTC()
+		next.LastSuccess = &t
+	}
+	if old, ok := all[w.Name]; ok {
+		next.LastFound += old.LastFound
+		if old.LastSuccess == nil || next.LastSuccess != nil && old.LastSuccess.Before(*next.LastSuccess) {
+			next.LastSuccess = old.LastSuccess
+		}
+	}
+	all[w.Name] = next
+}
+
+func queueStatus(s queue.Stats, dead int64) QueueStatus {
+	return QueueStatus{
+		Ready: s.ReadyLive + s.ReadySweep, Delayed: s.Delayed, Leased: s.Leased, Dead: dead,
+		OldestReadySeconds: s.OldestReady.Seconds(),
+	}
+}
+
+// quantile of an ascending list, in seconds.
+func quantile(ascending []time.Duration, q float64) *float64 {
+	v := ascending[int(q*float64(len(ascending)-1)+0.5)].Seconds()
+	return &v
+}

@@ -1,0 +1,65 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/creditmirror/creditmirror/app"
+	"github.com/creditmirror/creditmirror/config"
+)
+
+func newMigrate(e *env) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "migrate",
+		Short: "Bring the mirror's database to this version's schema",
+		Long: lines(
+			"Creates or extends the tables, under a lock, so that several may run at once.",
+			"serve does the same at its start; run it beforehand where serve's database user",
+			"may not change the schema."),
+		Args: cobra.NoArgs,
+	}
+	overrides := config.Bind(c.Flags(), config.VarDatabaseURL)
+	c.RunE = func(cmd *cobra.Command, _ []string) error {
+		cfg, err := config.Load(e.environ, overrides)
+		if err != nil {
+			return err
+		}
+		store, err := app.OpenStore(cmd.Context(), cfg)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = store.Close() }()
+		if err := store.Migrate(cmd.Context()); err != nil {
+			return err
+		}
+		fmt.Fprintln(e.err, "the mirror's schema is up to date")
+		return nil
+	}
+	return c
+}
+
+func newVersion(e *env) *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use: "version", Short: "Tell the version of this binary", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			b := app.ReadBuild()
+			if asJSON {
+				return json.NewEncoder(e.out).Encode(b)
+			}
+			_, err := fmt.Fprintf(e.out, "creditmirror %s (revision %s, %s)\n", b.Version, orNone(b.Revision), b.Go)
+			return err
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
+	return c
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "unknown"
+	}
+	return s
+}

@@ -1,0 +1,124 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"golang.org/x/term"
+
+	"github.com/creditmirror/creditmirror/config"
+)
+
+// Exit codes; they are a contract.
+const (
+	exitDone   = 0
+	exitFailed = 1 // found something wrong, or failed
+	exitUsage  = 2 // wrong usage or configuration
+)
+
+// env is what commands get from outside, so that tests can run them.
+type env struct {
+	environ   []string
+	out       io.Writer
+	err       io.Writer
+	logFormat string
+	started   bool // the command line was understood
+}
+
+// errFound ends a command with exit 1 when it has already told what it found.
+var errFound = errors.New("found something wrong")
+
+func run(ctx context.Context, args, environ []string, out, errOut io.Writer) int {
+	e := &env{environ: environ, out: out, err: errOut}
+	root := newRoot(e)
+	root.SetArgs(args)
+	root.SetOut(out)
+	root.SetErr(errOut)
+	err := root.ExecuteContext(ctx)
+	var wrong *config.Error
+	switch {
+	case err == nil:
+		return exitDone
+	case errors.Is(err, errFound):
+		return exitFailed
+	case errors.As(err, &wrong):
+		fmt.Fprintln(errOut, wrong)
+		return exitUsage
+	case !e.started, errors.Is(err, errUsage):
+		fmt.Fprintf(errOut, "creditmirror: %v\nRun 'creditmirror --help' for usage.\n", err)
+		return exitUsage
+	}
+	fmt.Fprintf(errOut, "creditmirror: %v\n", err)
+	return exitFailed
+}
+
+// errUsage marks a wrong use of the command line that only the command itself
+// can notice.
+var errUsage = errors.New("wrong usage")
+
+func newRoot(e *env) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "creditmirror",
+		Short: "A local, provably correct copy of your customers' Stripe credit",
+		Long: `creditmirror keeps a complete, fresh and provably correct local copy of the
+credit that customers hold at Stripe: customer balance transactions and billing
+credits. It needs nothing but Stripe's keys: without further configuration it
+keeps the copy in a SQLite file and runs its own queue.
+
+Try it without an account:   creditmirror demo
+Run it:                      STRIPE_API_KEY=… STRIPE_WEBHOOK_SECRET=… creditmirror serve
+
+Reports go to standard output, logs and progress to standard error.
+Exit status: 0 done, 1 found something wrong or failed, 2 wrong usage or configuration.`,
+		SilenceErrors: true, SilenceUsage: true,
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			if e.logFormat != "json" && e.logFormat != "console" {
+				return fmt.Errorf("--log-format %q: want json or console", e.logFormat)
+			}
+			e.started = true
+			return nil
+		},
+	}
+	root.PersistentFlags().StringVar(&e.logFormat, "log-format", "json", "json or console")
+	root.AddCommand(newServe(e), newDemo(e), newSim(e), newBackfill(e), newStatus(e), newMigrate(e), newVersion(e))
+	return root
+}
+
+// logger writes to standard error in the chosen format.
+func (e *env) logger(level config.LogLevel) *zap.Logger {
+	var min zapcore.Level
+	if err := min.UnmarshalText([]byte(level)); err != nil {
+		min = zapcore.InfoLevel
+	}
+	cfg := zap.NewProductionEncoderConfig()
+	cfg.TimeKey, cfg.EncodeTime = "time", zapcore.RFC3339NanoTimeEncoder
+	encoder := zapcore.NewJSONEncoder(cfg)
+	if e.logFormat == "console" {
+		cfg.EncodeLevel = zapcore.CapitalLevelEncoder
+		encoder = zapcore.NewConsoleEncoder(cfg)
+	}
+	core := zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(e.err)), min)
+	if min > zapcore.DebugLevel {
+		// With the database or Stripe away, every target says the same: twenty of a
+		// message each second tell as much as thousands, and do not fill the disk.
+		core = zapcore.NewSamplerWithOptions(core, time.Second, 20, 1000)
+	}
+	return zap.New(core)
+}
+
+// terminal tells whether w is a terminal.
+func terminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd())) //nolint:gosec // a file descriptor fits an int
+}
+
+// lines joins lines of help.
+func lines(l ...string) string { return strings.Join(l, "\n") }

@@ -1,0 +1,128 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/creditmirror/creditmirror/app"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// cli runs the command line as a user does.
+func cli(t *testing.T, environ []string, args ...string) (code int, out, errOut string) {
+	t.Helper()
+	var o, e bytes.Buffer
+	code = run(t.Context(), args, environ, &o, &e)
+	return code, o.String(), e.String()
+}
+
+func TestExitCodes(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name    string
+		environ string
+		args    string
+		code    int
+		says    string // on standard error
+	}{
+		{"help", "", "--help", 0, ""},
+		{"version", "", "version", 0, ""},
+		{"completion", "", "completion bash", 0, ""},
+		{"unknown command", "", "frobnicate", 2, "frobnicate"},
+		{"unknown flag", "", "version --frob", 2, "--frob"},
+		{"an argument too many", "", "version now", 2, "now"},
+		{"unknown log format", "", "version --log-format xml", 2, "xml"},
+		{"serve without keys", "", "serve", 2, "STRIPE_API_KEY"},
+		{"serve with an unknown role", "STRIPE_API_KEY=sk_test_x", "serve --roles worker,frob", 2, "frob"},
+		{"unknown variable", "CREDITMIRROR_WORKER=1", "status", 2, "CREDITMIRROR_WORKERS"},
+		{"migrate into a folder that is not there", "CREDITMIRROR_DATABASE_URL=sqlite:/nonexistent-folder/x.db", "migrate", 1, "/nonexistent-folder"},
+		{"status of nobody", "CREDITMIRROR_OPS_ADDR=127.0.0.1:1", "status", 1, "CREDITMIRROR_OPS_ADDR"},
+		{"demo backwards in time", "", "demo --for -1s", 2, "--for"},
+		{"demo without customers", "", "demo --customers 0", 2, "--customers"},
+		{"demo without changes", "", "demo --rate 0", 2, "--rate"},
+		{"traffic on nobody", "", "sim --rate 3", 2, "--customers"},
+		{"sim at no address", "", "sim --addr 127.0.0.1:99999", 1, "--addr"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			code, _, errOut := cli(t, strings.Fields(tt.environ), strings.Fields(tt.args)...)
+			if code != tt.code || !strings.Contains(errOut, tt.says) {
+				t.Fatalf("exit %d, want %d; said %q, want it to name %q", code, tt.code, errOut, tt.says)
+			}
+		})
+	}
+}
+
+// No secret is ever printed, whatever is wrong with the rest.
+func TestSecretsAreNotPrinted(t *testing.T) {
+	t.Parallel()
+	environ := []string{
+		"STRIPE_API_KEY=sk_test_Canary1", "STRIPE_WEBHOOK_SECRET=whsec_Canary2", "CREDITMIRROR_API_KEYS=read:Canary3Canary3Canary3",
+		"CREDITMIRROR_REDIS_URL=redis://:Canary4@127.0.0.1:1/0", "CREDITMIRROR_DATABASE_URL=postgres://u:Canary5@127.0.0.1:1/x?connect_timeout=1",
+	}
+	for _, args := range []string{"serve", "serve --workers x", "status", "migrate", "serve --help", "backfill"} {
+		_, out, errOut := cli(t, environ, strings.Fields(args)...)
+		if strings.Contains(out+errOut, "Canary") {
+			t.Errorf("%s prints a secret: %s%s", args, out, errOut)
+		}
+	}
+}
+
+func TestVersionAsJSON(t *testing.T) {
+	t.Parallel()
+	_, out, _ := cli(t, nil, "version", "--json")
+	var b app.Build
+	if err := json.Unmarshal([]byte(out), &b); err != nil || b.Version == "" || b.Go == "" {
+		t.Fatalf("%q: %v", out, err)
+	}
+}
+
+func TestMigrateTwice(t *testing.T) {
+	t.Parallel()
+	environ := []string{"CREDITMIRROR_DATABASE_URL=sqlite:" + filepath.Join(t.TempDir(), "m.db")}
+	for range 2 {
+		if code, _, errOut := cli(t, environ, "migrate"); code != 0 {
+			t.Fatalf("exit %d: %s", code, errOut)
+		}
+	}
+}
+
+func TestDemo(t *testing.T) {
+	for _, args := range []string{"demo --for 3s --customers 30", "demo --for 3s --customers 30 --chaos --seed 7"} {
+		code, out, errOut := cli(t, nil, strings.Fields(args)...)
+		if code != 0 || !strings.Contains(out, "0 differences") {
+			t.Fatalf("%s: exit %d\n%s\n%s", args, code, out, errOut)
+		}
+	}
+}
+
+// A demo that is told to stop compares all the same.
+func TestDemoStopped(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	var o, e stoppingBuffer
+	e.stop = cancel
+	if code := run(ctx, strings.Fields("demo --customers 10"), nil, &o, &e); code != 0 || !strings.Contains(o.String(), "0 differences") {
+		t.Fatalf("exit %d\n%s\n%s", code, o.String(), e.String())
+	}
+}
+
+// stoppingBuffer stops the demo at its first line of progress.
+type stoppingBuffer struct {
+	bytes.Buffer
+	stop context.CancelFunc
+}
+
+func (b *stoppingBuffer) Write(p []byte) (int, error) {
+	if b.stop != nil && strings.Contains(string(p), "changes  ") {
+		b.stop()
+	}
+	return b.Buffer.Write(p)
+}

@@ -1,0 +1,50 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+
+	"github.com/creditmirror/creditmirror/app"
+	"github.com/creditmirror/creditmirror/config"
+)
+
+func newServe(e *env) *cobra.Command {
+	var roles string
+	c := &cobra.Command{
+		Use:   "serve",
+		Short: "Take webhooks, keep the mirror, serve it",
+		Long: lines(
+			"Runs the roles asked for until it is told to stop (SIGTERM, SIGINT), then drains:",
+			"webhooks that were accepted are answered, targets in work are finished.",
+			"",
+			"  webhook    takes Stripe's events and marks what changed",
+			"  worker     reads what was marked from Stripe into the mirror",
+			"  reconcile  makes the first copy, catches up on lost events",
+			"  api        serves the mirror under Stripe's own paths",
+			"  console    reserved for the operator's page, which this version does not have yet",
+			"",
+			"Every variable of the environment has a flag here, which wins over it."),
+		Args: cobra.NoArgs,
+	}
+	overrides := config.Bind(c.Flags(), config.AllVars()...)
+	c.Flags().StringVar(&roles, "roles", "webhook,worker,reconcile,api,console", "the roles to run, comma separated")
+	c.RunE = func(cmd *cobra.Command, _ []string) error {
+		list, rolesErr := config.ParseRoles(roles)
+		cfg, err := config.LoadFor(e.environ, list, overrides)
+		if err := config.Join(rolesErr, err); err != nil {
+			return err
+		}
+		log := e.logger(cfg.LogLevel)
+		settings := make([]zap.Field, 0, len(cfg.Effective()))
+		for _, s := range cfg.Effective() {
+			settings = append(settings, zap.String(s.Name, s.Value))
+		}
+		log.Info("configuration", settings...)
+		a, err := app.New(cmd.Context(), app.Options{Config: cfg, Roles: list, Log: log, Build: app.ReadBuild()})
+		if err != nil {
+			return err
+		}
+		return a.Run(cmd.Context())
+	}
+	return c
+}

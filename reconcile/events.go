@@ -1,0 +1,291 @@
+package reconcile
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/creditmirror/creditmirror/mirror"
+	"github.com/creditmirror/creditmirror/stripeapi"
+)
+
+// Names of the sweeps in the table of the same name.
+const (
+	SweepEvents   = "events"
+	SweepBackfill = "backfill"
+)
+
+const (
+	// eventOverlap is read again behind the watermark at each pass, for events that
+	// came to be listed late.
+	eventOverlap = time.Minute
+	// catchUpOverlap is the overlap after a lost or rewound Redis.
+	catchUpOverlap = time.Hour
+	// eventHorizon is how far back events can be trusted to be listed; Stripe keeps
+	// them for 30 days.
+	eventHorizon = 25 * 24 * time.Hour
+	// eventGrace leaves events alone whose webhook may still be on its way: they are
+	// seen again in the overlap of the next pass.
+	eventGrace = 2 * time.Second
+	// syncMargin is how much later than an event a sync must have begun so that it
+	// answered the event whatever the difference of the two clocks.
+	syncMargin = 5 * time.Second
+)
+
+// EventsOptions tune an EventsSweep.
+type EventsOptions struct {
+	// Inbox tells whether events are recorded in the mirror's database before they
+	// are marked. Without it, an event counts as applied once a later sync of its
+	// target has been committed.
+	Inbox func() bool
+	// Livemode of the API key: events of the other mode are passed over.
+	Livemode bool
+	Log      *zap.Logger
+	Now      func() time.Time
+}
+
+// EventsSweep marks what Stripe's list of events has and the mirror never applied.
+type EventsSweep struct {
+	stripe Stripe
+	store  Store
+	queue  Queue
+	o      EventsOptions
+}
+
+// NewEventsSweep returns an EventsSweep.
+func NewEventsSweep(stripe Stripe, store Store, queue Queue, o EventsOptions) *EventsSweep {
+	if o.Log == nil {
+		o.Log = zap.NewNop()
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Inbox == nil {
+		o.Inbox = func() bool { return true }
+	}
+	return &EventsSweep{stripe: stripe, store: store, queue: queue, o: o}
+}
+
+// EventsResult tells what a pass saw.
+type EventsResult struct {
+	// Seen events of interest, and those of them that were Missed and are marked now.
+	Seen, Missed int
+	// Beyond tells that the watermark is older than Stripe's list reaches back: the
+	// events before From are lost, and only a comparison of balances finds what
+	// they changed.
+	Beyond bool
+	From   time.Time
+}
+
+// eventsCheckpoint is how far a pass got; the list is read newest first.
+type eventsCheckpoint struct {
+	From  time.Time `json:"from"`
+	Begun time.Time `json:"begun"`
+	After string    `json:"after"`
+}
+
+// Run makes one pass over the events of an account since the watermark, less an
+// overlap: a minute, or an hour when catchUp is set. The watermark moves only
+// when every page was read and everything missed is marked.
+func (s *EventsSweep) Run(ctx context.Context, account string, catchUp bool) (EventsResult, error) {
+	sweep, err := s.store.Sweep(ctx, account, SweepEvents)
+	if err != nil {
+		return EventsResult{}, err
+	}
+	point, resumed := s.checkpoint(sweep, catchUp)
+	result := EventsResult{From: point.From}
+	if horizon := s.o.Now().Add(-eventHorizon); point.From.Before(horizon) {
+		result.Beyond = true
+		s.o.Log.Warn("the last pass over events is older than Stripe's list can be trusted to reach; run the balances sweep",
+			zap.String("account", account), zap.Time("watermark", sweep.Watermark))
+	}
+	sweep.StartedAt = point.Begun
+	for pages := 0; ; pages++ {
+		page, err := s.stripe.EventsPage(ctx, account, stripeapi.EventsQuery{
+			Types: mirror.EventTypes(), CreatedGTE: point.From, After: point.After, Limit: 100,
+		})
+		if cursorGone(err) && resumed {
+			// The event we stopped at has left the list: read it from the top again.
+			point.After, resumed = "", false
+			continue
+		}
+		if err != nil {
+			return result, fmt.Errorf("list events of account %q: %w", account, err)
+		}
+		if err := s.apply(ctx, account, page, catchUp, &result); err != nil {
+			return result, err
+		}
+		if !page.HasMore {
+			break
+		}
+		point.After = page.LastID
+		if sweep.State, err = json.Marshal(point); err != nil {
+			return result, err
+		}
+		if err := s.store.SaveSweep(ctx, sweep); err != nil {
+			return result, err
+		}
+	}
+	sweep.State = nil
+	sweep.Watermark = point.Begun
+	sweep.LastSuccess = s.o.Now()
+	sweep.LastFound = int64(result.Missed)
+	return result, s.store.SaveSweep(ctx, sweep)
+}
+
+// checkpoint tells where a pass begins: where an earlier one broke off, or at the
+// watermark less the overlap.
+func (s *EventsSweep) checkpoint(sweep mirror.Sweep, catchUp bool) (point eventsCheckpoint, resumed bool) {
+	now := s.o.Now().UTC()
+	if !catchUp && len(sweep.State) > 0 && json.Unmarshal(sweep.State, &point) == nil && point.After != "" {
+		return point, true
+	}
+	overlap := eventOverlap
+	if catchUp {
+		overlap = catchUpOverlap
+	}
+	from := sweep.Watermark
+	if from.IsZero() {
+		from = now
+	}
+	return eventsCheckpoint{From: from.Add(-overlap), Begun: now}, false
+}
+
+// apply marks the events of a page that were missed.
+func (s *EventsSweep) apply(ctx context.Context, account string, page stripeapi.EventsPage, catchUp bool, result *EventsResult) error {
+	now := s.o.Now()
+	for _, raw := range page.Unreadable {
+		// Kept like an unreadable webhook, so that a person can look at it.
+		err := s.store.SaveDeadLetter(ctx, mirror.DeadLetter{
+			ID: mirror.UnreadableID(raw), Reason: "an event in Stripe's list cannot be read", Attempts: 1,
+			Payload: raw, FirstFailedAt: now, LastFailedAt: now,
+		})
+		if err != nil {
+			return err
+		}
+	}
+	var events []mirror.Event
+	var ids []string
+	for _, e := range page.Events {
+		if e.Livemode == s.o.Livemode && mirror.Interesting(e.Type) && (catchUp || now.Sub(e.Created) >= eventGrace) {
+			e.Account = account // the list is the account's; only Connect deliveries say so in the event
+			events = append(events, e)
+			ids = append(ids, e.ID)
+		}
+	}
+	if len(events) == 0 {
+		return nil
+	}
+	result.Seen += len(events)
+	receipts, err := s.store.EventReceipts(ctx, account, ids)
+	if err != nil {
+		return err
+	}
+	missed, err := s.missed(ctx, events, receipts)
+	if err != nil || len(missed) == 0 {
+		return err
+	}
+	if s.o.Inbox() {
+		if _, err := s.store.RecordEvents(ctx, missed); err != nil {
+			return err
+		}
+	}
+	var marks []Mark
+	for _, e := range missed {
+		for _, t := range e.Targets() {
+			marks = append(marks, Mark{Target: t, Event: e.Ref()})
+		}
+		s.o.Log.Debug("missed event", zap.String("event_id", e.ID), zap.String("event_type", e.Type), zap.String("account", account))
+	}
+	if err := s.queue.MarkLive(ctx, marks); err != nil {
+		return err
+	}
+	result.Missed += len(missed)
+	return nil
+}
+
+// missed leaves out the events that were applied, those whose targets wait, are
+// in work or have a dead letter, and those whose targets were synced well after them.
+func (s *EventsSweep) missed(ctx context.Context, events []mirror.Event, receipts []mirror.Receipt) ([]mirror.Event, error) {
+	type suspect struct {
+		event   mirror.Event
+		ledgers []mirror.Target
+	}
+	var suspects []suspect
+	var targets []mirror.Target
+	for i, e := range events {
+		if receipts[i] == mirror.ReceiptApplied {
+			continue
+		}
+		ledgers, err := s.ledgerTargets(ctx, e)
+		if err != nil {
+			return nil, err
+		}
+		suspects = append(suspects, suspect{e, ledgers})
+		targets = append(append(targets, ledgers...), e.Targets()...)
+	}
+	if len(targets) == 0 {
+		return nil, nil
+	}
+	queued, err := s.queue.Queued(ctx, targets)
+	if err != nil {
+		return nil, err
+	}
+	observed, err := s.store.ObservedAt(ctx, targets)
+	if err != nil {
+		return nil, err
+	}
+	dead, err := deadTargets(ctx, s.store)
+	if err != nil {
+		return nil, err
+	}
+	syncedAt, waiting := map[mirror.Target]time.Time{}, map[mirror.Target]bool{}
+	for i, t := range targets {
+		syncedAt[t], waiting[t] = observed[i], queued[i] || dead[t]
+	}
+	var missed []mirror.Event
+	for _, sus := range suspects {
+		// A question that waits will lead to the ledger.
+		if slices.ContainsFunc(sus.event.Targets(), func(t mirror.Target) bool { return waiting[t] }) {
+			continue
+		}
+		unanswered := func(t mirror.Target) bool {
+			// With the inbox on, answered events are known by name. Without, time has to do.
+			return !waiting[t] && (s.o.Inbox() || syncedAt[t].Before(sus.event.Created.Add(syncMargin)))
+		}
+		if slices.ContainsFunc(sus.ledgers, unanswered) {
+			missed = append(missed, sus.event)
+		}
+	}
+	return missed, nil
+}
+
+// ledgerTargets are an event's targets with questions answered from the mirror
+// where it can.
+func (s *EventsSweep) ledgerTargets(ctx context.Context, e mirror.Event) ([]mirror.Target, error) {
+	targets := e.Targets()
+	for i, t := range targets {
+		if t.Scope != mirror.ScopeGrantOwner {
+			continue
+		}
+		customer, err := s.store.GrantOwner(ctx, t.Account, t.ID)
+		switch {
+		case errors.Is(err, mirror.ErrNotFound):
+		case err != nil:
+			return nil, err
+		default:
+			targets[i] = mirror.Target{Account: t.Account, Scope: mirror.ScopeCredits, ID: customer}
+		}
+	}
+	return targets, nil
+}
+
+func cursorGone(err error) bool {
+	e, ok := errors.AsType[*stripeapi.Error](err)
+	return ok && e.Code == "resource_missing" && e.Param == "starting_after"
+}

@@ -1,0 +1,155 @@
+package reconcile
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/creditmirror/creditmirror/mirror"
+)
+
+// pendingAge is how old an unanswered inbox event must be before a target that
+// is not in the queue counts as lost: a healthy receiver marks it at once.
+const pendingAge = 15 * time.Second
+
+// RewindDetector notices that Redis is not the one it was: flushed, restored
+// from a backup, failed over to a replica that lagged, or another one. Each
+// partition of the queue carries a random id and a counter; the mirror's
+// database keeps both, and a Redis that knows less than the database has
+// forgotten marks.
+type RewindDetector struct {
+	store Store
+	queue Queue
+	log   *zap.Logger
+}
+
+// NewRewindDetector returns a RewindDetector.
+func NewRewindDetector(store Store, queue Queue, log *zap.Logger) *RewindDetector {
+	return &RewindDetector{store: store, queue: queue, log: log}
+}
+
+// Check compares the marks on both sides and tells which partitions lost state.
+// Partitions that are sound get a higher counter. Lost ones keep being told
+// until Heal stamps them, so that a crash in between repairs again.
+//
+// Fresh tells that nothing was ever stamped for them: a first start.
+func (d *RewindDetector) Check(ctx context.Context) (lost []mirror.Incarnation, fresh bool, err error) {
+	inRedis, err := d.queue.Incarnations(ctx)
+	if err != nil {
+		return nil, false, fmt.Errorf("read the incarnations from redis: %w", err)
+	}
+	inStore, err := d.store.Incarnations(ctx)
+	if err != nil {
+		return nil, false, fmt.Errorf("read the incarnations from the mirror: %w", err)
+	}
+	known := map[int]mirror.Incarnation{}
+	for _, i := range inStore {
+		known[i.Partition] = i
+	}
+	fresh = true
+	for _, r := range inRedis {
+		k, ok := known[r.Partition]
+		if !ok || r.ID == "" || r.ID != k.ID || r.HighWater < k.HighWater {
+			lost = append(lost, r)
+			fresh = fresh && !ok && r.ID == ""
+			continue
+		}
+		r.HighWater++
+		// Redis first: a crash between the two leaves it ahead, which is sound.
+		if err := d.stamp(ctx, r); err != nil {
+			return nil, false, err
+		}
+	}
+	return lost, fresh && len(lost) > 0, nil
+}
+
+// Heal gives lost partitions a new id on both sides; to be called once what they
+// lost has been marked again.
+func (d *RewindDetector) Heal(ctx context.Context, lost []mirror.Incarnation) error {
+	for _, i := range lost {
+		if err := d.stamp(ctx, mirror.Incarnation{Partition: i.Partition, ID: rand.Text(), HighWater: i.HighWater + 1}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *RewindDetector) stamp(ctx context.Context, i mirror.Incarnation) error {
+	if err := d.queue.Stamp(ctx, i); err != nil {
+		return fmt.Errorf("stamp the incarnation in redis: %w", err)
+	}
+	if err := d.store.SaveIncarnation(ctx, i); err != nil {
+		return fmt.Errorf("stamp the incarnation in the mirror: %w", err)
+	}
+	return nil
+}
+
+// deadTargets are the targets with a dead letter: their events stay unanswered,
+// and they are tried again every hour, not at every look.
+func deadTargets(ctx context.Context, store Store) (map[mirror.Target]bool, error) {
+	dead := map[mirror.Target]bool{}
+	for after := ""; ; {
+		page, err := store.DeadLetters(ctx, after, 500)
+		if err != nil {
+			return nil, err
+		}
+		for _, d := range page {
+			dead[d.Target] = true
+			after = d.ID
+		}
+		if len(page) < 500 {
+			return dead, nil
+		}
+	}
+}
+
+// RemarkPending marks the targets of inbox events that no sync has answered and
+// that are not in the queue: their mark was lost with Redis, or never made
+// because the receiver was killed between the two. Events younger than minAge
+// are left alone. It returns how many targets were marked.
+func RemarkPending(ctx context.Context, store Store, queue Queue, now time.Time, minAge time.Duration) (int, error) {
+	marked := 0
+	for after := int64(0); ; {
+		page, err := store.PendingEvents(ctx, after, 1000)
+		if err != nil {
+			return marked, err
+		}
+		var marks []Mark
+		var targets []mirror.Target
+		for _, p := range page {
+			after = max(after, p.Seq)
+			if now.Sub(p.Event.Created) >= minAge {
+				marks = append(marks, Mark{Target: p.Target, Event: p.Event.Ref()})
+				targets = append(targets, p.Target)
+			}
+		}
+		if len(targets) > 0 {
+			queued, err := queue.Queued(ctx, targets)
+			if err != nil {
+				return marked, err
+			}
+			dead, err := deadTargets(ctx, store)
+			if err != nil {
+				return marked, err
+			}
+			lost := marks[:0]
+			for i, m := range marks {
+				if !queued[i] && !dead[m.Target] {
+					lost = append(lost, m)
+				}
+			}
+			if len(lost) > 0 {
+				if err := queue.MarkLive(ctx, lost); err != nil {
+					return marked, err
+				}
+				marked += len(lost)
+			}
+		}
+		if len(page) < 1000 {
+			return marked, nil
+		}
+	}
+}

@@ -1,0 +1,341 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+	"go.uber.org/zap"
+
+	"github.com/creditmirror/creditmirror/mirror"
+)
+
+const (
+	leaseName = "reconcile"
+	// leaseTTL is how long a dead replica keeps the others waiting.
+	leaseTTL = 6 * time.Second
+	// checkInterval is how often Redis is looked at; a lost one is healed within 10 s.
+	checkInterval = 2 * time.Second
+	// copyInterval is how often accounts without a first copy are looked for, and
+	// how long a failed one waits: not longer than a refused key may.
+	copyInterval = 10 * time.Second
+	// eventsKept is how long answered events stay in the mirror's database: longer
+	// than Stripe lists them.
+	eventsKept = 35 * 24 * time.Hour
+	// deadRetryInterval is how long a dead letter waits between two tries.
+	deadRetryInterval = time.Hour
+)
+
+// RunnerOptions tune a Runner.
+type RunnerOptions struct {
+	// Owner names this process in the lease; unique per process.
+	Owner string
+	// Accounts to reconcile besides the platform's own; nil: those seen in events,
+	// when AllAccounts is set.
+	Accounts    []string
+	AllAccounts bool
+	// EmbeddedRedis tells that Redis runs in this process.
+	EmbeddedRedis bool
+	// EventsInterval is the time between two passes over events. Defaults to 1 min.
+	EventsInterval time.Duration
+	Registerer     prometheus.Registerer
+	Log            *zap.Logger
+	Now            func() time.Time
+}
+
+// Runner runs the sweeps in one replica at a time.
+type Runner struct {
+	store    Store
+	queue    Queue
+	events   *EventsSweep
+	copier   *FirstCopy
+	detector *RewindDetector
+	o        RunnerOptions
+	m        *runnerMetrics
+
+	// eventsMu keeps a catch-up and a regular pass over events apart: they share a
+	// checkpoint.
+	eventsMu sync.Mutex
+
+	mu      sync.Mutex
+	leading bool
+}
+
+type runnerMetrics struct {
+	lastSuccess *prometheus.GaugeVec
+	missed      prometheus.Counter
+	lost        prometheus.Counter
+	failures    *prometheus.CounterVec
+	remarked    prometheus.Counter
+}
+
+// NewRunner returns a Runner.
+func NewRunner(store Store, queue Queue, events *EventsSweep, copier *FirstCopy, o RunnerOptions) *Runner {
+	if o.EventsInterval <= 0 {
+		o.EventsInterval = time.Minute
+	}
+	if o.Log == nil {
+		o.Log = zap.NewNop()
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	f := promauto.With(o.Registerer)
+	return &Runner{
+		store: store, queue: queue, events: events, copier: copier, o: o,
+		detector: NewRewindDetector(store, queue, o.Log),
+		m: &runnerMetrics{
+			lastSuccess: f.NewGaugeVec(prometheus.GaugeOpts{
+				Name: "creditmirror_reconcile_last_success_timestamp_seconds", Help: "When each sweep last ended well, Unix time.",
+			}, []string{"sweep"}),
+			missed: f.NewCounter(prometheus.CounterOpts{
+				Name: "creditmirror_missed_events_total", Help: "Events found at Stripe that no webhook had brought.",
+			}),
+			lost: f.NewCounter(prometheus.CounterOpts{
+				Name: "creditmirror_redis_lost_total", Help: "Times that Redis was found flushed, rewound or exchanged.",
+			}),
+			failures: f.NewCounterVec(prometheus.CounterOpts{
+				Name: "creditmirror_reconcile_failures_total", Help: "Passes of a sweep that failed and will be tried again.",
+			}, []string{"sweep"}),
+			remarked: f.NewCounter(prometheus.CounterOpts{
+				Name: "creditmirror_remarked_targets_total", Help: "Targets of unanswered inbox events that had to be marked again.",
+			}),
+		},
+	}
+}
+
+// Leading tells whether this replica holds the lease.
+func (r *Runner) Leading() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.leading
+}
+
+// Run holds the lease as long as it can and works while it has it, until ctx ends.
+func (r *Runner) Run(ctx context.Context) error {
+	defer func() {
+		// Give the lease back, so that another replica need not wait for it to run out.
+		release, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+		defer cancel()
+		if err := r.store.ReleaseLease(release, leaseName, r.o.Owner); err != nil {
+			r.o.Log.Debug("reconcile lease not released", zap.Error(err))
+		}
+	}()
+	for {
+		held, err := r.store.AcquireLease(ctx, leaseName, r.o.Owner, leaseTTL)
+		if err != nil && ctx.Err() == nil {
+			r.o.Log.Warn("reconcile lease not asked for", zap.Error(err))
+		}
+		if held {
+			r.lead(ctx)
+		}
+		if pause(ctx, leaseTTL/3) != nil {
+			return nil
+		}
+	}
+}
+
+// lead runs every loop until the lease is lost or ctx ends.
+func (r *Runner) lead(ctx context.Context) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	r.setLeading(true)
+	defer r.setLeading(false)
+	r.o.Log.Info("reconcile lease taken")
+
+	var loops sync.WaitGroup
+	for _, loop := range []func(context.Context){r.eventsLoop, r.copyLoop, r.redisLoop, r.deadLetterLoop, r.pruneLoop} {
+		loops.Go(func() { loop(ctx) })
+	}
+	expires := r.o.Now().Add(leaseTTL)
+	for pause(ctx, leaseTTL/3) == nil {
+		held, err := r.store.AcquireLease(ctx, leaseName, r.o.Owner, leaseTTL)
+		if held {
+			expires = r.o.Now().Add(leaseTTL)
+		} else if err == nil || r.o.Now().After(expires) {
+			if ctx.Err() == nil {
+				r.o.Log.Warn("reconcile lease lost", zap.Error(err))
+			}
+			break
+		}
+	}
+	cancel()
+	loops.Wait()
+}
+
+func (r *Runner) setLeading(v bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.leading = v
+}
+
+// accounts lists the accounts to reconcile, the platform's own first.
+func (r *Runner) accounts(ctx context.Context) ([]string, error) {
+	list := append([]string{""}, r.o.Accounts...)
+	if r.o.AllAccounts {
+		seen, err := r.store.Accounts(ctx)
+		return append(list, seen...), err
+	}
+	return list, nil
+}
+
+// eventsLoop passes over the events of all accounts, at once and then at the
+// interval.
+func (r *Runner) eventsLoop(ctx context.Context) {
+	for {
+		r.sweepEvents(ctx, false)
+		if pause(ctx, r.o.EventsInterval) != nil {
+			return
+		}
+	}
+}
+
+func (r *Runner) sweepEvents(ctx context.Context, catchUp bool) (ok bool) {
+	r.eventsMu.Lock()
+	defer r.eventsMu.Unlock()
+	accounts, err := r.accounts(ctx)
+	ok = err == nil
+	for _, account := range accounts {
+		result, err := r.events.Run(ctx, account, catchUp)
+		r.m.missed.Add(float64(result.Missed))
+		if err != nil {
+			ok = false
+			r.failed(ctx, SweepEvents, account, err)
+			continue
+		}
+		if result.Missed > 0 {
+			r.o.Log.Warn("events were missed and are marked", zap.String("account", account), zap.Int("events", result.Missed))
+		}
+	}
+	if ok {
+		r.m.lastSuccess.WithLabelValues(SweepEvents).Set(float64(r.o.Now().Unix()))
+	}
+	return ok
+}
+
+// copyLoop makes the first copy of every account that has none.
+func (r *Runner) copyLoop(ctx context.Context) {
+	for {
+		accounts, err := r.accounts(ctx)
+		if err != nil {
+			r.failed(ctx, SweepBackfill, "", err)
+		}
+		for _, account := range accounts {
+			done, err := r.copier.Done(ctx, account)
+			if err == nil && !done {
+				r.o.Log.Info("first copy begins or goes on", zap.String("account", account))
+				if err = r.copier.Run(ctx, account, func(Copied) {}); err == nil {
+					r.o.Log.Info("first copy done", zap.String("account", account))
+				}
+			}
+			if err != nil {
+				r.failed(ctx, SweepBackfill, account, err)
+				continue
+			}
+			r.m.lastSuccess.WithLabelValues(SweepBackfill).Set(float64(r.o.Now().Unix()))
+		}
+		if pause(ctx, copyInterval) != nil {
+			return
+		}
+	}
+}
+
+// redisLoop notices a Redis that forgot and marks again what it must have held.
+func (r *Runner) redisLoop(ctx context.Context) {
+	lastRemark, healed := time.Time{}, false
+	for {
+		lost, fresh, err := r.detector.Check(ctx)
+		switch {
+		case err != nil:
+			r.failed(ctx, "redis", "", err)
+		case len(lost) > 0:
+			switch {
+			case fresh:
+				r.o.Log.Info("redis is used for the first time")
+			case r.o.EmbeddedRedis && !healed:
+				// It ends with the process, so this is what every start looks like.
+				r.o.Log.Info("embedded redis is new; marking again what was not answered")
+			default:
+				r.m.lost.Inc()
+				r.o.Log.Warn("redis was flushed, rewound or exchanged; marking again what it must have held", zap.Int("partitions", len(lost)))
+			}
+			if r.heal(ctx, lost) {
+				healed, lastRemark = true, r.o.Now()
+			}
+		case r.o.Now().Sub(lastRemark) >= pendingAge:
+			lastRemark = r.o.Now()
+			if n, err := RemarkPending(ctx, r.store, r.queue, r.o.Now(), pendingAge); err != nil {
+				r.failed(ctx, "redis", "", err)
+			} else if n > 0 {
+				r.m.remarked.Add(float64(n))
+				r.o.Log.Warn("events in the inbox had no mark in the queue", zap.Int("targets", n))
+			}
+		}
+		if pause(ctx, checkInterval) != nil {
+			return
+		}
+	}
+}
+
+func (r *Runner) heal(ctx context.Context, lost []mirror.Incarnation) bool {
+	n, err := RemarkPending(ctx, r.store, r.queue, r.o.Now(), 0)
+	r.m.remarked.Add(float64(n))
+	if err == nil && !r.sweepEvents(ctx, true) {
+		err = errors.New("the catch-up over events did not finish")
+	}
+	if err == nil {
+		err = r.detector.Heal(ctx, lost)
+	}
+	if err != nil {
+		r.failed(ctx, "redis", "", err)
+		return false
+	}
+	r.o.Log.Info("redis healed", zap.Int("remarked", n))
+	return true
+}
+
+// deadLetterLoop tries dead letters again, each once an hour.
+func (r *Runner) deadLetterLoop(ctx context.Context) {
+	for {
+		now := r.o.Now()
+		letters, err := r.store.DueDeadLetters(ctx, now, now.Add(deadRetryInterval), 100)
+		if err == nil && len(letters) > 0 {
+			var targets []mirror.Target
+			for _, l := range letters {
+				if l.Target.Scope != "" {
+					targets = append(targets, l.Target)
+				}
+			}
+			err = r.queue.MarkSwept(ctx, targets)
+		}
+		if err != nil {
+			r.failed(ctx, "dead_letters", "", err)
+		}
+		if pause(ctx, 30*time.Second) != nil {
+			return
+		}
+	}
+}
+
+// pruneLoop forgets answered events that Stripe no longer lists either.
+func (r *Runner) pruneLoop(ctx context.Context) {
+	for {
+		if _, err := r.store.PruneEvents(ctx, r.o.Now().Add(-eventsKept)); err != nil {
+			r.failed(ctx, "prune", "", err)
+		}
+		if pause(ctx, time.Hour) != nil {
+			return
+		}
+	}
+}
+
+func (r *Runner) failed(ctx context.Context, sweep, account string, err error) {
+	if ctx.Err() != nil {
+		return // stopping, or the lease went elsewhere
+	}
+	r.m.failures.WithLabelValues(sweep).Inc()
+	r.o.Log.Warn("sweep failed; it will be tried again", zap.String("sweep", sweep), zap.String("account", account), zap.Error(err))
+}

@@ -1,0 +1,231 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/creditmirror/creditmirror/mirror"
+	"github.com/creditmirror/creditmirror/stripeapi"
+)
+
+// pageSize is Stripe's largest page.
+const pageSize = 100
+
+// firstPage is how many rows the first page asks for: the events that wait may
+// stand for a row each, and a few older rows show that they join what is held.
+func firstPage(st mirror.SyncState, refs []mirror.EventRef) int {
+	if !st.HistoryComplete {
+		return pageSize
+	}
+	return min(10+len(refs), pageSize)
+}
+
+func (s *Syncer) syncBalance(ctx context.Context, t mirror.Target, refs []mirror.EventRef) (Result, error) {
+	st, err := s.store.BeginSync(ctx, t)
+	if err != nil {
+		return Result{}, stored(err)
+	}
+	p := patience{s: s, full: st.Disproved}
+	for {
+		observed := s.o.Now()
+		read, err := s.readBalance(ctx, t, st, refs, p.full)
+		if vanished(err) {
+			gone, err := s.lookAgain(ctx, t)
+			if err != nil {
+				return Result{}, err
+			}
+			if gone {
+				return s.bury(ctx, t, st, observed, refs)
+			}
+			// Listed as missing and yet alive: one of the two replies lags. That is no
+			// empty history.
+			if err := p.next(ctx, errUnlisted); err != nil {
+				return Result{}, err
+			}
+			continue
+		} else if err != nil {
+			return Result{}, err
+		}
+		if read.gone {
+			return s.bury(ctx, t, st, observed, refs)
+		}
+		applied, err := s.store.ApplyBalance(ctx, mirror.BalanceSnapshot{
+			Target: t, Epoch: st.Epoch, EventSeq: st.EventSeq, ObservedAt: observed,
+			Customer: read.customer, Windows: read.windows,
+			Joined: read.joined, Full: read.full, Walk: read.walk,
+			AcceptDisproof: p.accept, Events: refs,
+		})
+		if err == nil {
+			return Result{Applied: applied, More: !read.joined}, nil
+		}
+		if err := p.next(ctx, stored(err)); err != nil {
+			return Result{}, err
+		}
+	}
+}
+
+// balanceRead is one reading of a balance ledger.
+type balanceRead struct {
+	customer mirror.Customer
+	gone     bool
+	windows  []mirror.Window[mirror.BalanceTransaction]
+	joined   bool
+	full     bool
+	walk     mirror.Walk
+}
+
+// readBalance reads from the newest row down to the complete part of what is
+// held (or to the end of the list, when full or nothing is held), at most one
+// piece.
+func (s *Syncer) readBalance(ctx context.Context, t mirror.Target, st mirror.SyncState, refs []mirror.EventRef, full bool) (balanceRead, error) {
+	var read balanceRead
+	list := func(after string, limit int) (rows []mirror.BalanceTransaction, more bool, err error) {
+		page, err := s.stripe.BalancePage(ctx, t.Account, t.ID, after, limit)
+		if after == "" && page.Customer != nil {
+			read.customer = *page.Customer
+		}
+		return page.Rows, page.HasMore, err
+	}
+	walked, err := walkLedger(st, full, firstPage(st, refs), s.o.PagesPerPiece, list,
+		func(r mirror.BalanceTransaction) (string, time.Time) { return r.ID, r.Created })
+	if err != nil {
+		return balanceRead{}, err
+	}
+	read.windows, read.joined, read.full, read.walk = walked.windows, walked.joined, walked.full, walked.walk
+	if read.customer.ID == "" { // no rows, so no customer came along
+		reply, err := s.stripe.Customer(ctx, t.Account, t.ID)
+		if err != nil {
+			return balanceRead{}, err
+		}
+		read.customer, read.gone = reply.Customer, reply.Deleted
+	}
+	return read, nil
+}
+
+// walked is how far one piece of a history read came.
+type walked[Row any] struct {
+	windows []mirror.Window[Row]
+	joined  bool
+	full    bool
+	walk    mirror.Walk
+}
+
+// walkLedger reads a list newest first until it joins the complete part of what
+// is held. A row counts as joining only when it is older than the newest held
+// one: within its second the order is not defined, so a new row may stand below
+// it. When a piece is full before that, walk tells where the next one goes on.
+func walkLedger[Row any](
+	st mirror.SyncState, full bool, firstLimit, maxPages int,
+	list func(after string, limit int) ([]Row, bool, error),
+	identify func(Row) (id string, created time.Time),
+) (walked[Row], error) {
+	if full && !st.Walk.Full {
+		st.Walk = mirror.Walk{} // a walk that was to stop at the held part does not serve
+	}
+	full = full || st.Walk.Full
+	stop := st.CompleteTo
+	if full {
+		stop = time.Time{}
+	}
+	head := mirror.Window[Row]{FromHead: true}
+	pages := 0
+	// read appends pages to w until a row is older than until, the end, or the piece
+	// is full. A piece does not end within the second that it has to get past: it
+	// would come no further the next time.
+	read := func(w *mirror.Window[Row], after string, limit int, until time.Time) (reached bool, last string, err error) {
+		for passing := false; pages < maxPages || passing; pages++ {
+			rows, more, err := list(after, limit)
+			if err != nil {
+				return false, "", err
+			}
+			w.Rows = append(w.Rows, rows...)
+			if !more || len(rows) == 0 {
+				w.ToEnd = true
+				return true, "", nil
+			}
+			id, created := identify(rows[len(rows)-1])
+			last, after, limit = id, id, pageSize
+			if !until.IsZero() && created.Before(until) {
+				return true, last, nil
+			}
+			passing = created.Equal(until)
+		}
+		return false, last, nil
+	}
+
+	until := stop
+	if st.Walk.InProgress() && st.Walk.Top.After(until) {
+		until = st.Walk.Top // join the walk first, then go on where it stopped
+	}
+	reached, last, err := read(&head, "", firstLimit, until)
+	if err != nil {
+		return walked[Row]{}, err
+	}
+	out := walked[Row]{windows: []mirror.Window[Row]{head}}
+	_, top := newest(head.Rows, identify, st.Walk.Top)
+	switch {
+	case !reached: // a burst longer than a piece: the walk starts anew from the head
+		out.walk = mirror.Walk{Cursor: last, Top: top, Full: full}
+		return out, nil
+	case head.ToEnd:
+		out.joined, out.full = true, true
+		return out, nil
+	case !st.Walk.InProgress() || joinedAt(head.Rows, stop, identify):
+		out.joined = true
+		return out, nil
+	}
+
+	pages = min(pages, maxPages-1) // the walk goes on by a page at least
+	tail := mirror.Window[Row]{}
+	reached, last, err = read(&tail, st.Walk.Cursor, pageSize, stop)
+	if cursorGone(err) { // the row it stood on is gone: begin the walk again
+		out.walk = mirror.Walk{Cursor: lastID(head.Rows, identify), Top: top, Full: full}
+		return out, nil
+	}
+	if err != nil {
+		return walked[Row]{}, err
+	}
+	out.windows = append(out.windows, tail)
+	if !reached {
+		if last == "" {
+			last = st.Walk.Cursor
+		}
+		out.walk = mirror.Walk{Cursor: last, Top: top, Full: full}
+		return out, nil
+	}
+	// The walk's pieces and this one together reach the end of the list, but only
+	// a walk that did not stop at the held part has seen every row of it.
+	out.joined, out.full = true, tail.ToEnd
+	return out, nil
+}
+
+// joinedAt tells whether rows reach below the newest row of the complete part.
+func joinedAt[Row any](rows []Row, stop time.Time, identify func(Row) (string, time.Time)) bool {
+	if stop.IsZero() || len(rows) == 0 {
+		return false
+	}
+	_, oldest := identify(rows[len(rows)-1])
+	return oldest.Before(stop)
+}
+
+func newest[Row any](rows []Row, identify func(Row) (string, time.Time), otherwise time.Time) (string, time.Time) {
+	if len(rows) == 0 {
+		return "", otherwise
+	}
+	return identify(rows[0])
+}
+
+func lastID[Row any](rows []Row, identify func(Row) (string, time.Time)) string {
+	if len(rows) == 0 {
+		return ""
+	}
+	id, _ := identify(rows[len(rows)-1])
+	return id
+}
+
+// cursorGone tells that Stripe no longer knows the row a list was to start after.
+func cursorGone(err error) bool {
+	e, ok := errors.AsType[*stripeapi.Error](err)
+	return ok && e.Code == "resource_missing" && e.Param == "starting_after"
+}

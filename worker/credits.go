@@ -1,0 +1,195 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/creditmirror/creditmirror/mirror"
+	"github.com/creditmirror/creditmirror/stripeapi"
+)
+
+// grantsProvenOneByOne bounds the summary calls of one sync. Stripe does not say
+// whether the summary of metered grants counts grants scoped to prices, so a
+// customer with any of those is proven grant by grant; with more than this many
+// the bounds of each grant have to do.
+const grantsProvenOneByOne = 10
+
+func (s *Syncer) syncCredits(ctx context.Context, t mirror.Target, refs []mirror.EventRef) (Result, error) {
+	st, err := s.store.BeginSync(ctx, t)
+	if err != nil {
+		return Result{}, stored(err)
+	}
+	p := patience{s: s, full: st.Disproved}
+	prove := st.Disproved || !st.HistoryComplete || len(refs) == 0
+	for {
+		observed := s.o.Now()
+		snapshot, err := s.readCredits(ctx, t, st, refs, p.full, prove || p.full)
+		if vanished(err) {
+			gone, lookErr := s.lookAgain(ctx, t)
+			if lookErr != nil {
+				return Result{}, lookErr
+			}
+			if gone {
+				return s.bury(ctx, t, st, observed, refs)
+			}
+			return Result{}, fmt.Errorf("the customer exists, its credits do not: %w", err)
+		}
+		if err == nil && snapshot.Joined { // before that, a row may lie below this piece
+			err = s.announced(ctx, t, refs, snapshot)
+		}
+		if err == nil {
+			snapshot.ObservedAt = observed
+			snapshot.AcceptDisproof = p.accept
+			var applied mirror.Applied
+			if applied, err = s.store.ApplyCredits(ctx, snapshot); err == nil {
+				return Result{Applied: applied, More: !snapshot.Joined}, nil
+			}
+			err = stored(err)
+		}
+		if err := p.next(ctx, err); err != nil {
+			return Result{}, err
+		}
+	}
+}
+
+// readCredits reads one piece of a customer's billing credits: the rows with
+// their grants, the grants that the rows did not bring along, and the summary
+// where a proof is asked for.
+func (s *Syncer) readCredits(ctx context.Context, t mirror.Target, st mirror.SyncState, refs []mirror.EventRef, full, prove bool) (mirror.CreditsSnapshot, error) {
+	grants := map[string]mirror.CreditGrant{}
+	list := func(after string, limit int) ([]mirror.CreditTransaction, bool, error) {
+		page, err := s.stripe.CreditPage(ctx, t.Account, t.ID, after, limit)
+		for _, g := range page.Grants {
+			grants[g.ID] = g
+		}
+		for i := range page.Rows {
+			page.Rows[i].Customer = t.ID
+		}
+		return page.Rows, page.HasMore, err
+	}
+	walked, err := walkLedger(st, full, firstPage(st, refs), s.o.PagesPerPiece, list,
+		func(r mirror.CreditTransaction) (string, time.Time) { return r.ID, r.Created })
+	if err != nil {
+		return mirror.CreditsSnapshot{}, err
+	}
+	if err := s.readGrants(ctx, t, st, refs, grants); err != nil {
+		return mirror.CreditsSnapshot{}, err
+	}
+	snapshot := mirror.CreditsSnapshot{
+		Target: t, Epoch: st.Epoch, EventSeq: st.EventSeq,
+		Windows: walked.windows, Joined: walked.joined, Full: walked.full, Walk: walked.walk, Events: refs,
+	}
+	for _, g := range grants {
+		snapshot.Grants = append(snapshot.Grants, g)
+	}
+	slices.SortFunc(snapshot.Grants, func(a, b mirror.CreditGrant) int { return strings.Compare(a.ID, b.ID) })
+	if prove && walked.joined {
+		if snapshot.Summary, err = s.readSummary(ctx, t, st, grants); err != nil {
+			return mirror.CreditsSnapshot{}, err
+		}
+	}
+	return snapshot, nil
+}
+
+// readGrants reads the grants that events named and the rows did not bring
+// along; without any event every grant of the customer, since any may have been
+// edited. A first copy has just stored the grants of the whole account.
+func (s *Syncer) readGrants(ctx context.Context, t mirror.Target, st mirror.SyncState, refs []mirror.EventRef, grants map[string]mirror.CreditGrant) error {
+	var named []string
+	for _, r := range refs {
+		if _, have := grants[r.Object]; !have && mirror.ValidGrantID(r.Object) && !slices.Contains(named, r.Object) {
+			named = append(named, r.Object)
+		}
+	}
+	firstCopy := !st.HistoryComplete && len(st.Grants) > 0
+	if len(named) == 0 && (len(refs) > 0 || firstCopy) {
+		return nil
+	}
+	if len(named) == 1 {
+		g, err := s.stripe.Grant(ctx, t.Account, named[0])
+		if err == nil {
+			grants[g.ID] = g
+		}
+		return err
+	}
+	for after := ""; ; {
+		page, err := s.stripe.GrantsPage(ctx, t.Account, t.ID, after, pageSize)
+		if err != nil {
+			return err
+		}
+		for _, g := range page.Rows {
+			grants[g.ID] = g
+			after = g.ID
+		}
+		if !page.HasMore || len(page.Rows) == 0 {
+			return nil
+		}
+	}
+}
+
+// readSummary reads Stripe's own totals; nil when no unambiguous ones can be had
+// at a bearable cost.
+func (s *Syncer) readSummary(ctx context.Context, t mirror.Target, st mirror.SyncState, grants map[string]mirror.CreditGrant) (map[string]mirror.CreditBalance, error) {
+	metered := map[string]bool{}
+	for _, g := range st.Grants {
+		metered[g.ID] = g.Metered
+	}
+	for id, g := range grants {
+		metered[id] = mirror.MeteredScope(g.ApplicabilityConfig)
+	}
+	allMetered := true
+	for _, m := range metered {
+		allMetered = allMetered && m
+	}
+	if allMetered {
+		return s.stripe.CreditSummary(ctx, t.Account, t.ID, stripeapi.SummaryFilter{})
+	}
+	if len(metered) > grantsProvenOneByOne {
+		return nil, nil
+	}
+	total := map[string]mirror.CreditBalance{}
+	for id := range metered {
+		part, err := s.stripe.CreditSummary(ctx, t.Account, t.ID, stripeapi.SummaryFilter{Grant: id})
+		if err != nil {
+			return nil, err
+		}
+		for currency, b := range part {
+			sum := total[currency]
+			sum.Ledger += b.Ledger
+			sum.Available += b.Available
+			total[currency] = sum
+		}
+	}
+	return total, nil
+}
+
+// announced checks that every row that an event told of is in the reply or held:
+// this ledger has no chain that would show that a list lags behind the events.
+func (s *Syncer) announced(ctx context.Context, t mirror.Target, refs []mirror.EventRef, snapshot mirror.CreditsSnapshot) error {
+	listed := map[string]bool{}
+	for _, w := range snapshot.Windows {
+		for _, r := range w.Rows {
+			listed[r.ID] = true
+		}
+	}
+	for _, r := range refs {
+		if r.Type != "billing.credit_balance_transaction.created" || listed[r.Object] {
+			continue
+		}
+		row, err := s.store.CreditTransaction(ctx, t.Account, r.Object)
+		switch {
+		case err == nil && row.Customer == t.ID:
+		case err == nil:
+			return fmt.Errorf("%w: %s is held for another customer", mirror.ErrLedgerRewritten, r.Object)
+		case errors.Is(err, mirror.ErrNotFound):
+			return fmt.Errorf("%w: %s", errLagging, r.Object)
+		default:
+			return stored(err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,18 @@
+// Package worker takes targets from the queue, reads them from Stripe and
+// commits them to the mirror.
+//
+// One sync of a target is: raise the fence (mirror.Store.BeginSync), read
+// Stripe until the rows join what is held, commit everything in one
+// transaction (Apply…), and only then complete the work. What each failure
+// means for the work:
+//
+//	fence lost                 run again; a newer sync may or may not commit
+//	database away              run again soon, no attempt counted
+//	429                        run again after the wait, no attempt counted
+//	5xx, network, nonsense     back off with full jitter, an attempt counted; a dead
+//	                           letter only when Stripe answers others meanwhile
+//	401, 403                   nothing of that account is called but a probe, the
+//	                           work waits
+//	404, deleted               tombstone, once the customer itself says so
+//	anything else              back off; after the last attempt a dead letter
+package worker

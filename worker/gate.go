@@ -1,0 +1,148 @@
+package worker
+
+import (
+	"cmp"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/creditmirror/creditmirror/mirror"
+	"github.com/creditmirror/creditmirror/stripeapi"
+)
+
+// probeInterval is how often a refused key is tried again, by one target.
+const probeInterval = 15 * time.Second
+
+// Gate stops calls for an account whose key Stripe refuses, and opens again by
+// itself: every 15 s one target passes as a probe, and its success lets all pass.
+// A key that lacks a single permission (403) closes only the scope it concerns.
+type Gate struct {
+	now func() time.Time
+
+	mu       sync.Mutex
+	closed   map[door]*closure
+	answered map[string]time.Time // account → last success
+}
+
+type door struct {
+	account string
+	scope   mirror.Scope // empty: the whole account
+}
+
+type closure struct {
+	since, probeAt time.Time
+	reason         string
+}
+
+// Closure tells of an account that is not called at present.
+type Closure struct {
+	Account string
+	Scope   mirror.Scope // empty: every scope
+	Since   time.Time
+	Reason  string
+}
+
+// NewGate returns an open Gate. now defaults to time.Now.
+func NewGate(now func() time.Time) *Gate {
+	if now == nil {
+		now = time.Now
+	}
+	return &Gate{now: now, closed: map[door]*closure{}, answered: map[string]time.Time{}}
+}
+
+// Closed tells how long a target has to wait; zero lets it pass.
+func (g *Gate) Closed(t mirror.Target) time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now := g.now()
+	shut := g.shut(t)
+	var wait time.Duration
+	for _, c := range shut {
+		wait = max(wait, c.probeAt.Sub(now))
+	}
+	if wait > 0 {
+		return wait
+	}
+	for _, c := range shut {
+		c.probeAt = now.Add(probeInterval) // this target is the probe
+	}
+	return 0
+}
+
+// shut lists what stands in a target's way, probes aside.
+func (g *Gate) shut(t mirror.Target) (list []*closure) {
+	for _, d := range []door{{t.Account, ""}, {t.Account, t.Scope}} {
+		if c, ok := g.closed[d]; ok {
+			list = append(list, c)
+		}
+	}
+	return list
+}
+
+// Probing tells whether a target that was let pass was a probe.
+func (g *Gate) Probing(t mirror.Target) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.shut(t)) > 0
+}
+
+// Unasked takes back the probe of a target that needed no call: the next target
+// may be one.
+func (g *Gate) Unasked(t mirror.Target) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, c := range g.shut(t) {
+		c.probeAt = g.now()
+	}
+}
+
+// Refused closes the gate after a 401 or 403 and tells until the next probe.
+func (g *Gate) Refused(t mirror.Target, err error) time.Duration {
+	d := door{account: t.Account}
+	if errors.Is(err, stripeapi.ErrForbidden) && !errors.Is(err, stripeapi.ErrAccountRefused) {
+		d.scope = t.Scope
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now := g.now()
+	c, ok := g.closed[d]
+	if !ok {
+		c = &closure{since: now}
+		g.closed[d] = c
+	}
+	c.reason, c.probeAt = err.Error(), now.Add(probeInterval)
+	return probeInterval
+}
+
+// Answered opens the gate: Stripe took the key.
+func (g *Gate) Answered(t mirror.Target) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.closed, door{t.Account, ""})
+	delete(g.closed, door{t.Account, t.Scope})
+	g.answered[t.Account] = g.now()
+}
+
+// Healthy tells whether Stripe has answered another target of the account within
+// the last minute, so that a failure is this target's own.
+func (g *Gate) Healthy(t mirror.Target) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	at, ok := g.answered[t.Account]
+	return ok && g.now().Sub(at) < time.Minute
+}
+
+// Closures lists what is closed, by account and scope.
+func (g *Gate) Closures() []Closure {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	list := make([]Closure, 0, len(g.closed))
+	for d, c := range g.closed {
+		list = append(list, Closure{Account: d.account, Scope: d.scope, Since: c.since, Reason: c.reason})
+	}
+	slices.SortFunc(list, func(a, b Closure) int {
+		return cmp.Or(cmp.Compare(a.Account, b.Account), cmp.Compare(a.Scope, b.Scope))
+	})
+	return list
+}

@@ -1,0 +1,44 @@
+package worker
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+)
+
+type metrics struct {
+	syncs       *prometheus.CounterVec
+	duration    *prometheus.HistogramVec
+	freshness   prometheus.Histogram
+	queueErrors prometheus.Counter
+	panics      prometheus.Counter
+	deadLetters prometheus.Counter
+	lapsed      prometheus.Counter
+	reaped      prometheus.Counter
+	repaired    prometheus.Counter
+}
+
+func newMetrics(r prometheus.Registerer) *metrics {
+	f := promauto.With(r)
+	counter := func(name, help string) prometheus.Counter {
+		return f.NewCounter(prometheus.CounterOpts{Name: "creditmirror_" + name, Help: help})
+	}
+	return &metrics{
+		syncs: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "creditmirror_sync_total", Help: "Syncs by scope and outcome.",
+		}, []string{"scope", "outcome"}),
+		duration: f.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "creditmirror_sync_duration_seconds", Help: "Time of one sync, from the claim to the commit.",
+			Buckets: prometheus.ExponentialBuckets(0.002, 2, 15),
+		}, []string{"scope"}),
+		freshness: f.NewHistogram(prometheus.HistogramOpts{
+			Name: "creditmirror_freshness_seconds", Help: "From the creation of an event at Stripe (whole seconds) to the commit of what it announced.",
+			Buckets: []float64{0.1, 0.25, 0.5, 1, 1.5, 2, 3, 5, 10, 30, 60, 300, 1800, 3600, 21600, 86400},
+		}),
+		queueErrors: counter("queue_errors_total", "Claims that the queue did not answer."),
+		panics:      counter("sync_panics_total", "Panics in a sync, recovered."),
+		deadLetters: counter("dead_letters_total", "Targets that became dead letters."),
+		lapsed:      counter("claims_lapsed_total", "Claims that could not be completed and were left to their lease."),
+		reaped:      counter("leases_reaped_total", "Leases that ran out and were given back."),
+		repaired:    counter("queue_repaired_total", "Targets that had lost their place in the queue and were put back."),
+	}
+}

@@ -1,0 +1,490 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"github.com/creditmirror/creditmirror/mirror"
+	"github.com/creditmirror/creditmirror/queue"
+	"github.com/creditmirror/creditmirror/stripeapi"
+)
+
+// Queue is where the work comes from. *queue.Queue is one.
+type Queue interface {
+	Claim(ctx context.Context, limit int) ([]queue.Claim, error)
+	Renew(ctx context.Context, claims []queue.Claim) (lost []queue.Claim, err error)
+	Done(ctx context.Context, c queue.Claim) (again bool, err error)
+	Fail(ctx context.Context, c queue.Claim, delay time.Duration) (attempts int, err error)
+	Release(ctx context.Context, c queue.Claim, delay time.Duration) error
+	Wait(ctx context.Context) error
+	Reap(ctx context.Context) (int, error)
+	Repair(ctx context.Context) (int, error)
+	Lease() time.Duration
+}
+
+// DeadLetters keeps work that failed for good.
+type DeadLetters interface {
+	SaveDeadLetter(ctx context.Context, d mirror.DeadLetter) error
+}
+
+// Options tune a Pool.
+type Options struct {
+	// Workers is how many targets are in work at once. Defaults to 16.
+	Workers int
+	// MaxAttempts is how often a target may fail before it becomes a dead letter.
+	// Defaults to 12.
+	MaxAttempts int
+	// DrainTimeout bounds how long Run lets targets in work finish after its
+	// context has ended. Defaults to 20 s.
+	DrainTimeout time.Duration
+	// SyncTimeout bounds one sync, a piece of a long history included. Defaults to
+	// 5 minutes.
+	SyncTimeout time.Duration
+	Registerer  prometheus.Registerer
+	Log         *zap.Logger
+	Now         func() time.Time
+}
+
+// Pool syncs targets from the queue, many at once.
+type Pool struct {
+	queue Queue
+	sync  func(ctx context.Context, t mirror.Target, class queue.Class, refs []mirror.EventRef) (Result, error)
+	dead  DeadLetters
+	gate  *Gate
+	o     Options
+	m     *metrics
+
+	mu     sync.Mutex
+	jobs   uint64
+	inWork map[uint64]*job
+}
+
+// job is a claim in work; cancel ends it when its lease is lost.
+type job struct {
+	claim  queue.Claim
+	cancel context.CancelCauseFunc
+}
+
+// NewPool returns a Pool. live syncs work that events asked for, swept the work
+// of sweeps and first copies, which yields to it at Stripe.
+func NewPool(q Queue, live, swept *Syncer, dead DeadLetters, gate *Gate, o Options) *Pool {
+	if o.Workers <= 0 {
+		o.Workers = 16
+	}
+	if o.MaxAttempts <= 0 {
+		o.MaxAttempts = 12
+	}
+	if o.DrainTimeout <= 0 {
+		o.DrainTimeout = 20 * time.Second
+	}
+	if o.SyncTimeout <= 0 {
+		o.SyncTimeout = 5 * time.Minute
+	}
+	if o.Log == nil {
+		o.Log = zap.NewNop()
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return &Pool{
+		queue: q, dead: dead, gate: gate, o: o, m: newMetrics(o.Registerer), inWork: map[uint64]*job{},
+		sync: func(ctx context.Context, t mirror.Target, class queue.Class, refs []mirror.EventRef) (Result, error) {
+			if class == queue.Sweep {
+				return swept.Sync(ctx, t, refs)
+			}
+			return live.Sync(ctx, t, refs)
+		},
+	}
+}
+
+// Run works until ctx ends, then lets the targets in work finish and gives back
+// those that do not in time. It returns nil after a complete drain.
+func (p *Pool) Run(ctx context.Context) error {
+	// Targets in work outlive ctx by the drain timeout.
+	work, stopWork := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer stopWork(nil)
+
+	var upkeep sync.WaitGroup
+	for _, loop := range []func(context.Context){p.renewLoop, p.reapLoop, p.repairLoop} {
+		upkeep.Go(func() { loop(work) })
+	}
+	var jobs sync.WaitGroup
+	free := make(chan struct{}, p.o.Workers)
+	for range p.o.Workers {
+		free <- struct{}{}
+	}
+	p.claimLoop(ctx, work, free, &jobs)
+
+	drained := make(chan struct{})
+	go func() { jobs.Wait(); close(drained) }()
+	var err error
+	timer := time.NewTimer(p.o.DrainTimeout)
+	defer timer.Stop()
+	select {
+	case <-drained:
+	case <-timer.C:
+		err = fmt.Errorf("targets were still in work %v after the stop; they are given back", p.o.DrainTimeout)
+		stopWork(errStopping)
+		<-drained
+	}
+	stopWork(nil)
+	upkeep.Wait()
+	return err
+}
+
+var (
+	errStopping  = errors.New("the worker is stopping")
+	errLeaseLost = errors.New("the lease was lost")
+)
+
+// claimLoop takes as many targets as there are free workers, waiting for work
+// without polling, until ctx ends.
+func (p *Pool) claimLoop(ctx, work context.Context, free chan struct{}, jobs *sync.WaitGroup) {
+	for trouble := 0; ; {
+		slots := 0
+		select {
+		case <-ctx.Done():
+			return
+		case <-free:
+			slots++
+		}
+		for more := true; more && slots < p.o.Workers; {
+			select {
+			case <-free:
+				slots++
+			default:
+				more = false
+			}
+		}
+		claims, err := p.queue.Claim(ctx, slots)
+		for _, c := range claims {
+			slots--
+			jobs.Go(func() {
+				defer func() { free <- struct{}{} }()
+				p.work(work, c)
+			})
+		}
+		for range slots {
+			free <- struct{}{}
+		}
+		if err == nil && len(claims) == 0 {
+			err = p.queue.Wait(ctx)
+		}
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			trouble++
+			p.m.queueErrors.Inc()
+			p.o.Log.Warn("queue does not answer", zap.Int("attempt", trouble), zap.Error(err))
+			if sleep(ctx, jitter(50*time.Millisecond, 2*time.Second, trouble)) != nil {
+				return
+			}
+			continue
+		}
+		trouble = 0
+	}
+}
+
+// jitter is a full-jitter backoff: a random wait up to base doubled per attempt,
+// at most limit.
+func jitter(base, limit time.Duration, attempt int) time.Duration {
+	top := limit
+	if attempt < 30 && base<<attempt < limit {
+		top = base << attempt
+	}
+	return base + rand.N(top)
+}
+
+// work syncs one claimed target and completes, fails or gives back its claim.
+func (p *Pool) work(ctx context.Context, c queue.Claim) {
+	target, err := mirror.ParseTarget(c.Key)
+	if err != nil { // nobody can work on it, and it cannot come from this program
+		p.o.Log.Error("unknown key in the queue is dropped", zap.String("key", c.Key), zap.Error(err))
+		p.done(ctx, c)
+		return
+	}
+	if wait := p.gate.Closed(target); wait > 0 {
+		p.release(ctx, c, wait)
+		return
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer p.hold(c, cancel)()
+
+	began := p.o.Now()
+	refs := parseRefs(c.Refs)
+	syncCtx, cancelSync := context.WithTimeout(ctx, p.o.SyncTimeout)
+	result, err := p.guarded(syncCtx, target, c.Class, refs)
+	cancelSync()
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		err = fmt.Errorf("%w: %w", cause, err)
+	}
+	p.settle(context.WithoutCancel(ctx), c, target, refs, result, err, began)
+}
+
+// guarded runs one sync and turns a panic into an error: one broken target must
+// not stop the others.
+func (p *Pool) guarded(ctx context.Context, t mirror.Target, class queue.Class, refs []mirror.EventRef) (result Result, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			p.m.panics.Inc()
+			p.o.Log.Error("panic in a sync", append(logTarget(t), zap.String("stack", string(debug.Stack())))...)
+			err = fmt.Errorf("panic: %v", r)
+		}
+	}()
+	return p.sync(ctx, t, class, refs)
+}
+
+// settle turns the outcome of a sync into what happens to its claim.
+func (p *Pool) settle(ctx context.Context, c queue.Claim, t mirror.Target, refs []mirror.EventRef, r Result, err error, began time.Time) {
+	now := p.o.Now()
+	v := judge(err)
+	p.m.syncs.WithLabelValues(string(t.Scope), v.outcome).Inc()
+	p.m.duration.WithLabelValues(string(t.Scope)).Observe(now.Sub(began).Seconds())
+	for _, e := range r.Answered {
+		p.m.freshness.Observe(max(now.Sub(e.Created), 0).Seconds())
+	}
+	fields := append(logTarget(t), zap.String("outcome", v.outcome), zap.Duration("duration", now.Sub(began)), zap.Int("attempt", c.Attempts+1))
+	switch v.then {
+	case complete:
+		if r.Local {
+			p.gate.Unasked(t)
+		} else {
+			p.gate.Answered(t)
+		}
+		for _, f := range r.Findings {
+			p.o.Log.Error("drift found", append(logTarget(t), zap.String("kind", string(f.Kind)), zap.String("currency", f.Currency), zap.String("cause", f.Cause))...)
+		}
+		p.o.Log.Debug("synced", append(fields, zap.Int("inserted", r.Inserted), zap.Int("updated", r.Updated))...)
+		if r.More {
+			p.release(ctx, c, 0)
+			return
+		}
+		p.done(ctx, c)
+	case giveBack:
+		p.o.Log.Debug("sync given back", append(fields, zap.Error(err))...)
+		p.release(ctx, c, v.wait)
+	case wait:
+		p.o.Log.Warn("sync put off", append(fields, zap.Error(err))...)
+		p.release(ctx, c, v.wait)
+	case closeGate:
+		pause := p.gate.Refused(t, err)
+		p.o.Log.Error("stripe refuses the key; calls for the account stop, its work waits",
+			append(fields, zap.Duration("retry_in", pause), zap.Error(err))...)
+		p.release(ctx, c, pause)
+	case tryAgain:
+		if c.Attempts+1 >= p.o.MaxAttempts && (!v.outage || p.gate.Healthy(t)) {
+			p.bury(ctx, c, t, refs, err)
+			return
+		}
+		p.o.Log.Warn("sync failed", append(fields, zap.Error(err))...)
+		delay := jitter(500*time.Millisecond, 5*time.Minute, c.Attempts)
+		if p.gate.Probing(t) { // it may be the only target that can probe
+			delay = min(delay, probeInterval)
+		}
+		if _, err := p.queue.Fail(ctx, c, delay); err != nil {
+			p.lapse(c, err)
+		}
+	}
+}
+
+// bury turns the work into a dead letter, kept in the mirror's database, and
+// only then completes it.
+func (p *Pool) bury(ctx context.Context, c queue.Claim, t mirror.Target, refs []mirror.EventRef, cause error) {
+	now := p.o.Now()
+	letter := mirror.DeadLetter{
+		ID: mirror.DeadLetterID(t), Target: t, Reason: cause.Error(), Attempts: c.Attempts + 1,
+		FirstFailedAt: now, LastFailedAt: now, RetryAt: now.Add(time.Hour),
+	}
+	for _, r := range refs {
+		letter.EventIDs = append(letter.EventIDs, r.ID)
+	}
+	if err := p.dead.SaveDeadLetter(ctx, letter); err != nil {
+		p.o.Log.Error("dead letter not kept; the work stays in the queue", append(logTarget(t), zap.Error(err))...)
+		p.release(ctx, c, jitter(time.Second, time.Minute, 3))
+		return
+	}
+	p.m.deadLetters.Inc()
+	p.o.Log.Error("sync failed for good; kept as a dead letter and tried again every hour",
+		append(logTarget(t), zap.Int("attempt", c.Attempts+1), zap.String("dead_letter", letter.ID), zap.Error(cause))...)
+	p.done(ctx, c)
+}
+
+func (p *Pool) done(ctx context.Context, c queue.Claim) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if _, err := p.queue.Done(ctx, c); err != nil {
+		p.lapse(c, err)
+	}
+}
+
+func (p *Pool) release(ctx context.Context, c queue.Claim, delay time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if err := p.queue.Release(ctx, c, delay); err != nil {
+		p.lapse(c, err)
+	}
+}
+
+// lapse leaves a claim to its lease: somebody will run it again, which costs one
+// more read and changes nothing.
+func (p *Pool) lapse(c queue.Claim, err error) {
+	p.m.lapsed.Inc()
+	p.o.Log.Debug("claim left to its lease", zap.String("key", c.Key), zap.Error(err))
+}
+
+// hold keeps the claim's lease renewed until the returned function is called.
+func (p *Pool) hold(c queue.Claim, cancel context.CancelCauseFunc) (letGo func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.jobs++
+	id := p.jobs
+	p.inWork[id] = &job{c, cancel}
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		delete(p.inWork, id)
+	}
+}
+
+// renewLoop keeps the leases of the targets in work, and stops work whose lease
+// is gone: another worker has it.
+func (p *Pool) renewLoop(ctx context.Context) {
+	every(ctx, p.queue.Lease()/3, func() {
+		p.mu.Lock()
+		claims := make([]queue.Claim, 0, len(p.inWork))
+		for _, j := range p.inWork {
+			claims = append(claims, j.claim)
+		}
+		p.mu.Unlock()
+		if len(claims) == 0 {
+			return
+		}
+		lost, err := p.queue.Renew(ctx, claims)
+		if err != nil {
+			p.o.Log.Warn("leases not renewed", zap.Int("claims", len(claims)), zap.Error(err))
+		}
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		for _, c := range lost {
+			for _, j := range p.inWork {
+				if j.claim.Key == c.Key && j.claim.Expires.Equal(c.Expires) {
+					j.cancel(errLeaseLost)
+				}
+			}
+		}
+	})
+}
+
+// reapLoop gives back the targets of dead workers.
+func (p *Pool) reapLoop(ctx context.Context) {
+	every(ctx, time.Second, func() {
+		if n, err := p.queue.Reap(ctx); err == nil && n > 0 {
+			p.m.reaped.Add(float64(n))
+			p.o.Log.Warn("leases ran out; their targets are in the queue again", zap.Int("targets", n))
+		}
+	})
+}
+
+// repairLoop puts targets back that lost their place in the queue.
+func (p *Pool) repairLoop(ctx context.Context) {
+	every(ctx, 15*time.Second, func() {
+		if n, err := p.queue.Repair(ctx); err == nil && n > 0 {
+			p.m.repaired.Add(float64(n))
+			p.o.Log.Warn("targets without a place in the queue were put back", zap.Int("targets", n))
+		}
+	})
+}
+
+func every(ctx context.Context, d time.Duration, do func()) {
+	ticker := time.NewTicker(d)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			do()
+		}
+	}
+}
+
+func parseRefs(texts []string) []mirror.EventRef {
+	refs := make([]mirror.EventRef, 0, len(texts))
+	seen := make(map[string]bool, len(texts))
+	for _, text := range texts {
+		// A reference is only a hint, so one that cannot be read is left out.
+		if r, err := mirror.ParseEventRef(text); err == nil && !seen[r.ID] {
+			seen[r.ID] = true
+			refs = append(refs, r)
+		}
+	}
+	return refs
+}
+
+func logTarget(t mirror.Target) []zap.Field {
+	return []zap.Field{zap.String("account", t.Account), zap.String("customer_id", t.ID), zap.String("scope", string(t.Scope))}
+}
+
+// action is what happens to a claim after its sync.
+type action uint8
+
+const (
+	complete  action = iota
+	giveBack         // run again, nothing is wrong
+	wait             // run again later, no attempt counted
+	tryAgain         // an attempt failed
+	closeGate        // the key is refused
+)
+
+// verdict classifies the outcome of a sync.
+type verdict struct {
+	outcome string
+	then    action
+	wait    time.Duration
+	// outage: the fault may be Stripe's as a whole, not the target's.
+	outage bool
+}
+
+// judge classifies an error of a sync; see the table in the package comment.
+func judge(err error) verdict {
+	var db *storeError
+	switch {
+	case err == nil:
+		return verdict{outcome: "ok", then: complete}
+	case errors.Is(err, mirror.ErrFenced):
+		return verdict{outcome: "fenced", then: giveBack, wait: jitter(100*time.Millisecond, 400*time.Millisecond, 2)}
+	case errors.Is(err, errLeaseLost):
+		return verdict{outcome: "lease_lost", then: giveBack}
+	case errors.Is(err, errStopping):
+		return verdict{outcome: "stopped", then: giveBack}
+	case errors.As(err, &db):
+		return verdict{outcome: "store_error", then: wait, wait: jitter(250*time.Millisecond, 2*time.Second, 5)}
+	case errors.Is(err, stripeapi.ErrUnauthorized), errors.Is(err, stripeapi.ErrForbidden):
+		return verdict{outcome: "refused_key", then: closeGate}
+	case errors.Is(err, stripeapi.ErrRateLimited):
+		delay := jitter(time.Second, 4*time.Second, 4)
+		if e, ok := errors.AsType[*stripeapi.Error](err); ok {
+			delay = max(delay, e.RetryAfter)
+		}
+		return verdict{outcome: "rate_limited", then: wait, wait: delay}
+	case errors.Is(err, stripeapi.ErrUnavailable), errors.Is(err, context.DeadlineExceeded):
+		return verdict{outcome: "stripe_unavailable", then: tryAgain, outage: true}
+	case errors.Is(err, stripeapi.ErrGarbled):
+		return verdict{outcome: "garbled", then: tryAgain, outage: true}
+	case errors.Is(err, errLagging):
+		return verdict{outcome: "lagging", then: tryAgain}
+	case errors.Is(err, mirror.ErrLedgerRewritten):
+		return verdict{outcome: "ledger_rewritten", then: tryAgain}
+	}
+	return verdict{outcome: "failed", then: tryAgain}
+}

@@ -1,0 +1,226 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/creditmirror/creditmirror/mirror"
+	"github.com/creditmirror/creditmirror/stripeapi"
+)
+
+// Stripe is what a sync reads. *stripeapi.Client is one.
+type Stripe interface {
+	BalancePage(ctx context.Context, account, customer, after string, limit int) (stripeapi.BalancePage, error)
+	Customer(ctx context.Context, account, id string) (stripeapi.CustomerReply, error)
+	CustomersPage(ctx context.Context, account string, q stripeapi.CustomersQuery) (stripeapi.CustomersPage, error)
+	CreditPage(ctx context.Context, account, customer, after string, limit int) (stripeapi.CreditPage, error)
+	GrantsPage(ctx context.Context, account, customer, after string, limit int) (stripeapi.GrantsPage, error)
+	Grant(ctx context.Context, account, id string) (mirror.CreditGrant, error)
+	CreditSummary(ctx context.Context, account, customer string, f stripeapi.SummaryFilter) (map[string]mirror.CreditBalance, error)
+}
+
+// Store is what a sync writes. Every mirror.Store is one.
+type Store interface {
+	mirror.Fence
+	CreditTransaction(ctx context.Context, account, id string) (mirror.CreditTransaction, error)
+	GrantOwner(ctx context.Context, account, grant string) (string, error)
+	ClockCustomers(ctx context.Context, account, clock string) ([]string, error)
+	ResolveEvents(ctx context.Context, question mirror.Target, targets []mirror.Target) error
+}
+
+// Marker marks targets as needing a sync; durable when it returns.
+type Marker interface {
+	MarkTargets(ctx context.Context, targets []mirror.Target, refs []mirror.EventRef) error
+}
+
+// SyncOptions tune a Syncer.
+type SyncOptions struct {
+	// PagesPerPiece bounds how many list pages one commit holds; a longer history
+	// is read in several, and resumes after a crash. Defaults to 20 (2,000 rows).
+	PagesPerPiece int
+	// Rereads is how often a reply that does not prove itself is read again before
+	// the whole history is. Defaults to 3.
+	Rereads int
+	// RereadDelay is the wait before the first re-read, doubled for each further
+	// one. Defaults to 100 ms.
+	RereadDelay time.Duration
+	Log         *zap.Logger
+	// Now defaults to time.Now.
+	Now func() time.Time
+}
+
+// Syncer syncs one target at a time; it keeps no state of its own, so any
+// number of goroutines may share one.
+type Syncer struct {
+	stripe Stripe
+	store  Store
+	marker Marker
+	o      SyncOptions
+}
+
+// NewSyncer returns a Syncer that reads stripe and writes store.
+func NewSyncer(stripe Stripe, store Store, marker Marker, o SyncOptions) *Syncer {
+	if o.PagesPerPiece <= 0 {
+		o.PagesPerPiece = 20
+	}
+	if o.Rereads <= 0 {
+		o.Rereads = 3
+	}
+	if o.RereadDelay <= 0 {
+		o.RereadDelay = 100 * time.Millisecond
+	}
+	if o.Log == nil {
+		o.Log = zap.NewNop()
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return &Syncer{stripe: stripe, store: store, marker: marker, o: o}
+}
+
+// Result tells what a sync did.
+type Result struct {
+	mirror.Applied
+	// More tells that the history is longer than one piece and that the target
+	// needs another sync.
+	More bool
+	// Deleted tells that the customer is gone at Stripe.
+	Deleted bool
+	// Local tells that the mirror had the answer, so that Stripe was not asked.
+	Local bool
+}
+
+var (
+	// errLagging: an event announced a row that Stripe does not list yet.
+	errLagging = errors.New("an announced row is not listed yet")
+	// errUnlisted: the customer exists, the list of its rows does not. It is lag too.
+	errUnlisted = fmt.Errorf("%w: not even the list is there", errLagging)
+)
+
+// storeError marks a failure of the database itself, not a verdict of it.
+type storeError struct{ err error }
+
+func (e *storeError) Error() string { return "mirror: " + e.err.Error() }
+func (e *storeError) Unwrap() error { return e.err }
+
+// stored keeps the verdicts of a Store apart from its failures.
+func stored(err error) error {
+	switch {
+	case err == nil, errors.Is(err, mirror.ErrFenced), errors.Is(err, mirror.ErrDisproved),
+		errors.Is(err, mirror.ErrLedgerRewritten), errors.Is(err, mirror.ErrNotFound):
+		return err
+	}
+	return &storeError{err}
+}
+
+// Sync reads the target from Stripe and commits it. refs are the events known
+// to have asked for it; without any the sync is a thorough one: every grant is
+// read again and the summary is fetched as proof.
+func (s *Syncer) Sync(ctx context.Context, t mirror.Target, refs []mirror.EventRef) (Result, error) {
+	var result Result
+	var err error
+	switch t.Scope {
+	case mirror.ScopeBalance:
+		result, err = s.syncBalance(ctx, t, refs)
+	case mirror.ScopeCredits:
+		result, err = s.syncCredits(ctx, t, refs)
+	case mirror.ScopeGrantOwner:
+		result.Local, err = s.resolveGrant(ctx, t, refs)
+	case mirror.ScopeClockCustomers:
+		err = s.resolveClock(ctx, t, refs)
+	default:
+		err = fmt.Errorf("no sync for scope %q", t.Scope)
+	}
+	if err != nil {
+		return result, fmt.Errorf("sync %s: %w", t, err)
+	}
+	return result, nil
+}
+
+// patience is the course that a sync takes when the reply does not prove
+// itself: read again, then read everything, then accept and report.
+type patience struct {
+	s       *Syncer
+	rereads int
+	full    bool
+	accept  bool
+}
+
+// next waits and tells how to read again after err, or returns err when reading
+// again is no cure.
+func (p *patience) next(ctx context.Context, err error) error {
+	switch {
+	case errors.Is(err, mirror.ErrDisproved) && p.accept:
+		return err
+	case errors.Is(err, mirror.ErrDisproved), errors.Is(err, mirror.ErrLedgerRewritten), errors.Is(err, errLagging):
+	default:
+		return err
+	}
+	p.rereads++
+	if p.rereads > p.s.o.Rereads {
+		if !errors.Is(err, mirror.ErrDisproved) {
+			return err
+		}
+		// The first time over the bound reads the whole history, the second one
+		// takes it as it is.
+		p.accept = p.full
+		p.full = true
+		return nil
+	}
+	return sleep(ctx, p.s.o.RereadDelay<<(p.rereads-1))
+}
+
+// sleep waits for d or for the end of ctx.
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}
+
+// lookAgain asks Stripe for a customer whose ledger it would not list, and tells
+// whether it is gone: deleted, or unknown on two tries, since one 404 can be a
+// replica that lags.
+func (s *Syncer) lookAgain(ctx context.Context, t mirror.Target) (gone bool, err error) {
+	for try := range 2 {
+		if try > 0 {
+			if err := sleep(ctx, 5*s.o.RereadDelay); err != nil {
+				return false, err
+			}
+		}
+		reply, err := s.stripe.Customer(ctx, t.Account, t.ID)
+		switch {
+		case errors.Is(err, stripeapi.ErrNotFound):
+			continue
+		case err != nil:
+			return false, err
+		}
+		return reply.Deleted, nil
+	}
+	return true, nil
+}
+
+// bury commits the tombstone of a customer that is gone at Stripe.
+func (s *Syncer) bury(ctx context.Context, t mirror.Target, st mirror.SyncState, observed time.Time, refs []mirror.EventRef) (Result, error) {
+	applied, err := s.store.ApplyTombstone(ctx, mirror.Tombstone{
+		Target: t, Epoch: st.Epoch, EventSeq: st.EventSeq, ObservedAt: observed, Events: refs,
+	})
+	return Result{Applied: applied, Deleted: true}, stored(err)
+}
+
+// vanished tells whether an error of a list means that the customer may be gone.
+func vanished(err error) bool {
+	if errors.Is(err, stripeapi.ErrNotFound) {
+		return !cursorGone(err)
+	}
+	e, ok := errors.AsType[*stripeapi.Error](err)
+	return ok && e.Code == "resource_missing" && e.Param == "customer"
+}
