@@ -3,6 +3,7 @@ package reconcile
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -197,15 +198,32 @@ func (f *FirstCopy) mirrorable(account string, rows []mirror.Customer) []mirror.
 }
 
 func (f *FirstCopy) copyClocks(ctx context.Context, account string, at *Copied, save func() error) error {
-	for after := ""; ; {
+	copyOne := func(clock string) error {
+		err := f.copyCustomers(ctx, account, clock, at, save)
+		if errors.Is(err, stripeapi.ErrNotFound) { // deleted meanwhile, and its customers with it
+			err = nil
+		}
+		at.Cursor = ""
+		return err
+	}
+	after := at.Clock // where an earlier run broke off
+	if after != "" {
+		if err := copyOne(after); err != nil {
+			return err
+		}
+	}
+	for {
 		clocks, more, err := f.stripe.TestClocks(ctx, account, after, 100)
+		if cursorGone(err) && after != "" {
+			after = "" // that clock was deleted: list again from the top
+			continue
+		}
 		if err != nil {
 			return fmt.Errorf("list test clocks of account %q: %w", account, err)
 		}
 		for _, clock := range clocks {
-			after = clock
-			at.Cursor, at.Clock = "", clock
-			if err := f.copyCustomers(ctx, account, clock, at, save); err != nil {
+			after, at.Clock = clock, clock
+			if err := copyOne(clock); err != nil {
 				return err
 			}
 		}
@@ -299,7 +317,9 @@ func (f *FirstCopy) copyHistories(ctx context.Context, account string, at *Copie
 			after = ids[len(ids)-1]
 		}
 	}
-	return nil
+	var err error
+	at.Left, err = f.store.UnsyncedCount(ctx, account)
+	return err
 }
 
 func pause(ctx context.Context, d time.Duration) error {

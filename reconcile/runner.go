@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/creditmirror/creditmirror/mirror"
+	"github.com/creditmirror/creditmirror/stripeapi"
 )
 
 const (
@@ -125,12 +126,13 @@ func (r *Runner) Run(ctx context.Context) error {
 		}
 	}()
 	for {
+		asked := r.o.Now()
 		held, err := r.store.AcquireLease(ctx, leaseName, r.o.Owner, leaseTTL)
 		if err != nil && ctx.Err() == nil {
 			r.o.Log.Warn("reconcile lease not asked for", zap.Error(err))
 		}
 		if held {
-			r.lead(ctx)
+			r.lead(ctx, asked.Add(leaseTTL))
 		}
 		if pause(ctx, leaseTTL/3) != nil {
 			return nil
@@ -138,8 +140,9 @@ func (r *Runner) Run(ctx context.Context) error {
 	}
 }
 
-// lead runs every loop until the lease is lost or ctx ends.
-func (r *Runner) lead(ctx context.Context) {
+// lead runs every loop until the lease is lost or ctx ends. The lease expires no
+// earlier than told: it counts from when it was asked for.
+func (r *Runner) lead(ctx context.Context, expires time.Time) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	r.setLeading(true)
@@ -150,12 +153,14 @@ func (r *Runner) lead(ctx context.Context) {
 	for _, loop := range []func(context.Context){r.eventsLoop, r.copyLoop, r.redisLoop, r.deadLetterLoop, r.pruneLoop} {
 		loops.Go(func() { loop(ctx) })
 	}
-	expires := r.o.Now().Add(leaseTTL)
 	for pause(ctx, leaseTTL/3) == nil {
-		held, err := r.store.AcquireLease(ctx, leaseName, r.o.Owner, leaseTTL)
+		asked := r.o.Now()
+		ask, done := context.WithTimeout(ctx, expires.Sub(asked))
+		held, err := r.store.AcquireLease(ask, leaseName, r.o.Owner, leaseTTL)
+		done()
 		if held {
-			expires = r.o.Now().Add(leaseTTL)
-		} else if err == nil || r.o.Now().After(expires) {
+			expires = asked.Add(leaseTTL)
+		} else if err == nil || !r.o.Now().Before(expires) {
 			if ctx.Err() == nil {
 				r.o.Log.Warn("reconcile lease lost", zap.Error(err))
 			}
@@ -197,12 +202,15 @@ func (r *Runner) sweepEvents(ctx context.Context, catchUp bool) (ok bool) {
 	r.eventsMu.Lock()
 	defer r.eventsMu.Unlock()
 	accounts, err := r.accounts(ctx)
-	ok = err == nil
+	if ok = err == nil; !ok {
+		r.failed(ctx, SweepEvents, "", err)
+	}
 	for _, account := range accounts {
 		result, err := r.events.Run(ctx, account, catchUp)
 		r.m.missed.Add(float64(result.Missed))
 		if err != nil {
-			ok = false
+			// A connected account that took its access back must not hold up the others.
+			ok = ok && account != "" && errors.Is(err, stripeapi.ErrAccountRefused)
 			r.failed(ctx, SweepEvents, account, err)
 			continue
 		}

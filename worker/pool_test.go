@@ -1,0 +1,654 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/creditmirror/creditmirror/mirror"
+	"github.com/creditmirror/creditmirror/queue"
+	"github.com/creditmirror/creditmirror/stripeapi"
+)
+
+// fakeQueue keeps the promise of queue.Queue in memory.
+type fakeQueue struct {
+	mu    sync.Mutex
+	keys  map[string]*entry
+	log   []string // what was done, by key
+	fail  map[string]error
+	lost  map[string]bool // keys whose lease is gone
+	turns int             // claims made
+}
+
+type entry struct {
+	queue.Claim
+	due    time.Time
+	leased bool
+}
+
+func newQueue(keys ...string) *fakeQueue {
+	q := &fakeQueue{keys: map[string]*entry{}, fail: map[string]error{}, lost: map[string]bool{}}
+	for _, k := range keys {
+		q.keys[k] = &entry{Claim: queue.Claim{Key: k}, due: time.Now()}
+	}
+	return q
+}
+
+func (q *fakeQueue) done() string {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return strings.Join(q.log, "; ")
+}
+
+func (q *fakeQueue) Claim(_ context.Context, limit int) (out []queue.Claim, err error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.turns++
+	if err := q.fail["claim"]; err != nil {
+		return nil, err
+	}
+	var names []string
+	for k := range q.keys {
+		names = append(names, k)
+	}
+	slices.Sort(names)
+	for _, k := range names {
+		if e := q.keys[k]; !e.leased && !e.due.After(time.Now()) && len(out) < limit {
+			e.leased = true
+			e.Expires = time.Now().Add(q.Lease())
+			out = append(out, e.Claim)
+		}
+	}
+	return out, nil
+}
+
+func (q *fakeQueue) Renew(_ context.Context, claims []queue.Claim) (lost []queue.Claim, err error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, c := range claims {
+		if q.lost[c.Key] {
+			lost = append(lost, c)
+		}
+	}
+	return lost, q.fail["renew"]
+}
+
+// end is what all ways to end a claim share.
+func (q *fakeQueue) end(c queue.Claim, what string) (*entry, error) {
+	if q.lost[c.Key] {
+		q.log = append(q.log, what+" refused")
+		return nil, queue.ErrLost
+	}
+	if err := q.fail[what]; err != nil {
+		return nil, err
+	}
+	q.log = append(q.log, what)
+	return q.keys[c.Key], nil
+}
+
+func (q *fakeQueue) Done(_ context.Context, c queue.Claim) (bool, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if _, err := q.end(c, "done"); err != nil {
+		return false, err
+	}
+	delete(q.keys, c.Key)
+	return false, nil
+}
+
+func (q *fakeQueue) Fail(_ context.Context, c queue.Claim, delay time.Duration) (int, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	e, err := q.end(c, "fail")
+	if err != nil {
+		return 0, err
+	}
+	e.Attempts++
+	e.leased, e.due = false, time.Now().Add(delay)
+	return e.Attempts, nil
+}
+
+func (q *fakeQueue) Release(_ context.Context, c queue.Claim, delay time.Duration) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	e, err := q.end(c, "release")
+	if err != nil {
+		return err
+	}
+	e.leased, e.due = false, time.Now().Add(delay)
+	return nil
+}
+
+func (q *fakeQueue) Wait(ctx context.Context) error {
+	q.mu.Lock()
+	err := q.fail["wait"]
+	q.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return sleep(ctx, 50*time.Millisecond)
+}
+
+func (q *fakeQueue) Reap(context.Context) (int, error)   { return 1, nil }
+func (q *fakeQueue) Repair(context.Context) (int, error) { return 1, nil }
+func (q *fakeQueue) Lease() time.Duration                { return 9 * time.Second }
+
+type fakeLetters struct {
+	mu   sync.Mutex
+	kept []mirror.DeadLetter
+	err  error
+}
+
+func (f *fakeLetters) fail(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.err = err
+}
+
+func (f *fakeLetters) SaveDeadLetter(_ context.Context, d mirror.DeadLetter) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.err != nil {
+		return f.err
+	}
+	f.kept = append(f.kept, d)
+	return nil
+}
+
+// rig is a pool over fakes.
+type rig struct {
+	q       *fakeQueue
+	letters *fakeLetters
+	pool    *Pool
+	gate    *Gate
+	metrics *prometheus.Registry
+	stop    context.CancelFunc
+	ended   chan error
+}
+
+// start runs a pool whose syncs are what the test says, within a synctest bubble.
+func start(t *testing.T, q *fakeQueue, o Options, sync func(ctx context.Context, t mirror.Target, refs []mirror.EventRef) (Result, error)) *rig {
+	t.Helper()
+	r := &rig{q: q, letters: &fakeLetters{}, gate: NewGate(nil), metrics: prometheus.NewRegistry(), ended: make(chan error, 1)}
+	o.Registerer = r.metrics
+	r.pool = NewPool(q, nil, nil, r.letters, r.gate, o)
+	r.pool.sync = func(ctx context.Context, t mirror.Target, _ queue.Class, refs []mirror.EventRef) (Result, error) {
+		return sync(ctx, t, refs)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	r.stop = cancel
+	go func() { r.ended <- r.pool.Run(ctx) }()
+	return r
+}
+
+func (r *rig) end(t *testing.T) {
+	t.Helper()
+	r.stop()
+	if err := <-r.ended; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestJudge(t *testing.T) {
+	t.Parallel()
+	stripe := func(k stripeapi.Kind) error { return fmt.Errorf("sync x: %w", failure(k)) }
+	for _, test := range []struct {
+		err     error
+		outcome string
+		then    action
+		outage  bool
+	}{
+		{nil, "ok", complete, false},
+		{fmt.Errorf("x: %w", mirror.ErrFenced), "fenced", giveBack, false},
+		{fmt.Errorf("%w: %w", errLeaseLost, context.Canceled), "lease_lost", giveBack, false},
+		{fmt.Errorf("%w: %w", errStopping, context.Canceled), "stopped", giveBack, false},
+		{fmt.Errorf("x: %w", stored(errors.New("disk"))), "store_error", wait, false},
+		{stored(context.DeadlineExceeded), "store_error", wait, false},
+		{stripe(stripeapi.KindUnauthorized), "refused_key", closeGate, false},
+		{stripe(stripeapi.KindForbidden), "refused_key", closeGate, false},
+		{stripe(stripeapi.KindAccountRefused), "refused_key", closeGate, false},
+		{stripe(stripeapi.KindRateLimited), "rate_limited", wait, false},
+		{stripe(stripeapi.KindUnavailable), "stripe_unavailable", tryAgain, true},
+		{context.DeadlineExceeded, "stripe_unavailable", tryAgain, true},
+		{stripe(stripeapi.KindGarbled), "garbled", tryAgain, true},
+		{fmt.Errorf("%w: x", errLagging), "lagging", tryAgain, false},
+		{errUnlisted, "lagging", tryAgain, false},
+		{fmt.Errorf("%w: x", mirror.ErrLedgerRewritten), "ledger_rewritten", tryAgain, false},
+		{mirror.ErrDisproved, "failed", tryAgain, false},
+		{stripe(stripeapi.KindNotFound), "failed", tryAgain, false},
+		{stripe(stripeapi.KindRefused), "failed", tryAgain, false},
+		{errors.New("panic: x"), "failed", tryAgain, false},
+	} {
+		v := judge(test.err)
+		if v.outcome != test.outcome || v.then != test.then || v.outage != test.outage {
+			t.Errorf("%v: %+v, want %s", test.err, v, test.outcome)
+		}
+	}
+	long := &stripeapi.Error{Kind: stripeapi.KindRateLimited, RetryAfter: time.Minute}
+	if v := judge(long); v.wait != time.Minute {
+		t.Errorf("Retry-After of a minute: wait %v", v.wait)
+	}
+}
+
+func TestJitter(t *testing.T) {
+	t.Parallel()
+	for attempt := range 100 {
+		d := jitter(500*time.Millisecond, 5*time.Minute, attempt)
+		if d < 500*time.Millisecond || d > 5*time.Minute+time.Second {
+			t.Errorf("attempt %d: %v", attempt, d)
+		}
+	}
+}
+
+func TestParseRefs(t *testing.T) {
+	t.Parallel()
+	good := mirror.EventRef{ID: "evt_1", Created: t0, Type: "customer.updated", Object: cus}
+	got := parseRefs([]string{"", "x", good.String(), "evt_2 yesterday a b", good.String()})
+	if len(got) != 1 || got[0] != good {
+		t.Errorf("%v, want %v alone", got, good)
+	}
+}
+
+func TestPoolOutcomes(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name     string
+		attempts int
+		healthy  bool
+		result   Result
+		err      error
+		want     string
+		letters  int
+	}{
+		{"ok", 0, false, Result{}, nil, "done", 0},
+		{"more", 0, false, Result{More: true}, nil, "release", 0},
+		{"R4 fenced", 11, true, Result{}, mirror.ErrFenced, "release", 0},
+		{"store away", 11, true, Result{}, stored(errors.New("disk")), "release", 0},
+		{"429", 11, true, Result{}, failure(stripeapi.KindRateLimited), "release", 0},
+		{"401", 11, true, Result{}, failure(stripeapi.KindUnauthorized), "release", 0},
+		{"first attempt", 0, true, Result{}, errors.New("x"), "fail", 0},
+		{"11th attempt", 10, true, Result{}, errors.New("x"), "fail", 0},
+		{"12th attempt", 11, false, Result{}, errors.New("x"), "done", 1},
+		{"outage", 11, false, Result{}, failure(stripeapi.KindUnavailable), "fail", 0},
+		{"outage of one target", 11, true, Result{}, failure(stripeapi.KindUnavailable), "done", 1},
+		{"timeout in an outage", 30, false, Result{}, context.DeadlineExceeded, "fail", 0},
+		{"rewritten", 11, false, Result{}, mirror.ErrLedgerRewritten, "done", 1},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				q := newQueue(balanceOf(cus).Key())
+				e := q.keys[balanceOf(cus).Key()]
+				e.Attempts = test.attempts
+				e.Refs = []string{"evt_1 1772366400 customer.updated cus_1", "junk"}
+				ran := false
+				r := start(t, q, Options{}, func(ctx context.Context, target mirror.Target, refs []mirror.EventRef) (Result, error) {
+					if ran {
+						<-ctx.Done()
+						return Result{}, ctx.Err()
+					}
+					ran = true
+					if target != balanceOf(cus) || len(refs) != 1 {
+						t.Errorf("sync of %v with %v", target, refs)
+					}
+					return test.result, test.err
+				})
+				if test.healthy {
+					r.gate.Answered(balanceOf("cus_2"))
+				}
+				synctest.Wait()
+				if got := q.done(); got != test.want {
+					t.Errorf("%s, want %s", got, test.want)
+				}
+				if n := len(r.letters.kept); n != test.letters {
+					t.Errorf("%d dead letters, want %d", n, test.letters)
+				} else if n > 0 {
+					l := r.letters.kept[0]
+					if l.ID != mirror.DeadLetterID(balanceOf(cus)) || l.Attempts != 12 || len(l.EventIDs) != 1 || l.Reason == "" || l.RetryAt.Sub(l.LastFailedAt) != time.Hour {
+						t.Errorf("dead letter %+v", l)
+					}
+				}
+				r.stop()
+				<-r.ended
+			})
+		})
+	}
+}
+
+// A target that fails for ever becomes a dead letter after the last attempt, and
+// not before; the others go on meanwhile.
+func TestF42_I10_PoisonTarget(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue(balanceOf(cus).Key(), balanceOf("cus_2").Key())
+		tries := 0
+		r := start(t, q, Options{MaxAttempts: 4}, func(_ context.Context, target mirror.Target, _ []mirror.EventRef) (Result, error) {
+			if target == balanceOf(cus) {
+				tries++
+				panic("poison")
+			}
+			return Result{}, nil
+		})
+		pass(time.Hour)
+		if tries != 4 || len(r.letters.kept) != 1 || len(q.keys) != 0 {
+			t.Errorf("%d tries, %d letters, %d keys left; want 4, 1, 0", tries, len(r.letters.kept), len(q.keys))
+		}
+		if n := testutil.ToFloat64(r.pool.m.panics); n != 4 {
+			t.Errorf("%v panics counted", n)
+		}
+		r.end(t)
+	})
+}
+
+func TestI10_DeadLetterNotSavedKeepsTheWork(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue(balanceOf(cus).Key())
+		r := start(t, q, Options{MaxAttempts: 1}, func(context.Context, mirror.Target, []mirror.EventRef) (Result, error) {
+			return Result{}, errors.New("x")
+		})
+		r.letters.fail(errors.New("disk on fire"))
+		synctest.Wait()
+		if got := q.done(); got != "release" {
+			t.Errorf("%s, want release", got)
+		}
+		r.letters.fail(nil)
+		pass(5 * time.Minute)
+		if len(q.keys) != 0 || len(r.letters.kept) != 1 {
+			t.Errorf("%d keys, %d letters; want the letter once it can be kept", len(q.keys), len(r.letters.kept))
+		}
+		r.end(t)
+	})
+}
+
+func TestPoolMoreRunsAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue(balanceOf(cus).Key())
+		runs := 0
+		r := start(t, q, Options{}, func(context.Context, mirror.Target, []mirror.EventRef) (Result, error) {
+			runs++
+			return Result{More: runs < 3}, nil
+		})
+		pass(time.Second)
+		if got := q.done(); got != "release; release; done" {
+			t.Errorf("%s, want two pieces and the end", got)
+		}
+		r.end(t)
+	})
+}
+
+func TestF04_LeaseLost(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue(balanceOf(cus).Key())
+		began := time.Now()
+		var took time.Duration
+		r := start(t, q, Options{}, func(ctx context.Context, _ mirror.Target, _ []mirror.EventRef) (Result, error) {
+			<-ctx.Done()
+			took = time.Since(began)
+			return Result{}, ctx.Err()
+		})
+		synctest.Wait()
+		q.mu.Lock()
+		q.lost[balanceOf(cus).Key()] = true
+		q.mu.Unlock()
+		pass(4 * time.Second)
+		if took != 3*time.Second { // a third of the lease
+			t.Errorf("cancelled after %v, want 3s", took)
+		}
+		if got := q.done(); got != "release refused" {
+			t.Errorf("%s, want nothing completed", got)
+		}
+		r.end(t)
+	})
+}
+
+func TestPoolDrains(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue(balanceOf(cus).Key(), balanceOf("cus_2").Key())
+		r := start(t, q, Options{Workers: 1}, func(ctx context.Context, _ mirror.Target, _ []mirror.EventRef) (Result, error) {
+			return Result{}, sleep(ctx, 10*time.Second)
+		})
+		synctest.Wait()
+		r.end(t)
+		if got := q.done(); got != "done" || len(q.keys) != 1 {
+			t.Errorf("%s, %d keys left; want the one in work finished and the other left", got, len(q.keys))
+		}
+	})
+}
+
+func TestPoolDrainTimeout(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue(balanceOf(cus).Key())
+		r := start(t, q, Options{DrainTimeout: 3 * time.Second}, func(ctx context.Context, _ mirror.Target, _ []mirror.EventRef) (Result, error) {
+			return Result{}, sleep(ctx, time.Hour)
+		})
+		synctest.Wait()
+		began := time.Now()
+		r.stop()
+		if err := <-r.ended; err == nil || time.Since(began) != 3*time.Second {
+			t.Errorf("%v after %v, want an error after 3s", err, time.Since(began))
+		}
+		if got := q.done(); got != "release" {
+			t.Errorf("%s, want it given back", got)
+		}
+	})
+}
+
+func TestF21_SyncTimeout(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue(balanceOf(cus).Key())
+		r := start(t, q, Options{SyncTimeout: time.Minute}, func(ctx context.Context, _ mirror.Target, _ []mirror.EventRef) (Result, error) {
+			<-ctx.Done()
+			return Result{}, ctx.Err()
+		})
+		pass(time.Minute)
+		synctest.Wait()
+		if got := q.done(); got != "fail" {
+			t.Errorf("%s, want a failed attempt", got)
+		}
+		r.stop()
+		<-r.ended
+	})
+}
+
+func TestF08_QueueAway(t *testing.T) {
+	t.Parallel()
+	for _, broken := range []string{"claim", "wait"} {
+		synctest.Test(t, func(t *testing.T) {
+			q := newQueue()
+			q.fail[broken] = errors.New("redis away")
+			r := start(t, q, Options{}, nil)
+			pass(time.Minute)
+			q.mu.Lock()
+			turns := q.turns
+			q.mu.Unlock()
+			if turns < 20 || turns > 500 {
+				t.Errorf("%s: %d claims in a minute, want a backoff of at most 2s", broken, turns)
+			}
+			r.end(t)
+		})
+	}
+}
+
+// A claim that cannot be ended is left to its lease.
+func TestPoolClaimLapses(t *testing.T) {
+	t.Parallel()
+	for what, err := range map[string]error{"done": nil, "fail": errors.New("x"), "release": mirror.ErrFenced} {
+		synctest.Test(t, func(t *testing.T) {
+			q := newQueue(balanceOf(cus).Key())
+			q.fail[what] = errors.New("redis away")
+			r := start(t, q, Options{}, func(context.Context, mirror.Target, []mirror.EventRef) (Result, error) {
+				return Result{}, err
+			})
+			pass(time.Minute)
+			if n := testutil.ToFloat64(r.pool.m.lapsed); n != 1 || len(q.keys) != 1 {
+				t.Errorf("%s: %v lapsed, %d keys; want 1, 1", what, n, len(q.keys))
+			}
+			if n := testutil.ToFloat64(r.pool.m.reaped); n != 60 && n != 59 {
+				t.Errorf("%v reaps counted in a minute", n)
+			}
+			if n := testutil.ToFloat64(r.pool.m.repaired); n != 4 && n != 3 {
+				t.Errorf("%v repairs counted in a minute", n)
+			}
+			r.end(t)
+		})
+	}
+}
+
+func TestPoolUnknownKeyIsDropped(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue("../../etc/passwd")
+		r := start(t, q, Options{}, nil)
+		synctest.Wait()
+		if got := q.done(); got != "done" {
+			t.Errorf("%s, want it dropped", got)
+		}
+		r.end(t)
+	})
+}
+
+// A refused key stops the calls but for a probe per 15 s, and all goes on by
+// itself when the key works again.
+func TestF27_KeyRefused(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var keys []string
+		for i := range 40 {
+			keys = append(keys, balanceOf(fmt.Sprintf("cus_%d", i)).Key())
+		}
+		q := newQueue(keys...)
+		refused, calls := true, 0
+		var mu sync.Mutex
+		r := start(t, q, Options{Workers: 4}, func(context.Context, mirror.Target, []mirror.EventRef) (Result, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			calls++
+			if refused {
+				return Result{}, failure(stripeapi.KindUnauthorized)
+			}
+			return Result{}, nil
+		})
+		pass(5 * time.Minute)
+		mu.Lock()
+		if calls < 14 || calls > 4+20 {
+			t.Errorf("%d calls in 5 minutes, want 4 and then one per 15 to 30 s", calls)
+		}
+		if list := r.gate.Closures(); len(list) != 1 || len(q.keys) != 40 {
+			t.Errorf("closures %v, %d keys; want the account, all keys kept", list, len(q.keys))
+		}
+		refused = false
+		mu.Unlock()
+		pass(31 * time.Second)
+		if len(q.keys) != 0 || len(r.gate.Closures()) != 0 || len(r.letters.kept) != 0 {
+			t.Errorf("%d keys left, closures %v; want all done within 31 s", len(q.keys), r.gate.Closures())
+		}
+		r.end(t)
+	})
+}
+
+// Whatever becomes of a probe, the next one comes within 30 s, also when there is
+// a single target with many attempts behind it.
+func TestF27_ProbeThatFailsOtherwise(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue(balanceOf(cus).Key())
+		q.keys[balanceOf(cus).Key()].Attempts = 40
+		var at []time.Time
+		r := start(t, q, Options{}, func(context.Context, mirror.Target, []mirror.EventRef) (Result, error) {
+			at = append(at, time.Now())
+			if len(at)%4 == 1 {
+				return Result{}, failure(stripeapi.KindUnauthorized)
+			}
+			return Result{}, failure(stripeapi.KindUnavailable)
+		})
+		pass(10 * time.Minute)
+		for i := 1; i < len(at); i++ {
+			if d := at[i].Sub(at[i-1]); d < probeInterval || d > 2*probeInterval {
+				t.Errorf("probe %d after %v, want 15 to 30 s", i, d)
+			}
+		}
+		if len(at) < 20 {
+			t.Errorf("%d probes in 10 minutes", len(at))
+		}
+		r.end(t)
+	})
+}
+
+// Questions that need no call neither open the gate nor tell that Stripe is well;
+// those that do, open what was closed for them.
+func TestPoolQuestionsAndTheGate(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		question := mirror.Target{Scope: mirror.ScopeGrantOwner, ID: "credgr_1"}
+		q := newQueue(question.Key())
+		r := start(t, q, Options{}, func(context.Context, mirror.Target, []mirror.EventRef) (Result, error) {
+			return Result{Local: true}, nil
+		})
+		r.gate.Refused(creditsOf(cus), failure(stripeapi.KindUnauthorized))
+		pass(20 * time.Second)
+		if len(q.keys) != 0 || len(r.gate.Closures()) != 1 || r.gate.Healthy(creditsOf(cus)) {
+			t.Errorf("keys %v, closures %v, healthy %v", q.keys, r.gate.Closures(), r.gate.Healthy(creditsOf(cus)))
+		}
+		r.end(t)
+
+		q = newQueue(question.Key())
+		r = start(t, q, Options{}, func(context.Context, mirror.Target, []mirror.EventRef) (Result, error) {
+			return Result{}, nil
+		})
+		r.gate.Refused(question, failure(stripeapi.KindForbidden))
+		pass(20 * time.Second)
+		if len(q.keys) != 0 || len(r.gate.Closures()) != 0 {
+			t.Errorf("keys %v, closures %v; want the scope open again", q.keys, r.gate.Closures())
+		}
+		r.end(t)
+	})
+}
+
+func TestPoolClasses(t *testing.T) {
+	t.Parallel()
+	live, swept := setup(t, SyncOptions{}), setup(t, SyncOptions{})
+	live.stripe.add(cus)
+	swept.stripe.add(cus)
+	p := NewPool(newQueue(), live.syncer, swept.syncer, nil, NewGate(nil), Options{Registerer: prometheus.NewRegistry()})
+	for _, class := range []queue.Class{queue.Live, queue.Sweep, queue.Sweep} {
+		if _, err := p.sync(t.Context(), balanceOf(cus), class, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if l, s := len(live.stripe.calls), len(swept.stripe.calls); l != 2 || s != 4 {
+		t.Errorf("%d live and %d swept calls, want 2 and 4", l, s)
+	}
+}
+
+func TestMetricsAreSound(t *testing.T) {
+	t.Parallel()
+	r := prometheus.NewRegistry()
+	m := newMetrics(r)
+	m.syncs.WithLabelValues("balance", "ok").Inc()
+	m.duration.WithLabelValues("balance").Observe(1)
+	problems, err := testutil.GatherAndLint(r)
+	if err != nil || len(problems) > 0 {
+		t.Errorf("%v, %v", problems, err)
+	}
+}
+
+// pass lets time go by in a bubble, and what it sets off come to rest.
+func pass(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}

@@ -1,0 +1,197 @@
+package worker
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/creditmirror/creditmirror/mirror"
+)
+
+// memory is a store of one balance ledger that decides with mirror.PlanBalance.
+type memory struct {
+	Store
+	state    mirror.SyncState
+	rows     map[string]mirror.BalanceTransaction
+	customer *mirror.CustomerView
+	balances map[string]int64
+	// judge sees every commit.
+	judge func(s mirror.BalanceSnapshot, held map[string]mirror.BalanceTransaction)
+}
+
+func (m *memory) BeginSync(context.Context, mirror.Target) (mirror.SyncState, error) {
+	m.state.Epoch++
+	return m.state, nil
+}
+
+func (m *memory) ApplyBalance(_ context.Context, s mirror.BalanceSnapshot) (mirror.Applied, error) {
+	if s.Epoch != m.state.Epoch {
+		return mirror.Applied{}, mirror.ErrFenced
+	}
+	held := mirror.BalanceHeld{State: m.state, Customer: m.customer, Balances: m.balances, Tops: map[string]mirror.HeldRow{}}
+	for _, r := range m.rows {
+		h := mirror.HeldRow{
+			ID: r.ID, Currency: r.Currency, Amount: r.Amount, EndingBalance: r.EndingBalance,
+			Type: r.Type, Created: r.Created, Position: r.Position, Digest: mirror.Digest(r.Raw),
+		}
+		if slices.ContainsFunc(s.Spans(), func(sp mirror.Span) bool {
+			return (sp.From.IsZero() || !r.Created.Before(sp.From)) && (sp.To.IsZero() || !r.Created.After(sp.To))
+		}) {
+			held.Rows = append(held.Rows, h)
+		}
+		if r.Position == 0 {
+			held.Unplaced = append(held.Unplaced, h)
+		} else if r.Position > held.Tops[r.Currency].Position {
+			held.Tops[r.Currency] = h
+		}
+	}
+	if m.customer != nil {
+		held.CustomerDigest = mirror.Digest(m.customer.Raw)
+	}
+	plan, err := mirror.PlanBalance(s, held)
+	if err != nil {
+		return mirror.Applied{}, err
+	}
+	for _, r := range plan.Insert {
+		if _, twice := m.rows[r.ID]; twice {
+			return mirror.Applied{}, fmt.Errorf("%s would be inserted twice", r.ID)
+		}
+		m.rows[r.ID] = r
+	}
+	for _, p := range plan.Place {
+		r := m.rows[p.ID]
+		r.Position = p.Position
+		m.rows[p.ID] = r
+	}
+	if plan.Customer != nil {
+		m.customer = &mirror.CustomerView{Customer: *plan.Customer}
+	}
+	maps.Copy(m.balances, plan.Balances)
+	epoch := m.state.Epoch
+	m.state = plan.State
+	m.state.Epoch = epoch
+	m.judge(s, m.rows)
+	return mirror.Applied{Inserted: len(plan.Insert), Findings: plan.Open}, nil
+}
+
+// Any ledger, read in any pages and any pieces while it grows, ends up held as a
+// whole, and is never called joined before.
+func TestI1_I5_WalkAnyLedger(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(rt *rapid.T) {
+		f := newStripe()
+		a := f.add(cus)
+		f.pageCap = rapid.IntRange(1, 4).Draw(rt, "page")
+		grow := func(label string, n int) {
+			for range n {
+				if rapid.IntRange(0, 2).Draw(rt, label+" new second") == 0 {
+					f.clock = f.clock.Add(time.Second)
+				}
+				currency := rapid.SampledFrom([]string{"eur", "eur", "usd"}).Draw(rt, label+" currency")
+				f.post(a, currency, rapid.Int64Range(-2, 2).Draw(rt, label+" amount"), rapid.IntRange(0, 3).Draw(rt, label+" tie"))
+			}
+		}
+		store := &memory{rows: map[string]mirror.BalanceTransaction{}, balances: map[string]int64{}}
+		store.judge = func(s mirror.BalanceSnapshot, held map[string]mirror.BalanceTransaction) {
+			if !s.Joined {
+				return
+			}
+			for _, l := range a.rows[:f.lastTop] {
+				if _, ok := held[l.row.ID]; !ok {
+					rt.Fatalf("joined, but %s of %v is missing; calls: %s", l.row.ID, l.row.Created, strings.Join(f.calls, "; "))
+				}
+			}
+		}
+		syncer := NewSyncer(f, store, nil, SyncOptions{
+			PagesPerPiece: rapid.IntRange(1, 4).Draw(rt, "piece"), RereadDelay: time.Nanosecond,
+		})
+		grow("first", rapid.IntRange(0, 30).Draw(rt, "rows"))
+		trouble := true
+		f.before = func(call string) error {
+			if !trouble {
+				return nil
+			}
+			switch rapid.IntRange(0, 9).Draw(rt, "between pages") {
+			case 0:
+				grow("between", 1)
+			case 1:
+				if strings.Contains(call, "after=c") {
+					return missing("starting_after")
+				}
+			}
+			return nil
+		}
+		for range rapid.IntRange(1, 8).Draw(rt, "syncs") {
+			if _, err := syncer.Sync(rt.Context(), balanceOf(cus), nil); err != nil && !cursorGone(err) {
+				rt.Fatalf("%v; calls: %s", err, strings.Join(f.calls, "; "))
+			}
+			grow("after", rapid.IntRange(0, 5).Draw(rt, "more"))
+		}
+		trouble = false // and now it comes to rest
+		for left := 3*len(a.rows) + 3; ; left-- {
+			r, err := syncer.Sync(rt.Context(), balanceOf(cus), nil)
+			if err != nil {
+				rt.Fatal(err)
+			}
+			if len(r.Findings) > 0 {
+				rt.Fatalf("drift in a sound ledger: %+v", r.Findings)
+			}
+			if !r.More {
+				break
+			}
+			if left == 0 {
+				rt.Fatalf("no end; %d of %d rows held, state %+v; calls: %s", len(store.rows), len(a.rows), store.state, strings.Join(f.calls, "; "))
+			}
+		}
+		if len(store.rows) != len(a.rows) || !store.state.HistoryComplete || store.state.Walk.InProgress() {
+			rt.Fatalf("%d of %d rows held, state %+v", len(store.rows), len(a.rows), store.state)
+		}
+		chain := map[string]map[int64]bool{}
+		for _, r := range store.rows {
+			if chain[r.Currency] == nil {
+				chain[r.Currency] = map[int64]bool{}
+			}
+			chain[r.Currency][r.Position] = true
+		}
+		n := 0
+		for _, places := range chain {
+			n += len(places)
+			if places[0] {
+				rt.Fatal("a row has no place")
+			}
+		}
+		if n != len(store.rows) {
+			rt.Fatalf("%d places for %d rows", n, len(store.rows))
+		}
+	})
+}
+
+// A second with more rows than a piece holds is got over all the same.
+func TestF41_WalkSecondLongerThanAPiece(t *testing.T) {
+	t.Parallel()
+	f := newStripe()
+	a := f.add(cus)
+	f.pageCap = 2
+	for range 9 {
+		f.post(a, "eur", -1, 0)
+	}
+	store := &memory{rows: map[string]mirror.BalanceTransaction{}, balances: map[string]int64{}}
+	store.judge = func(mirror.BalanceSnapshot, map[string]mirror.BalanceTransaction) {}
+	syncer := NewSyncer(f, store, nil, SyncOptions{PagesPerPiece: 2, RereadDelay: time.Nanosecond})
+	for range 8 {
+		r, err := syncer.Sync(t.Context(), balanceOf(cus), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !r.More {
+			return
+		}
+	}
+	t.Fatalf("no end: %d of %d rows held, state %+v", len(store.rows), len(a.rows), store.state)
+}
