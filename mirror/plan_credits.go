@@ -101,7 +101,8 @@ func PlanCredits(s CreditsSnapshot, h CreditsHeld) (CreditsPlan, error) {
 	plan.State.HistoryComplete = true
 	plan.State.CompleteTo = newest
 	plan.State.Walk = Walk{}
-	plan.State.Disproved = len(open) > 0 || h.State.Disproved && s.Summary == nil
+	// Where no summary can be had, a whole reading within all bounds has to do.
+	plan.State.Disproved = len(open) > 0 || h.State.Disproved && s.Summary == nil && !s.Full
 	if len(open) == 0 {
 		plan.Close = []DriftKind{DriftGrantOutOfBounds, DriftMissingTransaction, DriftMissingCustomer, DriftOrphan}
 		if s.Summary != nil {

@@ -186,20 +186,23 @@ func (s *EventsSweep) apply(ctx context.Context, account string, page stripeapi.
 	if err != nil {
 		return err
 	}
-	missed, err := s.missed(ctx, events, receipts)
-	if err != nil || len(missed) == 0 {
+	missed, unsure, err := s.missed(ctx, events, receipts)
+	again := append(slices.Clone(missed), unsure...)
+	if err != nil || len(again) == 0 {
 		return err
 	}
 	if s.o.Inbox() {
-		if _, err := s.store.RecordEvents(ctx, missed); err != nil {
+		if _, err := s.store.RecordEvents(ctx, again); err != nil {
 			return err
 		}
 	}
 	var marks []Mark
-	for _, e := range missed {
+	for _, e := range again {
 		for _, t := range e.Targets() {
 			marks = append(marks, Mark{Target: t, Event: e.Ref()})
 		}
+	}
+	for _, e := range missed {
 		s.o.Log.Debug("missed event", zap.String("event_id", e.ID), zap.String("event_type", e.Type), zap.String("account", account))
 	}
 	if err := s.queue.MarkLive(ctx, marks); err != nil {
@@ -211,10 +214,14 @@ func (s *EventsSweep) apply(ctx context.Context, account string, page stripeapi.
 
 // missed leaves out the events that were applied, those whose targets wait, are
 // in work or have a dead letter, and those whose targets were synced well after them.
-func (s *EventsSweep) missed(ctx context.Context, events []mirror.Event, receipts []mirror.Receipt) ([]mirror.Event, error) {
+//
+// Of those whose targets wait or are in work, it returns the ones that no webhook
+// brought in unsure: a sync that runs may have read Stripe before the event.
+func (s *EventsSweep) missed(ctx context.Context, events []mirror.Event, receipts []mirror.Receipt) (missed, unsure []mirror.Event, err error) {
 	type suspect struct {
 		event   mirror.Event
 		ledgers []mirror.Target
+		unknown bool // no webhook brought it
 	}
 	var suspects []suspect
 	var targets []mirror.Target
@@ -224,45 +231,50 @@ func (s *EventsSweep) missed(ctx context.Context, events []mirror.Event, receipt
 		}
 		ledgers, err := s.ledgerTargets(ctx, e)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		suspects = append(suspects, suspect{e, ledgers})
+		suspects = append(suspects, suspect{e, ledgers, receipts[i] == mirror.ReceiptNew})
 		targets = append(append(targets, ledgers...), e.Targets()...)
 	}
 	if len(targets) == 0 {
-		return nil, nil
+		return nil, nil, nil
 	}
 	queued, err := s.queue.Queued(ctx, targets)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	observed, err := s.store.ObservedAt(ctx, targets)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	dead, err := deadTargets(ctx, s.store)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	syncedAt, waiting := map[mirror.Target]time.Time{}, map[mirror.Target]bool{}
 	for i, t := range targets {
-		syncedAt[t], waiting[t] = observed[i], queued[i] || dead[t]
+		syncedAt[t], waiting[t] = observed[i], queued[i]
 	}
-	var missed []mirror.Event
 	for _, sus := range suspects {
 		// A question that waits will lead to the ledger.
 		if slices.ContainsFunc(sus.event.Targets(), func(t mirror.Target) bool { return waiting[t] }) {
+			if sus.unknown {
+				unsure = append(unsure, sus.event)
+			}
 			continue
 		}
 		unanswered := func(t mirror.Target) bool {
 			// With the inbox on, answered events are known by name. Without, time has to do.
-			return !waiting[t] && (s.o.Inbox() || syncedAt[t].Before(sus.event.Created.Add(syncMargin)))
+			return !waiting[t] && !dead[t] && (s.o.Inbox() || syncedAt[t].Before(sus.event.Created.Add(syncMargin)))
 		}
-		if slices.ContainsFunc(sus.ledgers, unanswered) {
+		switch {
+		case slices.ContainsFunc(sus.ledgers, unanswered):
 			missed = append(missed, sus.event)
+		case sus.unknown && slices.ContainsFunc(sus.ledgers, func(t mirror.Target) bool { return waiting[t] }):
+			unsure = append(unsure, sus.event)
 		}
 	}
-	return missed, nil
+	return missed, unsure, nil
 }
 
 // ledgerTargets are an event's targets with questions answered from the mirror

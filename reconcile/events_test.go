@@ -120,7 +120,9 @@ func TestEventsWhatCountsAsMissed(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			want := "balance::cus_11<evt_11 balance::cus_3<evt_3 balance::cus_8<evt_8 grant_owner::credgr_1<evt_12"
+			// What waits is not missed, yet marked: a sync that runs may have read before it.
+			want := "balance::cus_11<evt_11 balance::cus_3<evt_3 balance::cus_4<evt_4 balance::cus_8<evt_8 " +
+				"grant_owner::credgr_1<evt_12 grant_owner::credgr_2<evt_13 grant_owner::credgr_3<evt_14"
 			seen, missed := 11, 4
 			if inbox {
 				want = "balance::cus_10<evt_10 " + want
@@ -133,8 +135,8 @@ func TestEventsWhatCountsAsMissed(t *testing.T) {
 				t.Errorf("seen %d, missed %d; want %d, %d", r.Seen, r.Missed, seen, missed)
 			}
 			receipts, err := b.store.Store.EventReceipts(ctx, "", []string{lost.ID, waits.ID})
-			if err != nil || (receipts[0] == mirror.ReceiptPending) != inbox || receipts[1] != mirror.ReceiptNew {
-				t.Errorf("receipts %v, %v; want what was missed recorded: %v", receipts, err, inbox)
+			if err != nil || (receipts[0] == mirror.ReceiptPending) != inbox || (receipts[1] == mirror.ReceiptPending) != inbox {
+				t.Errorf("receipts %v, %v; want what was marked recorded: %v", receipts, err, inbox)
 			}
 		})
 	}

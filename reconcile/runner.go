@@ -3,6 +3,7 @@ package reconcile
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -180,11 +181,16 @@ func (r *Runner) setLeading(v bool) {
 // accounts lists the accounts to reconcile, the platform's own first.
 func (r *Runner) accounts(ctx context.Context) ([]string, error) {
 	list := append([]string{""}, r.o.Accounts...)
-	if r.o.AllAccounts {
-		seen, err := r.store.Accounts(ctx)
-		return append(list, seen...), err
+	if !r.o.AllAccounts {
+		return list, nil
 	}
-	return list, nil
+	seen, err := r.store.Accounts(ctx)
+	for _, account := range seen {
+		if !slices.Contains(list, account) {
+			list = append(list, account)
+		}
+	}
+	return list, err
 }
 
 // eventsLoop passes over the events of all accounts, at once and then at the
@@ -253,7 +259,7 @@ func (r *Runner) copyLoop(ctx context.Context) {
 
 // redisLoop notices a Redis that forgot and marks again what it must have held.
 func (r *Runner) redisLoop(ctx context.Context) {
-	lastRemark, healed := time.Time{}, false
+	lastRemark, healed, losing := time.Time{}, false, false
 	for {
 		lost, fresh, err := r.detector.Check(ctx)
 		switch {
@@ -266,11 +272,12 @@ func (r *Runner) redisLoop(ctx context.Context) {
 			case r.o.EmbeddedRedis && !healed:
 				// It ends with the process, so this is what every start looks like.
 				r.o.Log.Info("embedded redis is new; marking again what was not answered")
-			default:
+			case !losing:
 				r.m.lost.Inc()
 				r.o.Log.Warn("redis was flushed, rewound or exchanged; marking again what it must have held", zap.Int("partitions", len(lost)))
 			}
-			if r.heal(ctx, lost) {
+			losing = !r.heal(ctx, lost)
+			if !losing {
 				healed, lastRemark = true, r.o.Now()
 			}
 		case r.o.Now().Sub(lastRemark) >= pendingAge:
@@ -295,6 +302,9 @@ func (r *Runner) heal(ctx context.Context, lost []mirror.Incarnation) bool {
 		err = errors.New("the catch-up over events did not finish")
 	}
 	if err == nil {
+		err = r.remarkUnfinished(ctx)
+	}
+	if err == nil {
 		err = r.detector.Heal(ctx, lost)
 	}
 	if err != nil {
@@ -303,6 +313,44 @@ func (r *Runner) heal(ctx context.Context, lost []mirror.Incarnation) bool {
 	}
 	r.o.Log.Info("redis healed", zap.Int("remarked", n))
 	return true
+}
+
+// remarkUnfinished marks the customers whose history was being read in pieces:
+// the pieces have answered their events, so that only the queue knew of the rest.
+// A first copy that is not done marks its customers itself.
+func (r *Runner) remarkUnfinished(ctx context.Context) error {
+	accounts, err := r.accounts(ctx)
+	if err != nil {
+		return err
+	}
+	for _, account := range accounts {
+		if done, err := r.copier.Done(ctx, account); err != nil || !done {
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		for _, scope := range []mirror.Scope{mirror.ScopeBalance, mirror.ScopeCredits} {
+			for after := ""; ; {
+				ids, err := r.store.Unsynced(ctx, account, scope, after, feedPage)
+				if err != nil {
+					return err
+				}
+				targets := make([]mirror.Target, len(ids))
+				for i, id := range ids {
+					targets[i] = mirror.Target{Account: account, Scope: scope, ID: id}
+					after = id
+				}
+				if err := r.queue.MarkSwept(ctx, targets); err != nil {
+					return err
+				}
+				if len(ids) < feedPage {
+					break
+				}
+			}
+		}
+	}
+	return nil
 }
 
 // deadLetterLoop tries dead letters again, each once an hour.
