@@ -67,7 +67,8 @@ func TestWhatRolesNeed(t *testing.T) {
 		"worker and api, embedded":        {"worker,api", []string{key}, []string{"CREDITMIRROR_REDIS_URL"}},
 		"no webhooks, only sweeps":        {"worker,reconcile", []string{key}, nil},
 		"broken is not also missing": {
-			"webhook,worker", []string{"STRIPE_API_KEY=x", "STRIPE_WEBHOOK_SECRET= ", redis},
+			"webhook,worker",
+			[]string{"STRIPE_API_KEY=x", "STRIPE_WEBHOOK_SECRET= ", redis},
 			[]string{"STRIPE_API_KEY", "STRIPE_WEBHOOK_SECRET"},
 		},
 	} {

@@ -139,6 +139,7 @@ func (m *memory) PruneEvents(_ context.Context, before time.Time) (int64, error)
 func (m *memory) InsertCustomers(context.Context, string, []mirror.Customer) (int, error) {
 	return 0, nil
 }
+
 func (m *memory) InsertGrants(context.Context, string, []mirror.CreditGrant) (int, error) {
 	return 0, nil
 }

@@ -32,68 +32,92 @@ func TestReadRequests(t *testing.T) {
 		endpoint, path, query, body string
 		call                        func(ctx context.Context, c *Client) error
 	}{
-		{EndpointCustomersRetrieve, "/v1/customers/" + cusBalance, "expand[]=invoice_credit_balance", cus,
+		{
+			EndpointCustomersRetrieve, "/v1/customers/" + cusBalance, "expand[]=invoice_credit_balance", cus,
 			func(ctx context.Context, c *Client) error {
 				_, err := c.Customer(ctx, "acct_1", cusBalance)
 				return err
-			}},
-		{EndpointCustomersList, "/v1/customers", "limit=50&starting_after=cus_9&expand[]=data.invoice_credit_balance&test_clock=clock_1", empty,
+			},
+		},
+		{
+			EndpointCustomersList, "/v1/customers", "limit=50&starting_after=cus_9&expand[]=data.invoice_credit_balance&test_clock=clock_1", empty,
 			func(ctx context.Context, c *Client) error {
 				_, err := c.CustomersPage(ctx, "acct_1", CustomersQuery{After: "cus_9", Limit: 50, TestClock: "clock_1"})
 				return err
-			}},
-		{EndpointBalanceTransactionsList, "/v1/customers/" + cusBalance + "/balance_transactions", "limit=100&expand[]=data.customer.invoice_credit_balance", empty,
+			},
+		},
+		{
+			EndpointBalanceTransactionsList, "/v1/customers/" + cusBalance + "/balance_transactions", "limit=100&expand[]=data.customer.invoice_credit_balance", empty,
 			func(ctx context.Context, c *Client) error {
 				_, err := c.BalancePage(ctx, "acct_1", cusBalance, "", 0)
 				return err
-			}},
-		{EndpointCreditTransactionsList, "/v1/billing/credit_balance_transactions", "limit=10&starting_after=cbtxn_1&customer=" + cusCredits + "&expand[]=data.credit_grant", empty,
+			},
+		},
+		{
+			EndpointCreditTransactionsList, "/v1/billing/credit_balance_transactions", "limit=10&starting_after=cbtxn_1&customer=" + cusCredits + "&expand[]=data.credit_grant", empty,
 			func(ctx context.Context, c *Client) error {
 				_, err := c.CreditPage(ctx, "acct_1", cusCredits, "cbtxn_1", 10)
 				return err
-			}},
-		{EndpointGrantsList, "/v1/billing/credit_grants", "limit=100", empty,
+			},
+		},
+		{
+			EndpointGrantsList, "/v1/billing/credit_grants", "limit=100", empty,
 			func(ctx context.Context, c *Client) error {
 				_, err := c.GrantsPage(ctx, "acct_1", "", "", 100)
 				return err
-			}},
-		{EndpointGrantsList, "/v1/billing/credit_grants", "limit=100&starting_after=credgr_1&customer=cus_1", empty,
+			},
+		},
+		{
+			EndpointGrantsList, "/v1/billing/credit_grants", "limit=100&starting_after=credgr_1&customer=cus_1", empty,
 			func(ctx context.Context, c *Client) error {
 				_, err := c.GrantsPage(ctx, "acct_1", "cus_1", "credgr_1", 100)
 				return err
-			}},
-		{EndpointGrantsRetrieve, "/v1/billing/credit_grants/credgr_test_61R9ZkIkIzLSp0xze41L6nFOS1ekDTPE", "", cred,
+			},
+		},
+		{
+			EndpointGrantsRetrieve, "/v1/billing/credit_grants/credgr_test_61R9ZkIkIzLSp0xze41L6nFOS1ekDTPE", "", cred,
 			func(ctx context.Context, c *Client) error {
 				_, err := c.Grant(ctx, "acct_1", "credgr_test_61R9ZkIkIzLSp0xze41L6nFOS1ekDTPE")
 				return err
-			}},
-		{EndpointCreditSummary, "/v1/billing/credit_balance_summary", "customer=" + cusCredits + "&filter[type]=applicability_scope&filter[applicability_scope][price_type]=metered", summary,
+			},
+		},
+		{
+			EndpointCreditSummary, "/v1/billing/credit_balance_summary", "customer=" + cusCredits + "&filter[type]=applicability_scope&filter[applicability_scope][price_type]=metered", summary,
 			func(ctx context.Context, c *Client) error {
 				_, err := c.CreditSummary(ctx, "acct_1", cusCredits, SummaryFilter{})
 				return err
-			}},
-		{EndpointCreditSummary, "/v1/billing/credit_balance_summary", "customer=" + cusCredits + "&filter[type]=credit_grant&filter[credit_grant]=credgr_1", summary,
+			},
+		},
+		{
+			EndpointCreditSummary, "/v1/billing/credit_balance_summary", "customer=" + cusCredits + "&filter[type]=credit_grant&filter[credit_grant]=credgr_1", summary,
 			func(ctx context.Context, c *Client) error {
 				_, err := c.CreditSummary(ctx, "acct_1", cusCredits, SummaryFilter{Grant: "credgr_1"})
 				return err
-			}},
-		{EndpointEventsList, "/v1/events", "limit=100&ending_before=evt_1&created[gte]=1700000000&types[]=customer.updated&types[]=invoice.voided", empty,
+			},
+		},
+		{
+			EndpointEventsList, "/v1/events", "limit=100&ending_before=evt_1&created[gte]=1700000000&types[]=customer.updated&types[]=invoice.voided", empty,
 			func(ctx context.Context, c *Client) error {
 				_, err := c.EventsPage(ctx, "acct_1", EventsQuery{
 					Types: []string{"customer.updated", "invoice.voided"}, Before: "evt_1", CreatedGTE: time.Unix(1700000000, 0),
 				})
 				return err
-			}},
-		{EndpointTestClocksList, "/v1/test_helpers/test_clocks", "limit=5&starting_after=clock_1", empty,
+			},
+		},
+		{
+			EndpointTestClocksList, "/v1/test_helpers/test_clocks", "limit=5&starting_after=clock_1", empty,
 			func(ctx context.Context, c *Client) error {
 				_, _, err := c.TestClocks(ctx, "acct_1", "clock_1", 5)
 				return err
-			}},
-		{EndpointWebhookEndpointsList, "/v1/webhook_endpoints", "limit=100", empty,
+			},
+		},
+		{
+			EndpointWebhookEndpointsList, "/v1/webhook_endpoints", "limit=100", empty,
 			func(ctx context.Context, c *Client) error {
 				_, err := c.WebhookEndpoints(ctx, "acct_1", "", 0)
 				return err
-			}},
+			},
+		},
 	} {
 		t.Run(c.path+"?"+c.query, func(t *testing.T) {
 			t.Parallel()

@@ -49,30 +49,42 @@ func TestWriteRequests(t *testing.T) {
 		endpoint, path, body, id string
 		call                     call
 	}{
-		{EndpointBalanceTransactionsCreate, "/v1/customers/" + cusBalance + "/balance_transactions", row, rowID,
+		{
+			EndpointBalanceTransactionsCreate, "/v1/customers/" + cusBalance + "/balance_transactions", row, rowID,
 			func(ctx context.Context, c *Client, p url.Values, k string) (string, []byte, Reply, error) {
 				return rowOf(c.CreateBalanceTransaction(ctx, "acct_1", cusBalance, p, k))
-			}},
-		{EndpointBalanceTransactionsUpdate, "/v1/customers/" + cusBalance + "/balance_transactions/" + rowID, row, rowID,
+			},
+		},
+		{
+			EndpointBalanceTransactionsUpdate, "/v1/customers/" + cusBalance + "/balance_transactions/" + rowID, row, rowID,
 			func(ctx context.Context, c *Client, p url.Values, k string) (string, []byte, Reply, error) {
 				return rowOf(c.UpdateBalanceTransaction(ctx, "acct_1", cusBalance, rowID, p, k))
-			}},
-		{EndpointGrantsCreate, "/v1/billing/credit_grants", grant, grantID,
+			},
+		},
+		{
+			EndpointGrantsCreate, "/v1/billing/credit_grants", grant, grantID,
 			func(ctx context.Context, c *Client, p url.Values, k string) (string, []byte, Reply, error) {
 				return grantOf(c.CreateGrant(ctx, "acct_1", p, k))
-			}},
-		{EndpointGrantsUpdate, "/v1/billing/credit_grants/" + grantID, grant, grantID,
+			},
+		},
+		{
+			EndpointGrantsUpdate, "/v1/billing/credit_grants/" + grantID, grant, grantID,
 			func(ctx context.Context, c *Client, p url.Values, k string) (string, []byte, Reply, error) {
 				return grantOf(c.UpdateGrant(ctx, "acct_1", grantID, p, k))
-			}},
-		{EndpointGrantsExpire, "/v1/billing/credit_grants/" + grantID + "/expire", grant, grantID,
+			},
+		},
+		{
+			EndpointGrantsExpire, "/v1/billing/credit_grants/" + grantID + "/expire", grant, grantID,
 			func(ctx context.Context, c *Client, p url.Values, k string) (string, []byte, Reply, error) {
 				return grantOf(c.ExpireGrant(ctx, "acct_1", grantID, p, k))
-			}},
-		{EndpointGrantsVoid, "/v1/billing/credit_grants/" + grantID + "/void", grant, grantID,
+			},
+		},
+		{
+			EndpointGrantsVoid, "/v1/billing/credit_grants/" + grantID + "/void", grant, grantID,
 			func(ctx context.Context, c *Client, p url.Values, k string) (string, []byte, Reply, error) {
 				return grantOf(c.VoidGrant(ctx, "acct_1", grantID, p, k))
-			}},
+			},
+		},
 	} {
 		t.Run(c.endpoint, func(t *testing.T) {
 			t.Parallel()

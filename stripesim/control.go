@@ -161,7 +161,8 @@ func (s *Server) controlHandler() http.Handler {
 	m.HandleFunc("GET /_sim/settle", control(s.serveSettle))
 	m.HandleFunc("POST /_sim/accounts", control(func(_ *http.Request, q struct {
 		ID string `json:"id"`
-	}) (any, error) {
+	},
+	) (any, error) {
 		return q, bad(s.AddAccount(q.ID))
 	}))
 	m.HandleFunc("GET /_sim/keys", control(func(*http.Request, none) (any, error) { return s.keys.list(), nil }))
@@ -191,7 +192,8 @@ func (s *Server) controlHandler() http.Handler {
 		Account  string `json:"account"`
 		Customer string `json:"customer"`
 		BalanceChange
-	}) (any, error) {
+	},
+	) (any, error) {
 		id, err := s.AddBalanceTransaction(q.Account, q.Customer, q.BalanceChange)
 		return map[string]string{"id": id}, err
 	}))

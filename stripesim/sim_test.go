@@ -173,6 +173,7 @@ func (s *sim) get(path string, pairs ...string) answer {
 	s.t.Helper()
 	return s.must("GET", path, pairs...)
 }
+
 func (s *sim) post(path string, pairs ...string) answer {
 	s.t.Helper()
 	return s.must("POST", path, pairs...)

@@ -20,9 +20,17 @@ WHERE c.account = ?1 AND c.id = ?2`
 
 func customerColumns(v *mirror.CustomerView, digest *string) []any {
 	return []any{
-		&v.Account, &v.ID, &v.Balance, textColumn{&v.Currency}, creditColumn{&v.InvoiceCreditBalance},
-		timeColumn{&v.Created}, &v.Livemode, textColumn{&v.TestClock}, textColumn{&v.CustomerAccount},
-		jsonColumn{&v.Raw}, &v.Deleted, timeColumn{&v.SyncedAt}, digest,
+		&v.Account, &v.ID, &v.Balance,
+		textColumn{&v.Currency},
+		creditColumn{&v.InvoiceCreditBalance},
+		timeColumn{&v.Created},
+		&v.Livemode,
+		textColumn{&v.TestClock},
+		textColumn{&v.CustomerAccount},
+		jsonColumn{&v.Raw},
+		&v.Deleted,
+		timeColumn{&v.SyncedAt},
+		digest,
 	}
 }
 
