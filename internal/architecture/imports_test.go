@@ -1,0 +1,137 @@
+// Package architecture holds the tests that keep the packages apart.
+package architecture
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/creditmirror/creditmirror/"
+
+// allowed lists for each package what of this module its code (without tests)
+// may import. A package that is not listed is a failure: say here where it stands.
+var allowed = map[string][]string{
+	"config":    {},
+	"mirror":    {},
+	"queue":     {},
+	"redisconn": {},
+	"budget":    {},
+	"stripesim": {},
+
+	"mirror/sqlite":     {"mirror"},
+	"mirror/postgres":   {"mirror"},
+	"mirror/mirrortest": {"mirror"},
+	"queue/queuetest":   {"queue", "internal/redistest"},
+	"stripeapi":         {"mirror"},
+	"webhook":           {"mirror"},
+	"api":               {"mirror"},
+	"worker":            {"mirror", "queue", "stripeapi"},
+	"reconcile":         {"mirror", "stripeapi"},
+	"verify":            {"mirror"},
+	"app": {
+		"api", "budget", "config", "mirror", "mirror/postgres", "mirror/sqlite", "queue",
+		"reconcile", "redisconn", "stripeapi", "webhook", "worker",
+	},
+	"demo":             {"app", "config", "mirror", "stripesim", "webhook"},
+	"cmd/creditmirror": {"app", "config", "demo", "mirror", "reconcile", "stripesim", "verify"},
+
+	"internal/architecture": {},
+	"internal/pgtest":       {},
+	"internal/redistest":    {},
+}
+
+// onlyIn lists modules that a single package may import.
+var onlyIn = map[string]string{
+	"github.com/stripe/stripe-go/":  "stripeapi",
+	"modernc.org/sqlite":            "mirror/sqlite",
+	"github.com/jackc/pgx/":         "mirror/postgres",
+	"github.com/alicebob/miniredis": "redisconn",
+}
+
+// testOnly lists packages that no other package's code may import.
+var testOnly = []string{"testing", "net/http/httptest", "pgregory.net/rapid", "go.uber.org/goleak", "github.com/google/go-cmp/cmp"}
+
+type pkg struct {
+	ImportPath string
+	Imports    []string
+}
+
+func packages(t *testing.T) []pkg {
+	t.Helper()
+	cmd := exec.CommandContext(context.Background(), "go", "list", "-json=ImportPath,Imports", module+"...")
+	cmd.Dir = "../.."
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	var list []pkg
+	for dec := json.NewDecoder(bytes.NewReader(out)); ; {
+		var p pkg
+		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+			return list
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, p)
+	}
+}
+
+func TestImportDirections(t *testing.T) {
+	t.Parallel()
+	list := packages(t)
+	if len(list) < 10 {
+		t.Fatalf("go list found only %d packages", len(list))
+	}
+	for _, p := range list {
+		name := strings.TrimPrefix(p.ImportPath, module)
+		may, listed := allowed[name]
+		if !listed {
+			t.Errorf("package %s is not in the table of import directions", name)
+			continue
+		}
+		forTests := strings.HasPrefix(name, "internal/") || strings.HasSuffix(name, "test")
+		for _, i := range p.Imports {
+			if own, ok := strings.CutPrefix(i, module); ok {
+				if !slices.Contains(may, own) {
+					t.Errorf("%s must not import %s", name, own)
+				}
+				continue
+			}
+			for prefix, owner := range onlyIn {
+				if strings.HasPrefix(i, prefix) && name != owner && !forTests {
+					t.Errorf("%s must not import %s: only %s does", name, i, owner)
+				}
+			}
+			if slices.Contains(testOnly, i) && !forTests {
+				t.Errorf("%s imports %s outside its tests", name, i)
+			}
+		}
+	}
+	for name := range allowed {
+		if !slices.ContainsFunc(list, func(p pkg) bool { return p.ImportPath == module+name }) {
+			t.Errorf("package %s is in the table but not in the tree", name)
+		}
+	}
+}
+
+// The vocabulary that everybody shares must not pull anything in.
+func TestMirrorIsStandardLibraryOnly(t *testing.T) {
+	t.Parallel()
+	for _, p := range packages(t) {
+		if p.ImportPath != module+"mirror" {
+			continue
+		}
+		for _, i := range p.Imports {
+			if strings.Contains(strings.SplitN(i, "/", 2)[0], ".") {
+				t.Errorf("mirror imports %s", i)
+			}
+		}
+	}
+}
