@@ -88,7 +88,7 @@ Exit status: 0 done, 1 found something wrong or failed, 2 wrong usage or configu
 		},
 	}
 	root.PersistentFlags().StringVar(&e.logFormat, "log-format", "json", "json or console")
-	root.AddCommand(newServe(e), newDemo(e), newSim(e), newBackfill(e), newStatus(e), newMigrate(e), newVersion(e))
+	root.AddCommand(newServe(e), newDemo(e), newSim(e), newBackfill(e), newVerify(e), newStatus(e), newMigrate(e), newVersion(e))
 	return root
 }
 
@@ -112,6 +112,15 @@ func (e *env) logger(level config.LogLevel) *zap.Logger {
 		core = zapcore.NewSamplerWithOptions(core, time.Second, 20, 1000)
 	}
 	return zap.New(core)
+}
+
+// checkLevel refuses a log level that there is not.
+func checkLevel(level string) error {
+	switch config.LogLevel(level) {
+	case config.LogDebug, config.LogInfo, config.LogWarn, config.LogError:
+		return nil
+	}
+	return fmt.Errorf("%w: --log-level %q: want debug, info, warn or error", errUsage, level)
 }
 
 // terminal tells whether w is a terminal.

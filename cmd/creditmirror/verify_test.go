@@ -1,0 +1,147 @@
+package main
+
+import (
+	"bytes"
+	"database/sql"
+	"encoding/csv"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/creditmirror/creditmirror/mirror/mirrortest"
+	"github.com/creditmirror/creditmirror/mirror/sqlite"
+)
+
+// verifyRun runs the command and returns its exit code and what it printed.
+func verifyRun(t *testing.T, database string, args ...string) (code int, out, errOut string) {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	code = run(t.Context(), append([]string{"verify"}, args...), []string{"CREDITMIRROR_DATABASE_URL=" + database}, &stdout, &stderr)
+	return code, stdout.String(), stderr.String()
+}
+
+// verifyMirror makes a true mirror that another process (here: this store) has open.
+func verifyMirror(t *testing.T) (database string, exec func(string)) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "mirror.db")
+	s, err := sqlite.Open(t.Context(), path, sqlite.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	db, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = db.Close()
+		_ = s.Close()
+	})
+	if err := s.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	mirrortest.Populate(t, s)
+	return "sqlite:" + path, func(statement string) {
+		if _, err := db.ExecContext(t.Context(), statement); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestVerifyReports(t *testing.T) {
+	t.Parallel()
+	database, exec := verifyMirror(t)
+	const header = "kind,account,customer,currency,expected,actual,cause,found_at,repaired_at\n"
+	for format, want := range map[string]string{"csv": header, "json": "[]\n", "table": "", "": header} {
+		var args []string
+		if format != "" {
+			args = []string{"--format", format}
+		}
+		code, out, errOut := verifyRun(t, database, args...)
+		if code != exitDone || out != want || !strings.HasPrefix(errOut, "12 customers, 58 balance transactions, 12 credit transactions in ") ||
+			!strings.HasSuffix(errOut, ": 0 not proven, 4 customers incomplete\n") {
+			t.Errorf("%q: exit %d\n%s\n%s", format, code, out, errOut)
+		}
+	}
+
+	exec(`UPDATE customers SET balance = -1 WHERE account = 'acct_1' AND id = 'cus_a'`)
+	exec(`DELETE FROM customer_balance_transactions WHERE account = '' AND id = 'cbtxn_b00002'`)
+	code, out, _ := verifyRun(t, database, "--format", "csv")
+	lines, err := csv.NewReader(strings.NewReader(out)).ReadAll()
+	if code != exitFailed || err != nil || len(lines) != 3 {
+		t.Fatalf("exit %d, %v\n%s", code, err, out)
+	}
+	for i, want := range [][]string{
+		{"chain_gap", "", "cus_b", "eur", "-4200", "-4100"}, {"balance_mismatch", "acct_1", "cus_a", "eur", "-440", "-1"},
+	} {
+		line := lines[i+1]
+		if strings.Join(line[:6], "|") != strings.Join(want, "|") || line[6] == "" || len(line[7]) != len("2026-03-01T12:00:00Z") || line[8] != "" {
+			t.Errorf("line %d is %q, want %q", i+1, line, want)
+		}
+	}
+	code, out, _ = verifyRun(t, database, "--format", "json")
+	var objects []map[string]any
+	if err := json.Unmarshal([]byte(out), &objects); err != nil || code != exitFailed || len(objects) != 2 || len(objects[0]) != 9 ||
+		objects[0]["kind"] != "chain_gap" || objects[1]["actual"] != "-1" || objects[1]["repaired_at"] != nil {
+		t.Errorf("exit %d, %v\n%s", code, err, out)
+	}
+	code, out, _ = verifyRun(t, database, "--format", "table")
+	if table := strings.Split(strings.TrimSpace(out), "\n"); code != exitFailed || len(table) != 3 || !strings.HasPrefix(table[0], "KIND  ") {
+		t.Errorf("exit %d\n%s", code, out)
+	}
+	for _, tt := range []struct {
+		args  []string
+		code  int
+		lines int
+	}{
+		{[]string{"--customer", "cus_b"}, exitFailed, 2},
+		{[]string{"--customer", "cus_zero"}, exitDone, 1},
+		{[]string{"--account", "acct_1"}, exitFailed, 2},
+		{[]string{"--account", "", "--customer", "cus_a"}, exitDone, 1},
+		{[]string{"--account", "acct_1", "--customer", "cus_a"}, exitFailed, 2},
+		{[]string{"--customer", "cus_nobody"}, exitFailed, 1},
+	} {
+		code, out, errOut := verifyRun(t, database, tt.args...)
+		if code != tt.code || strings.Count(out, "\n") != tt.lines {
+			t.Errorf("%v: exit %d\n%s%s", tt.args, code, out, errOut)
+		}
+	}
+}
+
+func TestVerifyWrongUsage(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{
+		{"--format", "xml"},
+		{"--account", "cus_1"},
+		{"--customer", "cus 1"},
+		{"--customer", ""},
+		{"extra"},
+		{"--no-such"},
+		{"--database-url", "mysql://x"},
+	} {
+		if code, out, errOut := verifyRun(t, "", args...); code != exitUsage || out != "" || errOut == "" {
+			t.Errorf("%v: exit %d\n%s%s", args, code, out, errOut)
+		}
+	}
+}
+
+// There is nothing to prove about a database that is not there or is older than
+// this program, and verify makes or changes none.
+func TestVerifyNeedsAMirror(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "none.db")
+	code, out, errOut := verifyRun(t, "sqlite:"+path)
+	if code != exitFailed || out != "" || !strings.Contains(errOut, path) {
+		t.Errorf("exit %d\n%s%s", code, out, errOut)
+	}
+	if _, err := os.Stat(path); err == nil {
+		t.Error("verify made a database")
+	}
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if code, out, errOut := verifyRun(t, "sqlite:"+path); code != exitFailed || out != "" || !strings.Contains(errOut, "migrate") {
+		t.Errorf("an empty file: exit %d\n%s%s", code, out, errOut)
+	}
+}

@@ -1,0 +1,369 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/creditmirror/creditmirror/mirror"
+)
+
+var _ mirror.Auditor = (*Store)(nil)
+
+// The queries of the audit. All take ?1 … ?4: the first key of the range and the
+// first key after it. Each names its index: rows must come in its order, and a
+// sorter over a whole table would need the table's size in memory or on disk.
+const (
+	auditPlaced = `
+SELECT account, customer, currency, id, amount, ending_balance, created, chain_position, raw
+FROM customer_balance_transactions INDEXED BY customer_balance_transactions_chain
+WHERE (account, customer) >= (?1, ?2) AND (account, customer) < (?3, ?4) AND chain_position IS NOT NULL
+ORDER BY account, customer, currency, chain_position`
+
+	auditUnplaced = `
+SELECT account, customer, currency, id, amount, ending_balance, created, 0, raw
+FROM customer_balance_transactions INDEXED BY customer_balance_transactions_unplaced
+WHERE (account, customer) >= (?1, ?2) AND (account, customer) < (?3, ?4) AND chain_position IS NULL
+ORDER BY account, customer, currency, id`
+
+	auditCustomers = `
+SELECT account, id, balance, ifnull(currency, ''), ifnull(invoice_credit_balance, ''), deleted, ifnull(raw, '')
+FROM customers WHERE (account, id) >= (?1, ?2) AND (account, id) < (?3, ?4) ORDER BY account, id`
+
+	auditBalances = `
+SELECT account, customer, currency, balance FROM customer_balances
+WHERE (account, customer) >= (?1, ?2) AND (account, customer) < (?3, ?4) ORDER BY account, customer, currency`
+
+	auditGrants = `
+SELECT account, customer, id, ifnull(currency, ''), ifnull(amount, 0), raw
+FROM credit_grants INDEXED BY credit_grants_customer_list
+WHERE (account, customer) >= (?1, ?2) AND (account, customer) < (?3, ?4) ORDER BY account, customer, id`
+
+	auditGrant = `
+SELECT account, customer, id, ifnull(currency, ''), ifnull(amount, 0), raw
+FROM credit_grants WHERE account = ?1 AND id = ?2`
+
+	auditCredits = `
+SELECT account, customer, "grant", id, currency, amount, raw
+FROM credit_balance_transactions INDEXED BY credit_balance_transactions_grant_list
+WHERE (account, customer) >= (?1, ?2) AND (account, customer) < (?3, ?4) ORDER BY account, customer, "grant"`
+
+	auditSummaries = `
+SELECT account, customer, currency, ledger_balance FROM credit_balance_summaries
+WHERE (account, customer) >= (?1, ?2) AND (account, customer) < (?3, ?4) ORDER BY account, customer, currency`
+
+	auditStates = `
+SELECT account, customer, scope, epoch, applied_epoch, history_complete, walk_cursor, disproved FROM sync_state
+WHERE (account, customer) >= (?1, ?2) AND (account, customer) < (?3, ?4) AND scope IN ('balance', 'credits')
+ORDER BY account, customer, scope`
+
+	// auditAccounts steps from account to account, over all tables with an owner.
+	auditAccounts = `
+WITH RECURSIVE named (account) AS (
+    SELECT min(account) FROM (SELECT min(account) AS account FROM customers
+        UNION ALL SELECT min(account) FROM customer_balance_transactions
+        UNION ALL SELECT min(account) FROM credit_balance_transactions
+        UNION ALL SELECT min(account) FROM credit_grants UNION ALL SELECT min(account) FROM sync_state
+        UNION ALL SELECT min(account) FROM customer_balances UNION ALL SELECT min(account) FROM credit_balance_summaries)
+    UNION ALL
+    SELECT (SELECT min(account) FROM (SELECT min(account) AS account FROM customers WHERE account > named.account
+        UNION ALL SELECT min(account) FROM customer_balance_transactions WHERE account > named.account
+        UNION ALL SELECT min(account) FROM credit_balance_transactions WHERE account > named.account
+        UNION ALL SELECT min(account) FROM credit_grants WHERE account > named.account
+        UNION ALL SELECT min(account) FROM sync_state WHERE account > named.account
+        UNION ALL SELECT min(account) FROM customer_balances WHERE account > named.account
+        UNION ALL SELECT min(account) FROM credit_balance_summaries WHERE account > named.account))
+    FROM named WHERE named.account IS NOT NULL)
+SELECT account FROM named WHERE account IS NOT NULL`
+
+	auditRowids  = `SELECT ifnull((SELECT max(rowid) FROM customer_balance_transactions), 0), ifnull((SELECT max(rowid) FROM credit_balance_transactions), 0)`
+	auditSample  = `SELECT account, customer FROM customer_balance_transactions WHERE rowid >= ?1 ORDER BY rowid LIMIT 1`
+	creditSample = `SELECT account, customer FROM credit_balance_transactions WHERE rowid >= ?1 ORDER BY rowid LIMIT 1`
+
+	beginAudit = `BEGIN`
+	openAudit  = `SELECT count(*) FROM (SELECT 1 FROM customers LIMIT 1)` // a snapshot begins with the first read
+	endAudit   = `ROLLBACK`
+)
+
+const (
+	// rangeRows is how many rows make a range of their own worth while, and
+	// rangesPerReader how many ranges even the load out between readers.
+	rangeRows       = 20_000
+	rangesPerReader = 8
+	// samplesPerRange makes ranges of about the same size.
+	samplesPerRange = 16
+)
+
+// auditRange is the keys from the first (included) to the second (excluded).
+type auditRange struct{ from, to mirror.AuditKey }
+
+// lastAccount sorts after every account: ids are ASCII.
+const lastAccount = "\U0010FFFF"
+
+// audit is a snapshot, held open by one connection per reader.
+type audit struct {
+	s      *Store
+	db     *sql.DB
+	idle   chan *sql.Conn
+	conns  []*sql.Conn
+	ranges []auditRange
+}
+
+// Audit takes one snapshot of the file. The write-ahead log cannot start anew
+// before Close.
+func (s *Store) Audit(ctx context.Context, f mirror.AuditFilter, readers int) (mirror.Audit, error) {
+	a := &audit{s: s}
+	if err := a.open(ctx, f, max(1, readers)); err != nil {
+		return nil, fmt.Errorf("begin the audit: %w", explain(s.path, errors.Join(err, a.Close())))
+	}
+	return a, nil
+}
+
+func (a *audit) open(ctx context.Context, f mirror.AuditFilter, readers int) (err error) {
+	// Connections of its own: the pool of the reads is for short ones.
+	a.db, err = sql.Open("sqlite", dsn(a.s.path, "busy_timeout(5000)", "query_only(1)", "cache_size(-8000)"))
+	if err != nil {
+		return err
+	}
+	a.db.SetMaxOpenConns(readers)
+	a.idle = make(chan *sql.Conn, readers)
+	for range readers {
+		conn, err := a.db.Conn(ctx)
+		if err != nil {
+			return err
+		}
+		a.conns = append(a.conns, conn)
+	}
+	begin := func(*tx) error {
+		for _, conn := range a.conns {
+			if _, err := conn.ExecContext(ctx, beginAudit); err != nil {
+				return err
+			}
+			var n int
+			if err := conn.QueryRowContext(ctx, openAudit).Scan(&n); err != nil {
+				return err
+			}
+			a.idle <- conn
+		}
+		return nil
+	}
+	if readers == 1 {
+		err = begin(nil)
+	} else {
+		// With the write lock held nobody commits, and all connections see the same.
+		err = a.s.w.do(ctx, volatile, begin)
+	}
+	if err != nil {
+		return err
+	}
+	a.ranges, err = a.cut(ctx, f, readers)
+	return err
+}
+
+// cut finds the ranges.
+func (a *audit) cut(ctx context.Context, f mirror.AuditFilter, readers int) ([]auditRange, error) {
+	if f.Customer != "" {
+		accounts, err := a.accounts(ctx, f)
+		list := make([]auditRange, 0, len(accounts))
+		for _, account := range accounts {
+			list = append(list, auditRange{
+				mirror.AuditKey{Account: account, Customer: f.Customer},
+				mirror.AuditKey{Account: account, Customer: f.Customer + "\x01"},
+			})
+		}
+		return list, err
+	}
+	whole := auditRange{to: mirror.AuditKey{Account: lastAccount}}
+	if f.Account != nil {
+		whole = auditRange{mirror.AuditKey{Account: *f.Account}, mirror.AuditKey{Account: *f.Account + "\x01"}}
+	}
+	samples, rows, err := a.sample(ctx, readers*rangesPerReader*samplesPerRange)
+	if err != nil {
+		return nil, err
+	}
+	inside := slices.DeleteFunc(samples, func(k mirror.AuditKey) bool {
+		return k.Compare(whole.from) <= 0 || k.Compare(whole.to) >= 0
+	})
+	return whole.cut(inside, min(readers*rangesPerReader, int(rows/rangeRows)+1)), nil
+}
+
+// cut cuts a range at keys that were sampled from it.
+func (r auditRange) cut(samples []mirror.AuditKey, parts int) []auditRange {
+	slices.SortFunc(samples, mirror.AuditKey.Compare)
+	var list []auditRange
+	for i := 1; i < parts && len(samples) > 0; i++ {
+		at := samples[i*len(samples)/parts]
+		if at.Compare(r.from) > 0 {
+			list = append(list, auditRange{r.from, at})
+			r.from = at
+		}
+	}
+	return append(list, r)
+}
+
+// sample looks at n places of each ledger.
+func (a *audit) sample(ctx context.Context, n int) (keys []mirror.AuditKey, rows int64, err error) {
+	var balance, credit int64
+	if err := a.conns[0].QueryRowContext(ctx, auditRowids).Scan(&balance, &credit); err != nil {
+		return nil, 0, err
+	}
+	for _, table := range []struct {
+		query string
+		last  int64
+	}{{auditSample, balance}, {creditSample, credit}} {
+		// A ledger gets its share of the samples, so that a small one moves no cut.
+		share := int64(n) * table.last / max(balance+credit, 1)
+		for i := range share {
+			var k mirror.AuditKey
+			err := a.conns[0].QueryRowContext(ctx, table.query, table.last/share*i).Scan(&k.Account, &k.Customer)
+			if errors.Is(err, sql.ErrNoRows) {
+				break
+			}
+			if err != nil {
+				return nil, 0, err
+			}
+			keys = append(keys, k)
+		}
+	}
+	return keys, balance + credit, nil
+}
+
+func (a *audit) accounts(ctx context.Context, f mirror.AuditFilter) ([]string, error) {
+	if f.Account != nil {
+		return []string{*f.Account}, nil
+	}
+	rows, err := a.conns[0].QueryContext(ctx, auditAccounts)
+	if err != nil {
+		return nil, err
+	}
+	var list []string
+	err = drain(rows, func(rows *sql.Rows) error {
+		var account string
+		err := rows.Scan(&account)
+		list = append(list, account)
+		return err
+	})
+	return list, err
+}
+
+// Ranges counts the ranges.
+func (a *audit) Ranges() int { return len(a.ranges) }
+
+// Readers is the number of connections.
+func (a *audit) Readers() int { return len(a.conns) }
+
+// Close ends the snapshot.
+func (a *audit) Close() error {
+	var err error
+	for _, conn := range a.conns {
+		_, rollback := conn.ExecContext(context.Background(), endAudit)
+		if rollback != nil && strings.Contains(rollback.Error(), "no transaction is active") {
+			rollback = nil // the beginning has failed
+		}
+		err = errors.Join(err, rollback, conn.Close())
+	}
+	if a.db != nil {
+		err = errors.Join(err, a.db.Close())
+	}
+	return err
+}
+
+// Range reads one range.
+func (a *audit) Range(ctx context.Context, i int, fn func(mirror.AuditLedgers) error) error {
+	var conn *sql.Conn
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case conn = <-a.idle:
+	}
+	defer func() { a.idle <- conn }()
+	r := auditReader{ctx, conn, a.ranges[i]}
+	return explain(a.s.path, fn(mirror.AuditLedgers{
+		Placed:   auditRows(r, auditPlaced, scanAuditTransaction),
+		Unplaced: auditRows(r, auditUnplaced, scanAuditTransaction),
+		Customers: auditRows(r, auditCustomers, func(rows *sql.Rows, c *mirror.AuditCustomer) error {
+			return rows.Scan(&c.Account, &c.Customer, &c.Balance, &c.Currency, &c.InvoiceCreditBalance, &c.Deleted, &c.Raw)
+		}),
+		Balances: auditRows(r, auditBalances, scanAuditBalance),
+		Grants:   auditRows(r, auditGrants, scanAuditGrant),
+		Credits: auditRows(r, auditCredits, func(rows *sql.Rows, c *mirror.AuditCredit) error {
+			return rows.Scan(&c.Account, &c.Customer, &c.Grant, &c.ID, &c.Currency, &c.Amount, &c.Raw)
+		}),
+		Summaries: auditRows(r, auditSummaries, scanAuditBalance),
+		States: auditRows(r, auditStates, func(rows *sql.Rows, s *mirror.AuditState) error {
+			return rows.Scan(&s.Account, &s.Customer, &s.Scope, &s.Epoch, &s.AppliedEpoch, &s.HistoryComplete, &s.WalkCursor, &s.Disproved)
+		}),
+		Grant: func(account, id string) (mirror.AuditGrant, error) {
+			var g mirror.AuditGrant
+			rows, err := conn.QueryContext(ctx, auditGrant, account, id)
+			if err != nil {
+				return g, err
+			}
+			found := false
+			err = drain(rows, func(rows *sql.Rows) error {
+				found = true
+				return scanAuditGrant(rows, &g)
+			})
+			if err == nil && !found {
+				err = mirror.ErrNotFound
+			}
+			return g, err
+		},
+	}))
+}
+
+// auditReader reads one range on one connection.
+type auditReader struct {
+	ctx  context.Context
+	conn *sql.Conn
+	keys auditRange
+}
+
+// auditRows streams the rows of a query.
+func auditRows[Row any](r auditReader, query string, scan func(*sql.Rows, *Row) error) iter.Seq2[Row, error] {
+	return func(yield func(Row, error) bool) {
+		var row Row
+		rows, err := r.conn.QueryContext(r.ctx, query,
+			r.keys.from.Account, r.keys.from.Customer, r.keys.to.Account, r.keys.to.Customer)
+		if err != nil {
+			yield(row, err)
+			return
+		}
+		defer rows.Close()
+		for rows.Next() {
+			if err := scan(rows, &row); err != nil {
+				yield(row, err)
+				return
+			}
+			if !yield(row, nil) {
+				return
+			}
+		}
+		if err := rows.Err(); err != nil {
+			yield(row, err)
+		}
+	}
+}
+
+func scanAuditTransaction(rows *sql.Rows, r *mirror.AuditTransaction) error {
+	var created string
+	err := rows.Scan(&r.Account, &r.Customer, &r.Currency, &r.ID, &r.Amount, &r.EndingBalance, &created, &r.Position, &r.Raw)
+	if err != nil {
+		return err
+	}
+	r.Created, err = time.Parse(timeFormat, created)
+	return err
+}
+
+func scanAuditBalance(rows *sql.Rows, b *mirror.AuditBalance) error {
+	return rows.Scan(&b.Account, &b.Customer, &b.Currency, &b.Balance)
+}
+
+func scanAuditGrant(rows *sql.Rows, g *mirror.AuditGrant) error {
+	return rows.Scan(&g.Account, &g.Customer, &g.ID, &g.Currency, &g.Amount, &g.Raw)
+}

@@ -1,0 +1,13 @@
+package sqlite_test
+
+import (
+	"testing"
+
+	"github.com/creditmirror/creditmirror/mirror"
+	"github.com/creditmirror/creditmirror/mirror/mirrortest"
+)
+
+func TestAudit(t *testing.T) {
+	t.Parallel()
+	mirrortest.RunAudit(t, func(t *testing.T) mirror.Store { return openHarness(t) })
+}
