@@ -28,8 +28,13 @@ import (
 	"github.com/creditmirror/creditmirror/worker"
 )
 
-// stopTimeout bounds a stop: Kubernetes allows 30 s by default.
-const stopTimeout = 25 * time.Second
+const (
+	// stopTimeout bounds a stop: Kubernetes allows 30 s by default.
+	stopTimeout = 25 * time.Second
+	// requestTimeout bounds how long a stop waits for requests: those of Stripe take
+	// 12 s at most.
+	requestTimeout = 13 * time.Second
+)
 
 // Options configure an App.
 type Options struct {
@@ -133,7 +138,7 @@ func (a *App) newRunner() *reconcile.Runner {
 	host, _ := os.Hostname() //nolint:errcheck // the name only makes the lease easier to read
 	return reconcile.NewRunner(a.parts.Store, a.parts.marks, events, a.parts.FirstCopy(log), reconcile.RunnerOptions{
 		Owner: fmt.Sprintf("%s/%d/%s", host, os.Getpid(), randomID()), Accounts: a.o.Config.StripeAccounts.IDs, AllAccounts: a.o.Config.StripeAccounts.All,
-		EmbeddedRedis: a.o.Config.EmbeddedRedis(), EventsInterval: a.o.Config.EventsInterval, Registerer: a.o.Registry, Log: log,
+		Gate: a.gate, EmbeddedRedis: a.o.Config.EmbeddedRedis(), EventsInterval: a.o.Config.EventsInterval, Registerer: a.o.Registry, Log: log,
 	})
 }
 
@@ -280,22 +285,58 @@ func (a *App) Run(ctx context.Context) error {
 	a.stopping.Store(true)
 	deadline, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 	defer cancel()
-	var errs []error
+	// No new work is taken from now on; what is under way is finished side by side.
+	stopWork()
+	var drains sync.WaitGroup
+	drains.Go(workers.Wait)
 	for _, s := range []*http.Server{a.webhookServer, a.apiServer} {
 		if s != nil {
-			errs = append(errs, s.Shutdown(deadline))
+			drains.Go(func() { a.shut(deadline, s, requestTimeout) })
 		}
 	}
 	if a.receiver != nil {
-		errs = append(errs, a.receiver.Stop(deadline))
+		drains.Go(func() {
+			requests, cancel := context.WithTimeout(deadline, requestTimeout)
+			defer cancel()
+			if err := a.receiver.Stop(requests); err != nil {
+				a.log.Warn("webhooks were cut off; stripe sends them again", zap.Error(err))
+			}
+		})
 	}
-	stopWork()
+	a.await(deadline, "work", drains.Wait)
 	stopBackground()
-	workers.Wait() // bounded by the pool's own drain timeout
 	// The ops listener goes last: it tells that the process is stopping.
-	errs = append(errs, a.opsServer.Shutdown(deadline), group.Wait(), a.close())
+	a.shut(deadline, a.opsServer, time.Second)
+	var err error
+	if !a.await(deadline, "parts", func() { err = errors.Join(group.Wait(), a.close()) }) {
+		return nil
+	}
 	a.log.Info("stopped")
-	return errors.Join(errs...)
+	return err
+}
+
+// await waits for fn, at most until ctx ends. What hangs then (a database that
+// does not answer, say) is left to the end of the process, which loses nothing:
+// leases run out, and transactions that are not committed never happened.
+func (a *App) await(ctx context.Context, what string, fn func()) bool {
+	done := make(chan struct{})
+	go func() { defer close(done); fn() }()
+	select {
+	case <-done:
+		return true
+	case <-ctx.Done():
+		a.log.Warn("not stopped in time, left behind", zap.String("what", what))
+		return false
+	}
+}
+
+// shut lets a server finish its requests for a while and then cuts them off.
+func (a *App) shut(ctx context.Context, s *http.Server, patience time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if err := s.Shutdown(ctx); err != nil {
+		a.log.Info("slow requests were cut off", zap.Error(s.Close()))
+	}
 }
 
 // close releases what New opened.

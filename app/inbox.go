@@ -50,18 +50,26 @@ func (b *switchedInbox) RecordEvents(ctx context.Context, events []mirror.Event)
 	return b.parts.Store.RecordEvents(ctx, events)
 }
 
+// turnOn is for a Redis of which the best can no longer be assumed.
+func (b *switchedInbox) turnOn() {
+	if b.mode == config.InboxAuto {
+		b.active.Store(true)
+	}
+}
+
 // check asks Redis what it keeps. Only one that may evict keys is an error; one
-// that does not answer may come later, and until it has answered the inbox stays
-// as it is.
+// that does not answer may come later.
 func (b *switchedInbox) check(ctx context.Context) error {
 	d, err := b.parts.Redis.Durability(ctx)
 	if err != nil {
 		b.durable.Set(0)
-		b.log.Warn("redis does not tell its settings; the inbox stays as it is", zap.Bool("inbox", b.on()), zap.Error(err))
+		b.turnOn()
+		b.log.Warn("redis does not tell its settings", zap.Bool("inbox", b.on()), zap.Error(err))
 		return nil
 	}
 	if d.Evicts {
 		b.durable.Set(0)
+		b.turnOn()
 		return fmt.Errorf("%w: %s; set maxmemory-policy noeviction", ErrEvicts, strings.Join(d.Reasons, "; "))
 	}
 	b.durable.Set(0)

@@ -41,8 +41,6 @@ type Readiness struct {
 }
 
 func (a *App) readyz(w http.ResponseWriter, r *http.Request) {
-	ctx, cancel := context.WithTimeout(r.Context(), 2*time.Second)
-	defer cancel()
 	body := Readiness{Ready: true, Roles: a.o.Roles, Checks: map[string]string{}}
 	check := func(name string, err error, advice string) {
 		body.Checks[name] = "ok"
@@ -56,9 +54,20 @@ func (a *App) readyz(w http.ResponseWriter, r *http.Request) {
 		body.Ready = false
 		body.Checks["process"] = "stopping"
 	}
-	check("database", a.parts.Store.Ping(ctx), "the mirror's database does not answer or cannot be written")
-	if a.has(config.RoleWebhook) || a.has(config.RoleWorker) || a.has(config.RoleReconcile) {
-		check("redis", a.parts.Redis.Ping(ctx), "redis does not answer")
+	// Side by side, so that one that hangs is not blamed on the other.
+	ask := func(ping func(context.Context) error) <-chan error {
+		answer := make(chan error, 1)
+		go func() {
+			ctx, cancel := context.WithTimeout(r.Context(), 2*time.Second)
+			defer cancel()
+			answer <- ping(ctx)
+		}()
+		return answer
+	}
+	database, redis := ask(a.parts.Store.Ping), ask(a.parts.Redis.Ping)
+	check("database", <-database, "the mirror's database does not answer or cannot be written")
+	if err := <-redis; a.has(config.RoleWebhook) || a.has(config.RoleWorker) || a.has(config.RoleReconcile) {
+		check("redis", err, "redis does not answer")
 	}
 	for _, c := range a.gate.Closures() {
 		body.AccountsRefused = append(body.AccountsRefused, RefusedStatus{Account: c.Account, Scope: string(c.Scope), Since: c.Since.UTC(), Reason: c.Reason})

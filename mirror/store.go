@@ -104,7 +104,8 @@ type Inbox interface {
 	PendingEvents(ctx context.Context, after int64, limit int) ([]PendingEvent, error)
 	// ResolveEvents answers a question target (ScopeGrantOwner,
 	// ScopeClockCustomers): its waiting events now wait for the syncs of targets
-	// instead; with one target the events carry its customer from then on.
+	// instead; with one target the events carry its customer from then on. The
+	// question's dead letter is removed.
 	ResolveEvents(ctx context.Context, question Target, targets []Target) error
 	// ObservedAt tells for each target when the reads of its last commit began;
 	// zero for one never synced.

@@ -53,3 +53,14 @@ type Mark struct {
 	Target mirror.Target
 	Event  mirror.EventRef
 }
+
+// Gate stops calls for accounts whose key Stripe refuses; the worker's is shared,
+// so that one refusal is known to all. A target's scope names what was called.
+type Gate interface {
+	// Closed tells how long calls have to wait; zero lets this one pass.
+	Closed(t mirror.Target) time.Duration
+	// Refused notes a 401 or 403.
+	Refused(t mirror.Target, err error) time.Duration
+	// Answered notes that Stripe took the key.
+	Answered(t mirror.Target)
+}

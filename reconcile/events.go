@@ -24,8 +24,12 @@ const (
 	// eventOverlap is read again behind the watermark at each pass, for events that
 	// came to be listed late.
 	eventOverlap = time.Minute
-	// catchUpOverlap is the overlap after a lost or rewound Redis.
-	catchUpOverlap = time.Hour
+	// rewindOverlap is how far the watermark goes back after a lost or rewound
+	// Redis: what was seen and marked since may have been forgotten.
+	rewindOverlap = time.Hour
+	// clockTolerance is how far the watermark stays behind our own clock where
+	// Stripe's is not known: signatures allow the two to differ by half of it.
+	clockTolerance = 10 * time.Minute
 	// eventHorizon is how far back events can be trusted to be listed; Stripe keeps
 	// them for 30 days.
 	eventHorizon = 25 * 24 * time.Hour
@@ -87,17 +91,43 @@ type eventsCheckpoint struct {
 	From  time.Time `json:"from"`
 	Begun time.Time `json:"begun"`
 	After string    `json:"after"`
+	// Newest is the created time of the newest event listed, by Stripe's clock.
+	Newest time.Time `json:"newest"`
+}
+
+// watermark is the time up to which a finished pass has seen everything: Stripe's
+// own, of the newest event. Without one our clock tells, less its tolerance.
+func (c eventsCheckpoint) watermark(before time.Time) time.Time {
+	mark := c.Begun.Add(-clockTolerance)
+	for _, t := range []time.Time{before, c.Newest} {
+		if t.After(mark) {
+			mark = t
+		}
+	}
+	return mark
+}
+
+// Rewind makes the next pass begin an hour before the watermark, for a Redis that
+// forgot. It is durable, so that the pass may fail, wait for a refused key, or
+// go on after a crash.
+func (s *EventsSweep) Rewind(ctx context.Context, account string) error {
+	sweep, err := s.store.Sweep(ctx, account, SweepEvents)
+	if err != nil || sweep.Watermark.IsZero() {
+		return err
+	}
+	sweep.State, sweep.Watermark = nil, sweep.Watermark.Add(-rewindOverlap)
+	return s.store.SaveSweep(ctx, sweep)
 }
 
 // Run makes one pass over the events of an account since the watermark, less an
-// overlap: a minute, or an hour when catchUp is set. The watermark moves only
-// when every page was read and everything missed is marked.
-func (s *EventsSweep) Run(ctx context.Context, account string, catchUp bool) (EventsResult, error) {
+// overlap of a minute. The watermark moves only when every page was read and
+// everything missed is marked.
+func (s *EventsSweep) Run(ctx context.Context, account string) (EventsResult, error) {
 	sweep, err := s.store.Sweep(ctx, account, SweepEvents)
 	if err != nil {
 		return EventsResult{}, err
 	}
-	point, resumed := s.checkpoint(sweep, catchUp)
+	point, resumed := s.checkpoint(sweep)
 	result := EventsResult{From: point.From}
 	if horizon := s.o.Now().Add(-eventHorizon); point.From.Before(horizon) {
 		result.Beyond = true
@@ -117,7 +147,12 @@ func (s *EventsSweep) Run(ctx context.Context, account string, catchUp bool) (Ev
 		if err != nil {
 			return result, fmt.Errorf("list events of account %q: %w", account, err)
 		}
-		if err := s.apply(ctx, account, page, catchUp, &result); err != nil {
+		for _, e := range page.Events {
+			if e.Created.After(point.Newest) {
+				point.Newest = e.Created
+			}
+		}
+		if err := s.apply(ctx, account, page, &result); err != nil {
 			return result, err
 		}
 		if !page.HasMore {
@@ -132,7 +167,7 @@ func (s *EventsSweep) Run(ctx context.Context, account string, catchUp bool) (Ev
 		}
 	}
 	sweep.State = nil
-	sweep.Watermark = point.Begun
+	sweep.Watermark = point.watermark(sweep.Watermark)
 	sweep.LastSuccess = s.o.Now()
 	sweep.LastFound = int64(result.Missed)
 	return result, s.store.SaveSweep(ctx, sweep)
@@ -140,24 +175,20 @@ func (s *EventsSweep) Run(ctx context.Context, account string, catchUp bool) (Ev
 
 // checkpoint tells where a pass begins: where an earlier one broke off, or at the
 // watermark less the overlap.
-func (s *EventsSweep) checkpoint(sweep mirror.Sweep, catchUp bool) (point eventsCheckpoint, resumed bool) {
+func (s *EventsSweep) checkpoint(sweep mirror.Sweep) (point eventsCheckpoint, resumed bool) {
 	now := s.o.Now().UTC()
-	if !catchUp && len(sweep.State) > 0 && json.Unmarshal(sweep.State, &point) == nil && point.After != "" {
+	if len(sweep.State) > 0 && json.Unmarshal(sweep.State, &point) == nil && point.After != "" {
 		return point, true
-	}
-	overlap := eventOverlap
-	if catchUp {
-		overlap = catchUpOverlap
 	}
 	from := sweep.Watermark
 	if from.IsZero() {
-		from = now
+		from = now.Add(-clockTolerance)
 	}
-	return eventsCheckpoint{From: from.Add(-overlap), Begun: now}, false
+	return eventsCheckpoint{From: from.Add(-eventOverlap), Begun: now}, false
 }
 
 // apply marks the events of a page that were missed.
-func (s *EventsSweep) apply(ctx context.Context, account string, page stripeapi.EventsPage, catchUp bool, result *EventsResult) error {
+func (s *EventsSweep) apply(ctx context.Context, account string, page stripeapi.EventsPage, result *EventsResult) error {
 	now := s.o.Now()
 	for _, raw := range page.Unreadable {
 		// Kept like an unreadable webhook, so that a person can look at it.
@@ -172,7 +203,7 @@ func (s *EventsSweep) apply(ctx context.Context, account string, page stripeapi.
 	var events []mirror.Event
 	var ids []string
 	for _, e := range page.Events {
-		if e.Livemode == s.o.Livemode && mirror.Interesting(e.Type) && (catchUp || now.Sub(e.Created) >= eventGrace) {
+		if e.Livemode == s.o.Livemode && mirror.Interesting(e.Type) && now.Sub(e.Created) >= eventGrace {
 			e.Account = account // the list is the account's; only Connect deliveries say so in the event
 			events = append(events, e)
 			ids = append(ids, e.ID)

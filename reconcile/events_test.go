@@ -43,14 +43,14 @@ func TestEventsBounds(t *testing.T) {
 	for _, test := range []struct {
 		name      string
 		watermark time.Time
-		catchUp   bool
+		rewound   bool
 		from      time.Time
 		beyond    bool
 	}{
-		{"first run", time.Time{}, false, t0.Add(-time.Minute), false},
-		{"first catch-up", time.Time{}, true, t0.Add(-time.Hour), false},
+		{"first run", time.Time{}, false, t0.Add(-clockTolerance - time.Minute), false},
+		{"first run, rewound", time.Time{}, true, t0.Add(-clockTolerance - time.Minute), false},
 		{"overlap", t0.Add(-time.Hour), false, t0.Add(-61 * time.Minute), false},
-		{"catch-up", t0.Add(-time.Hour), true, t0.Add(-2 * time.Hour), false},
+		{"rewound", t0.Add(-time.Hour), true, t0.Add(-121 * time.Minute), false},
 		{"24 days", t0.Add(-24 * day), false, t0.Add(-24*day - time.Minute), false},
 		{"31 days", t0.Add(-31 * day), false, t0.Add(-31*day - time.Minute), true},
 	} {
@@ -58,15 +58,21 @@ func TestEventsBounds(t *testing.T) {
 		if !test.watermark.IsZero() {
 			b.since(t, test.watermark)
 		}
-		r, err := b.events(true).Run(t.Context(), "", test.catchUp)
+		sweep := b.events(true)
+		if test.rewound {
+			if err := sweep.Rewind(t.Context(), ""); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r, err := sweep.Run(t.Context(), "")
 		if err != nil || !r.From.Equal(test.from) || r.Beyond != test.beyond {
 			t.Errorf("%s: %+v, %v; want from %v, beyond %v", test.name, r, err, test.from, test.beyond)
 		}
 		if q := b.stripe.queries[0]; !q.CreatedGTE.Equal(test.from) || len(q.Types) != len(mirror.EventTypes()) {
 			t.Errorf("%s: asked for %+v", test.name, q)
 		}
-		if got := b.watermark(t); !got.Equal(t0) {
-			t.Errorf("%s: watermark %v, want the begin of the pass", test.name, got)
+		if got := b.watermark(t); !got.Equal(t0.Add(-clockTolerance)) {
+			t.Errorf("%s: watermark %v, want our clock less its tolerance: no event told Stripe's", test.name, got)
 		}
 	}
 }
@@ -116,7 +122,7 @@ func TestEventsWhatCountsAsMissed(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			r, err := b.events(inbox).Run(ctx, "", false)
+			r, err := b.events(inbox).Run(ctx, "")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -151,18 +157,21 @@ func TestI18_EventsPassIsIdle(t *testing.T) {
 	young := updated(1, 0)
 	b.stripe.events = []mirror.Event{young}
 	sweep := b.events(true)
-	if r, err := sweep.Run(t.Context(), "", false); err != nil || r.Missed != 0 || len(b.queue.live) != 0 {
+	if r, err := sweep.Run(t.Context(), ""); err != nil || r.Missed != 0 || len(b.queue.live) != 0 {
 		t.Fatalf("%+v, %v; want its webhook given time", r, err)
 	}
 	b.now = b.now.Add(time.Minute)
-	if r, err := sweep.Run(t.Context(), "", false); err != nil || r.Missed != 1 {
+	if r, err := sweep.Run(t.Context(), ""); err != nil || r.Missed != 1 {
 		t.Fatalf("%+v, %v; want it found by the next pass", r, err)
 	}
-	if r, err := sweep.Run(t.Context(), "", false); err != nil || r.Missed != 0 || len(b.queue.live) != 1 {
+	if r, err := sweep.Run(t.Context(), ""); err != nil || r.Missed != 0 || len(b.queue.live) != 1 {
 		t.Fatalf("%+v, %v; want it left alone while it waits", r, err)
 	}
 	b.work(t)
-	if r, err := sweep.Run(t.Context(), "", true); err != nil || r.Missed != 0 || len(b.queue.live) != 1 {
+	if err := sweep.Rewind(t.Context(), ""); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := sweep.Run(t.Context(), ""); err != nil || r.Missed != 0 || len(b.queue.live) != 1 {
 		t.Fatalf("%+v, %v; want it left alone once it is answered", r, err)
 	}
 }
@@ -171,7 +180,7 @@ func TestI20_EventsOfAnAccount(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	b.stripe.events = []mirror.Event{updated(1, 30*time.Second)}
-	if _, err := b.events(true).Run(t.Context(), "acct_1", false); err != nil {
+	if _, err := b.events(true).Run(t.Context(), "acct_1"); err != nil {
 		t.Fatal(err)
 	}
 	if got, want := b.queue.marked(), "balance:acct_1:cus_1<evt_1"; got != want {
@@ -187,7 +196,7 @@ func TestEventsUnreadableAreKept(t *testing.T) {
 	b := setup(t)
 	b.stripe.garbage = [][]byte{[]byte(`{"id":"evt_x"}`)}
 	for range 2 {
-		if _, err := b.events(true).Run(t.Context(), "", false); err != nil {
+		if _, err := b.events(true).Run(t.Context(), ""); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -203,8 +212,8 @@ func TestI11_F03_EventsFailEverywhere(t *testing.T) {
 	t.Parallel()
 	const n = 5
 	for _, after := range []bool{false, true} {
-		for _, catchUp := range []bool{false, true} {
-			if after && catchUp {
+		for _, rewound := range []bool{false, true} {
+			if after && rewound {
 				continue
 			}
 			for at := 1; ; at++ {
@@ -216,7 +225,14 @@ func TestI11_F03_EventsFailEverywhere(t *testing.T) {
 				b.stripe.garbage = [][]byte{[]byte(`x`)}
 				b.since(t, t0.Add(-10*time.Minute))
 				b.faults.at, b.faults.after = at, after
-				_, err := b.events(true).Run(t.Context(), "", catchUp)
+				sweep := b.events(true)
+				var err error
+				if rewound {
+					err = sweep.Rewind(t.Context(), "")
+				}
+				if err == nil {
+					_, err = sweep.Run(t.Context(), "")
+				}
 				if err != nil && !errors.Is(err, errInjected) {
 					t.Fatal(err)
 				}
@@ -229,13 +245,13 @@ func TestI11_F03_EventsFailEverywhere(t *testing.T) {
 				}
 				failed := err != nil
 				b.faults.at = 0
-				if _, err := b.events(true).Run(t.Context(), "", false); err != nil {
+				if _, err := b.events(true).Run(t.Context(), ""); err != nil {
 					t.Fatal(err)
 				}
 				for _, m := range b.queue.live {
 					marked[m.Event.ID] = true
 				}
-				if len(marked) != n || !b.watermark(t).Equal(t0) {
+				if len(marked) != n || !b.watermark(t).Equal(t0.Add(-time.Minute)) {
 					t.Fatalf("call %d: %d of %d events marked, watermark %v", at, len(marked), n, b.watermark(t))
 				}
 				letters, err := b.store.Store.DeadLetters(t.Context(), "", 10)
@@ -268,22 +284,25 @@ func TestF03_EventsResume(t *testing.T) {
 		return nil
 	}
 	sweep := b.events(true)
-	if _, err := sweep.Run(t.Context(), "", false); !errors.Is(err, stripeapi.ErrUnavailable) {
+	if _, err := sweep.Run(t.Context(), ""); !errors.Is(err, stripeapi.ErrUnavailable) {
 		t.Fatalf("%v, want the outage", err)
 	}
 	b.stripe.queries = nil
 	b.now = b.now.Add(time.Minute)
 	b.faults.hook = nil
-	r, err := sweep.Run(t.Context(), "", false)
+	r, err := sweep.Run(t.Context(), "")
 	if err != nil || len(b.stripe.queries) != 1 || b.stripe.queries[0].After != "evt_3" || r.Missed != 2 {
 		t.Errorf("%+v, %v, asked %+v; want the rest alone", r, err, b.stripe.queries)
 	}
-	if got := b.watermark(t); !got.Equal(t0) {
-		t.Errorf("watermark %v, want the begin of the first try", got)
+	if got := b.watermark(t); !got.Equal(t0.Add(-time.Minute)) {
+		t.Errorf("watermark %v, want that of the newest event, which the first try saw", got)
 	}
-	// A catch-up reaches further back and does not go on with a shallower pass.
+	// A rewound pass reaches further back and does not go on with a shallower one.
 	b.stripe.queries = nil
-	if _, err := sweep.Run(t.Context(), "", true); err != nil || b.stripe.queries[0].After != "" || !b.stripe.queries[0].CreatedGTE.Equal(t0.Add(-time.Hour)) {
+	if err := sweep.Rewind(t.Context(), ""); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := sweep.Run(t.Context(), ""); err != nil || b.stripe.queries[0].After != "" || !b.stripe.queries[0].CreatedGTE.Equal(t0.Add(-62*time.Minute)) {
 		t.Errorf("%v, asked %+v", err, b.stripe.queries[0])
 	}
 }
@@ -303,12 +322,12 @@ func TestF26_EventsCursorGone(t *testing.T) {
 		return nil
 	}
 	sweep := b.events(true)
-	if _, err := sweep.Run(t.Context(), "", false); !errors.Is(err, errInjected) {
+	if _, err := sweep.Run(t.Context(), ""); !errors.Is(err, errInjected) {
 		t.Fatal(err)
 	}
 	b.faults.hook = nil
 	b.stripe.events = append(b.stripe.events[:1], b.stripe.events[2:]...) // the cursor
-	if _, err := sweep.Run(t.Context(), "", false); err != nil {
+	if _, err := sweep.Run(t.Context(), ""); err != nil {
 		t.Fatal(err)
 	}
 	if n := len(b.queue.live); n != 5 || !b.watermark(t).Equal(t0) {

@@ -111,6 +111,9 @@ func (f *FirstCopy) Run(ctx context.Context, account string, progress func(Copie
 		progress(at)
 		return f.store.SaveSweep(ctx, sweep)
 	}
+	// A key may lack the permission for billing credits: the balances are copied all
+	// the same, and the rest once it is given.
+	var creditsRefused error
 	for at.Phase != phaseDone {
 		switch at.Phase {
 		case phaseCustomers:
@@ -124,10 +127,17 @@ func (f *FirstCopy) Run(ctx context.Context, account string, progress func(Copie
 			at.Phase = phaseGrants
 		case phaseGrants:
 			err = f.copyGrants(ctx, account, &at, save)
+			if errors.Is(err, stripeapi.ErrForbidden) && !errors.Is(err, stripeapi.ErrAccountRefused) {
+				creditsRefused, err = err, nil
+			}
 			at.Phase = phaseHistories
 		case phaseHistories:
 			err = f.copyHistories(ctx, account, &at, progress)
 			at.Phase = phaseDone
+			if creditsRefused != nil {
+				at.Phase = phaseGrants
+				break
+			}
 			sweep.LastSuccess = f.o.Now().UTC()
 			sweep.LastFound = at.Customers
 		default:
@@ -140,6 +150,9 @@ func (f *FirstCopy) Run(ctx context.Context, account string, progress func(Copie
 		if err := save(); err != nil {
 			return err
 		}
+		if at.Phase == phaseGrants && creditsRefused != nil {
+			return creditsRefused
+		}
 	}
 	return nil
 }
@@ -151,7 +164,7 @@ func (f *FirstCopy) beginEvents(ctx context.Context, account string, begun time.
 	if err != nil || !events.Watermark.IsZero() {
 		return err
 	}
-	events.Watermark = begun
+	events.Watermark = begun.Add(-clockTolerance)
 	return f.store.SaveSweep(ctx, events)
 }
 
@@ -217,6 +230,11 @@ func (f *FirstCopy) copyClocks(ctx context.Context, account string, at *Copied, 
 		if cursorGone(err) && after != "" {
 			after = "" // that clock was deleted: list again from the top
 			continue
+		}
+		if errors.Is(err, stripeapi.ErrForbidden) && !errors.Is(err, stripeapi.ErrAccountRefused) {
+			f.o.Log.Error("the key may not list test clocks: customers on them are mirrored only once an event names them",
+				zap.String("account", account), zap.Error(err))
+			return nil
 		}
 		if err != nil {
 			return fmt.Errorf("list test clocks of account %q: %w", account, err)

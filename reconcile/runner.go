@@ -24,6 +24,8 @@ const (
 	// copyInterval is how often accounts without a first copy are looked for, and
 	// how long a failed one waits: not longer than a refused key may.
 	copyInterval = 10 * time.Second
+	// copiesAtOnce is how many first copies run side by side.
+	copiesAtOnce = 4
 	// eventsKept is how long answered events stay in the mirror's database: longer
 	// than Stripe lists them.
 	eventsKept = 35 * 24 * time.Hour
@@ -39,6 +41,8 @@ type RunnerOptions struct {
 	// when AllAccounts is set.
 	Accounts    []string
 	AllAccounts bool
+	// Gate is asked before an account is called. Defaults to none.
+	Gate Gate
 	// EmbeddedRedis tells that Redis runs in this process.
 	EmbeddedRedis bool
 	// EventsInterval is the time between two passes over events. Defaults to 1 min.
@@ -197,26 +201,30 @@ func (r *Runner) accounts(ctx context.Context) ([]string, error) {
 // interval.
 func (r *Runner) eventsLoop(ctx context.Context) {
 	for {
-		r.sweepEvents(ctx, false)
+		r.sweepEvents(ctx)
 		if pause(ctx, r.o.EventsInterval) != nil {
 			return
 		}
 	}
 }
 
-func (r *Runner) sweepEvents(ctx context.Context, catchUp bool) (ok bool) {
+func (r *Runner) sweepEvents(ctx context.Context) {
 	r.eventsMu.Lock()
 	defer r.eventsMu.Unlock()
 	accounts, err := r.accounts(ctx)
-	if ok = err == nil; !ok {
+	ok := err == nil
+	if !ok {
 		r.failed(ctx, SweepEvents, "", err)
 	}
 	for _, account := range accounts {
-		result, err := r.events.Run(ctx, account, catchUp)
+		var result EventsResult
+		err := r.called(account, SweepEvents, func() (err error) {
+			result, err = r.events.Run(ctx, account)
+			return err
+		})
 		r.m.missed.Add(float64(result.Missed))
-		if err != nil {
-			// A connected account that took its access back must not hold up the others.
-			ok = ok && account != "" && errors.Is(err, stripeapi.ErrAccountRefused)
+		if err != nil { // the others go on
+			ok = false
 			r.failed(ctx, SweepEvents, account, err)
 			continue
 		}
@@ -227,34 +235,93 @@ func (r *Runner) sweepEvents(ctx context.Context, catchUp bool) (ok bool) {
 	if ok {
 		r.m.lastSuccess.WithLabelValues(SweepEvents).Set(float64(r.o.Now().Unix()))
 	}
-	return ok
 }
 
-// copyLoop makes the first copy of every account that has none.
+// errGateClosed says that an account is not called at present.
+var errGateClosed = errors.New("stripe refuses the key of the account; it is tried again by itself")
+
+// called runs a sweep's calls for an account unless its key is refused, and tells
+// the gate what Stripe made of the key.
+func (r *Runner) called(account, sweep string, calls func() error) error {
+	t := mirror.Target{Account: account, Scope: mirror.Scope(sweep)}
+	if r.o.Gate == nil {
+		return calls()
+	}
+	if r.o.Gate.Closed(t) > 0 {
+		return errGateClosed
+	}
+	err := calls()
+	switch {
+	case err == nil:
+		r.o.Gate.Answered(t)
+	case errors.Is(err, stripeapi.ErrUnauthorized), errors.Is(err, stripeapi.ErrForbidden):
+		r.o.Gate.Refused(t, err)
+		r.o.Log.Error("stripe refuses the key; calls for the account stop, its work waits",
+			zap.String("account", account), zap.String("sweep", sweep), zap.Error(err))
+	}
+	return err
+}
+
+// copyLoop makes the first copy of every account that has none, a few accounts
+// side by side, so that one whose key is refused does not hold up the others.
 func (r *Runner) copyLoop(ctx context.Context) {
+	var copies sync.WaitGroup
+	defer copies.Wait()
+	var mu sync.Mutex
+	copying := map[string]bool{}
 	for {
 		accounts, err := r.accounts(ctx)
 		if err != nil {
 			r.failed(ctx, SweepBackfill, "", err)
 		}
+		var oldest time.Time
+		all := err == nil
 		for _, account := range accounts {
-			done, err := r.copier.Done(ctx, account)
-			if err == nil && !done {
-				r.o.Log.Info("first copy begins or goes on", zap.String("account", account))
-				if err = r.copier.Run(ctx, account, func(Copied) {}); err == nil {
-					r.o.Log.Info("first copy done", zap.String("account", account))
-				}
-			}
+			sweep, err := r.store.Sweep(ctx, account, SweepBackfill)
 			if err != nil {
+				all = false
 				r.failed(ctx, SweepBackfill, account, err)
 				continue
 			}
-			r.m.lastSuccess.WithLabelValues(SweepBackfill).Set(float64(r.o.Now().Unix()))
+			if done := sweep.LastSuccess; !done.IsZero() {
+				if oldest.IsZero() || done.Before(oldest) {
+					oldest = done
+				}
+				continue
+			}
+			all = false
+			mu.Lock()
+			start := !copying[account] && len(copying) < copiesAtOnce
+			if start {
+				copying[account] = true
+			}
+			mu.Unlock()
+			if start {
+				copies.Go(func() {
+					r.copyAccount(ctx, account)
+					mu.Lock()
+					defer mu.Unlock()
+					delete(copying, account)
+				})
+			}
+		}
+		if all {
+			r.m.lastSuccess.WithLabelValues(SweepBackfill).Set(float64(oldest.Unix()))
 		}
 		if pause(ctx, copyInterval) != nil {
 			return
 		}
 	}
+}
+
+func (r *Runner) copyAccount(ctx context.Context, account string) {
+	r.o.Log.Info("first copy begins or goes on", zap.String("account", account))
+	err := r.called(account, SweepBackfill, func() error { return r.copier.Run(ctx, account, func(Copied) {}) })
+	if err != nil {
+		r.failed(ctx, SweepBackfill, account, err)
+		return
+	}
+	r.o.Log.Info("first copy done", zap.String("account", account))
 }
 
 // redisLoop notices a Redis that forgot and marks again what it must have held.
@@ -298,8 +365,8 @@ func (r *Runner) redisLoop(ctx context.Context) {
 func (r *Runner) heal(ctx context.Context, lost []mirror.Incarnation) bool {
 	n, err := RemarkPending(ctx, r.store, r.queue, r.o.Now(), 0)
 	r.m.remarked.Add(float64(n))
-	if err == nil && !r.sweepEvents(ctx, true) {
-		err = errors.New("the catch-up over events did not finish")
+	if err == nil {
+		err = r.rewindEvents(ctx)
 	}
 	if err == nil {
 		err = r.remarkUnfinished(ctx)
@@ -312,7 +379,22 @@ func (r *Runner) heal(ctx context.Context, lost []mirror.Incarnation) bool {
 		return false
 	}
 	r.o.Log.Info("redis healed", zap.Int("remarked", n))
+	r.sweepEvents(ctx)
 	return true
+}
+
+// rewindEvents lets the next pass over events go back far enough to see what
+// Redis may have forgotten.
+func (r *Runner) rewindEvents(ctx context.Context) error {
+	r.eventsMu.Lock()
+	defer r.eventsMu.Unlock()
+	accounts, err := r.accounts(ctx)
+	for _, account := range accounts {
+		if err == nil {
+			err = r.events.Rewind(ctx, account)
+		}
+	}
+	return err
 }
 
 // remarkUnfinished marks the customers whose history was being read in pieces:

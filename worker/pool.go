@@ -43,7 +43,7 @@ type Options struct {
 	// Defaults to 12.
 	MaxAttempts int
 	// DrainTimeout bounds how long Run lets targets in work finish after its
-	// context has ended. Defaults to 20 s.
+	// context has ended. Defaults to 18 s.
 	DrainTimeout time.Duration
 	// SyncTimeout bounds one sync, a piece of a long history included. Defaults to
 	// 5 minutes.
@@ -83,7 +83,7 @@ func NewPool(q Queue, live, swept *Syncer, dead DeadLetters, gate *Gate, o Optio
 		o.MaxAttempts = 12
 	}
 	if o.DrainTimeout <= 0 {
-		o.DrainTimeout = 20 * time.Second
+		o.DrainTimeout = 18 * time.Second
 	}
 	if o.SyncTimeout <= 0 {
 		o.SyncTimeout = 5 * time.Minute
@@ -106,7 +106,7 @@ func NewPool(q Queue, live, swept *Syncer, dead DeadLetters, gate *Gate, o Optio
 }
 
 // Run works until ctx ends, then lets the targets in work finish and gives back
-// those that do not in time. It returns nil after a complete drain.
+// those that do not in time.
 func (p *Pool) Run(ctx context.Context) error {
 	// Targets in work outlive ctx by the drain timeout.
 	work, stopWork := context.WithCancelCause(context.WithoutCancel(ctx))
@@ -125,20 +125,28 @@ func (p *Pool) Run(ctx context.Context) error {
 
 	drained := make(chan struct{})
 	go func() { jobs.Wait(); close(drained) }()
-	var err error
 	timer := time.NewTimer(p.o.DrainTimeout)
 	defer timer.Stop()
 	select {
 	case <-drained:
 	case <-timer.C:
-		err = fmt.Errorf("targets were still in work %v after the stop; they are given back", p.o.DrainTimeout)
+		p.o.Log.Warn("targets are still in work and are given back", zap.Duration("after", p.o.DrainTimeout))
 		stopWork(errStopping)
-		<-drained
+		timer.Reset(giveBackTimeout)
+		select {
+		case <-drained:
+		case <-timer.C: // their leases will run out
+			p.o.Log.Warn("targets in work hang and are left to their leases")
+		}
 	}
 	stopWork(nil)
 	upkeep.Wait()
-	return err
+	return nil
 }
+
+// giveBackTimeout bounds how long targets in work may take to notice that they
+// are cut off.
+const giveBackTimeout = 3 * time.Second
 
 var (
 	errStopping  = errors.New("the worker is stopping")
@@ -308,7 +316,9 @@ func (p *Pool) bury(ctx context.Context, c queue.Claim, t mirror.Target, refs []
 	for _, r := range refs {
 		letter.EventIDs = append(letter.EventIDs, r.ID)
 	}
-	if err := p.dead.SaveDeadLetter(ctx, letter); err != nil {
+	saveCtx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if err := p.dead.SaveDeadLetter(saveCtx, letter); err != nil {
 		p.o.Log.Error("dead letter not kept; the work stays in the queue", append(logTarget(t), zap.Error(err))...)
 		p.release(ctx, c, jitter(time.Second, time.Minute, 3))
 		return

@@ -41,12 +41,12 @@ func newDemo(e *env) *cobra.Command {
 			return fmt.Errorf("%w: --for %v: want at least 1s", errUsage, o.For)
 		case o.Customers < 1 || o.Customers > 1_000_000:
 			return fmt.Errorf("%w: --customers %d: want 1 to 1000000", errUsage, o.Customers)
-		case o.Rate <= 0 || o.Rate > 10_000:
+		case !(o.Rate > 0 && o.Rate <= 10_000): // NaN too
 			return fmt.Errorf("%w: --rate %g: want more than 0, at most 10000", errUsage, o.Rate)
 		}
 		level := config.LogLevel(logLevel)
-		if !strings.Contains(" debug info warn error ", " "+logLevel+" ") {
-			return fmt.Errorf("%w: --log-level %q: want debug, info, warn or error", errUsage, logLevel)
+		if err := checkLevel(logLevel); err != nil {
+			return err
 		}
 		for _, kv := range e.environ { // other settings of the environment are for serve
 			if strings.HasPrefix(kv, "CREDITMIRROR_DATABASE_URL=") || strings.HasPrefix(kv, "CREDITMIRROR_REDIS_URL=") {

@@ -49,6 +49,9 @@ func TestExitCodes(t *testing.T) {
 		{"demo without changes", "", "demo --rate 0", 2, "--rate"},
 		{"traffic on nobody", "", "sim --rate 3", 2, "--customers"},
 		{"sim at no address", "", "sim --addr 127.0.0.1:99999", 1, "--addr"},
+		{"sim at nonsense", "", "sim --addr banana", 2, "--addr"},
+		{"sim too loud", "", "sim --log-level loud", 2, "loud"},
+		{"demo at no rate", "", "demo --rate NaN", 2, "--rate"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

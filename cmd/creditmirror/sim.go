@@ -46,8 +46,14 @@ func newSim(e *env) *cobra.Command {
 	f.BoolVar(&chaos, "chaos", false, "turn all faults on, as a bad day has them")
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
-		if traffic.Customers < 0 || traffic.Rate < 0 || traffic.Changes < 0 {
-			return fmt.Errorf("%w: --customers, --rate and --changes must not be negative", errUsage)
+		if traffic.Customers < 0 || !(traffic.Rate >= 0 && traffic.Rate <= 1e6) || traffic.Changes < 0 {
+			return fmt.Errorf("%w: --customers, --rate and --changes must be numbers that are not negative", errUsage)
+		}
+		if err := checkLevel(level); err != nil {
+			return err
+		}
+		if _, _, err := net.SplitHostPort(addr); err != nil {
+			return fmt.Errorf("%w: --addr %q: want host:port", errUsage, addr)
 		}
 		if traffic.Rate > 0 && traffic.Customers == 0 {
 			return fmt.Errorf("%w: --rate needs --customers to make changes on", errUsage)

@@ -248,6 +248,7 @@ func (s *Store) ResolveEvents(ctx context.Context, question mirror.Target, targe
 	}
 	err := s.once(ctx, func(b *pgx.Batch) {
 		b.Queue(resolveEvents, question.Account, string(question.Scope), question.ID, customer, bits)
+		b.Queue(dropTargetLetter, question.Account, question.ID, string(question.Scope))
 	})
 	if err != nil {
 		return fmt.Errorf("resolve the events of %s: %w", question, err)

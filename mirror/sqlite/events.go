@@ -196,7 +196,11 @@ func (s *Store) ResolveEvents(ctx context.Context, question mirror.Target, targe
 		customer, bits = t.ID, bits|scopeBit(t.Scope)
 	}
 	err := s.w.do(ctx, durable, func(tx *tx) error {
-		return tx.exec(resolveEvents, question.Account, string(question.Scope), question.ID, customer, bits, tx.at)
+		err := tx.exec(resolveEvents, question.Account, string(question.Scope), question.ID, customer, bits, tx.at)
+		if err != nil {
+			return err
+		}
+		return tx.exec(dropTargetLetter, question.Account, mirror.DeadLetterID(question))
 	})
 	if err != nil {
 		return fmt.Errorf("resolve events of %s: %w", question, explain(s.path, err))
