@@ -154,6 +154,18 @@ func (p *Parts) Scrub(log *zap.Logger) *reconcile.Scrub {
 	return reconcile.NewScrub(p.Store, p.marks, reconcile.ScrubOptions{Period: p.Config.ScrubPeriod, Log: log})
 }
 
+// Waiting counts those of the targets that wait or are in work.
+func (p *Parts) Waiting(ctx context.Context, targets []mirror.Target) (int, error) {
+	n := 0
+	queued, err := p.marks.Queued(ctx, targets)
+	for _, q := range queued {
+		if q {
+			n++
+		}
+	}
+	return n, err
+}
+
 // Work syncs targets from the queue until ctx ends, and then drains.
 func (p *Parts) Work(ctx context.Context, log *zap.Logger) error {
 	return p.pool(worker.NewGate(nil), prometheus.NewRegistry(), log).Run(ctx)
