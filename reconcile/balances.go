@@ -278,7 +278,7 @@ func (p *balancesPass) compare(ctx context.Context, rows []mirror.Customer, aske
 			continue
 		}
 		s := suspect{ID: c.ID, Asked: asked, Balance: c.Balance, Currency: c.Currency, Ends: customerEnds(c), customer: &c}
-		if h, ok := held[c.ID]; !ok || len(differences(s, h)) > 0 {
+		if h, ok := held[c.ID]; !ok || h.Deleted || len(differences(s, h)) > 0 {
 			p.at.Suspects = append(p.at.Suspects, s)
 		}
 	}

@@ -128,6 +128,11 @@ func (p *balancesPass) act(ctx context.Context, v verdicts) error {
 	if !repairs(p.o.Repair, p.o.DryRun) {
 		return nil
 	}
+	// Marked before they are stored: once stored they differ no more, and a crash
+	// in between would leave them without a history.
+	if err := p.mark(ctx, v.targets); err != nil {
+		return err
+	}
 	if len(v.customers) > 0 {
 		if _, err := p.store.InsertCustomers(ctx, p.account, v.customers); err != nil {
 			return err
@@ -138,7 +143,7 @@ func (p *balancesPass) act(ctx context.Context, v verdicts) error {
 			return err
 		}
 	}
-	return p.mark(ctx, v.targets)
+	return nil
 }
 
 // find makes a finding; otherwise is the cause where the pass has none.
