@@ -22,6 +22,7 @@ import (
 	"github.com/creditmirror/creditmirror/config"
 	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/reconcile"
+	"github.com/creditmirror/creditmirror/stripeapi"
 	"github.com/creditmirror/creditmirror/stripesim"
 )
 
@@ -420,5 +421,84 @@ func TestI18_BalancesSweepWithoutDrift(t *testing.T) {
 	}
 	if now := d.text(`SELECT max(synced_at) FROM (SELECT synced_at FROM customers UNION ALL SELECT synced_at FROM customer_balances UNION ALL SELECT synced_at FROM credit_grants)`); now != written {
 		t.Errorf("rows were written at %s", now)
+	}
+}
+
+// A clean mirror under live traffic has no finding: what is on its way is lag.
+func TestBalancesSweepUnderTraffic(t *testing.T) {
+	d := newDrifting(t, 300)
+	traffic, err := stripesim.NewTraffic(d.sim, stripesim.TrafficOptions{Seed: 6, Customers: 20, Rate: 60})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := traffic.Seed(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.parts.Balances(false, zap.NewNop()).Run(t.Context(), "", ""); err != nil { // finds the newcomers
+		t.Fatal(err)
+	}
+	d.idle()
+	d.exec(`DELETE FROM drift_findings`)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	done := make(chan error, 2)
+	go func() { done <- traffic.Run(ctx) }()
+	// In a webhook's place: events are marked as they are listed.
+	go func() { done <- d.deliver(ctx, 200*time.Millisecond) }()
+	d.parts.Config.BalancesInterval = 4 * time.Second // a grace of two
+	var customers int64
+	for began := time.Now(); time.Since(began) < 8*time.Second; {
+		result, err := d.parts.Balances(false, zap.NewNop()).Run(t.Context(), "", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		customers += result.Customers
+		for _, f := range result.Findings {
+			t.Errorf("false finding: %+v", f)
+		}
+	}
+	cancel()
+	for range 2 {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	t.Logf("%d customer checks during %d changes", customers, traffic.Done())
+}
+
+// deliver marks the targets of new events, as webhooks would.
+func (d *drifting) deliver(ctx context.Context, every time.Duration) error {
+	met := map[string]bool{}
+	since := time.Now().Add(-time.Second)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(every):
+		}
+		for after := ""; ; {
+			page, err := d.parts.Stripe.EventsPage(ctx, "", stripeapi.EventsQuery{Types: mirror.EventTypes(), CreatedGTE: since, After: after})
+			if ctx.Err() != nil {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			var marks []reconcile.Mark
+			for _, e := range page.Events {
+				for _, target := range e.Targets() {
+					if !met[e.ID] {
+						marks = append(marks, reconcile.Mark{Target: target, Event: e.Ref()})
+					}
+				}
+				met[e.ID] = true
+			}
+			if err := d.parts.marks.MarkLive(context.WithoutCancel(ctx), marks); err != nil {
+				return err
+			}
+			if after = page.LastID; !page.HasMore {
+				break
+			}
+		}
 	}
 }
