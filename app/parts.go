@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
@@ -129,6 +130,40 @@ func (p *Parts) FirstCopy(log *zap.Logger) *reconcile.FirstCopy {
 	return reconcile.NewFirstCopy(p.Stripe.For(stripeapi.PurposeBackfill), p.Store, p.marks, reconcile.FirstCopyOptions{
 		TestMode: p.Config.Mode() == config.ModeTest, Log: log,
 	})
+}
+
+// Balances is the balances sweep with these parts; dry writes nothing.
+func (p *Parts) Balances(dry bool, log *zap.Logger) *reconcile.BalancesSweep {
+	return reconcile.NewBalancesSweep(p.Stripe.For(stripeapi.PurposeBalances), p.Store, p.marks, reconcile.BalancesOptions{
+		TestMode: p.Config.Mode() == config.ModeTest, Repair: &p.Config.Repair, DryRun: dry, Log: log,
+		// With a short interval there is no time to wait for webhooks.
+		Grace: min(10*time.Second, p.Config.BalancesInterval/2),
+	})
+}
+
+// Events is the events sweep with these parts; dry writes nothing.
+func (p *Parts) Events(dry bool, log *zap.Logger) *reconcile.EventsSweep {
+	return reconcile.NewEventsSweep(p.Stripe.For(stripeapi.PurposeEvents), p.Store, p.marks, reconcile.EventsOptions{
+		Inbox:    func() bool { return p.Config.Inbox != config.InboxOff },
+		Livemode: p.Config.Mode() == config.ModeLive, Repair: &p.Config.Repair, DryRun: dry, Log: log,
+	})
+}
+
+// Scrub is the scrub with these parts.
+func (p *Parts) Scrub(log *zap.Logger) *reconcile.Scrub {
+	return reconcile.NewScrub(p.Store, p.marks, reconcile.ScrubOptions{Period: p.Config.ScrubPeriod, Log: log})
+}
+
+// Waiting counts those of the targets that wait or are in work.
+func (p *Parts) Waiting(ctx context.Context, targets []mirror.Target) (int, error) {
+	n := 0
+	queued, err := p.marks.Queued(ctx, targets)
+	for _, q := range queued {
+		if q {
+			n++
+		}
+	}
+	return n, err
 }
 
 // Work syncs targets from the queue until ctx ends, and then drains.

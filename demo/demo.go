@@ -104,7 +104,7 @@ func Run(ctx context.Context, o Options) (Summary, error) {
 		return Summary{}, err
 	}
 	if o.Chaos {
-		if err := sim.SetFaults(chaos()); err != nil {
+		if err := sim.SetFaults(stripesim.Chaos()); err != nil {
 			return Summary{}, err
 		}
 	}
@@ -155,18 +155,6 @@ func Run(ctx context.Context, o Options) (Summary, error) {
 	return summary, nil
 }
 
-// chaos is the simulator's bad day, without events that are never generated:
-// those leave nothing behind that an event could tell of.
-func chaos() stripesim.Faults {
-	var faults stripesim.Faults
-	for _, f := range stripesim.Chaos() {
-		if f.Kind != stripesim.FaultEventLost {
-			faults = append(faults, f)
-		}
-	}
-	return faults
-}
-
 func startSim(ctx context.Context, o Options) (sim *stripesim.Server, base string, stop func(), err error) {
 	sim, err = stripesim.New(stripesim.Options{Seed: o.Seed, Log: o.Log.With(zap.String("component", "sim"))})
 	if err != nil {
@@ -212,6 +200,7 @@ func startMirror(ctx context.Context, o Options, simURL string) (*app.App, error
 		// The simulator has no limits, and nobody wants to wait a minute for a lost
 		// webhook in a demo.
 		"CREDITMIRROR_STRIPE_RPS=400", "CREDITMIRROR_STRIPE_ENDPOINT_RPS=200", "CREDITMIRROR_EVENTS_INTERVAL=2s",
+		"CREDITMIRROR_BALANCES_INTERVAL=10s", "CREDITMIRROR_SCRUB_PERIOD=1m",
 	}
 	environ = append(environ, o.Environ...)
 	roles := config.AllRoles()

@@ -59,12 +59,14 @@ type BalancePlan struct {
 	Customer *Customer
 	// Balances to write, per currency; others stay.
 	Balances map[string]int64
-	// State has the fields HistoryComplete, CompleteTo, Walk and Disproved to write.
+	// State has the fields HistoryComplete, CompleteTo, Walk, Disproved and
+	// FullReadAt to write.
 	State SyncState
-	// Open are findings to record; Close are the kinds of the target's open
-	// findings that this sync proves gone.
-	Open  []Finding
-	Close []DriftKind
+	// Open are findings to record, Repaired those that this commit itself repairs;
+	// Close is what it proves gone.
+	Open     []Finding
+	Repaired []Finding
+	Close    Closing
 }
 
 // CreditsHeld is what a store read for PlanCredits.
@@ -115,6 +117,8 @@ type CreditsPlan struct {
 	// Summary entries to write, per currency; nil leaves the held ones.
 	Summary map[string]CreditBalance
 	State   SyncState
-	Open    []Finding
-	Close   []DriftKind
+	// Open, Repaired and Close are as in BalancePlan.
+	Open     []Finding
+	Repaired []Finding
+	Close    Closing
 }

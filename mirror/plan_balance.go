@@ -87,6 +87,10 @@ func PlanBalance(s BalanceSnapshot, h BalanceHeld) (BalancePlan, error) {
 	}
 	slices.Reverse(plan.Insert) // oldest first: the order in which a change feed should tell them
 
+	plan.Close.Objects = order
+	if reread(s.Joined, s.Full, s.Walk, h.State) {
+		plan.Repaired = repairedRows(s, h, plan)
+	}
 	ends := expectedBalances(s.Customer)
 	if s.Joined {
 		proof := prove(s, h, plan.Insert, ends)
@@ -97,6 +101,8 @@ func PlanBalance(s BalanceSnapshot, h BalanceHeld) (BalancePlan, error) {
 		plan.State.HistoryComplete = true
 		plan.State.CompleteTo = latest(later(h.State.CompleteTo, h.State.Walk.Top), order, fetched)
 		plan.State.Walk = Walk{}
+		plan.State.FullReadAt = fullReadAt(s.Full, h.State, s.ObservedAt)
+		plan.Close.MissedBefore = s.ObservedAt
 		switch {
 		case proof.err != nil:
 			plan.State.Disproved = true
@@ -104,10 +110,7 @@ func PlanBalance(s BalanceSnapshot, h BalanceHeld) (BalancePlan, error) {
 		case s.Full || !h.State.Disproved:
 			// A chain that was broken once is proven only from its beginning.
 			plan.State.Disproved = false
-			plan.Close = []DriftKind{DriftChainGap, DriftBalanceMismatch, DriftMissingTransaction, DriftMissingCustomer}
-			if s.Full {
-				plan.Close = append(plan.Close, DriftUnexpectedTransaction, DriftFieldMismatch, DriftOrphan)
-			}
+			plan.Close.Kinds = closeKinds(s.Full, DriftChainGap, DriftBalanceMismatch)
 		}
 		for currency, end := range proof.ends {
 			if _, known := ends[currency]; !known {

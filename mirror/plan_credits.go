@@ -74,6 +74,13 @@ func PlanCredits(s CreditsSnapshot, h CreditsHeld) (CreditsPlan, error) {
 		grants[g.ID] = HeldGrantRow{Customer: g.Customer, Amount: g.Amount, Currency: g.Currency, Digest: digest}
 	}
 
+	plan.Close.Objects = order
+	for _, g := range s.Grants {
+		plan.Close.Objects = append(plan.Close.Objects, g.ID)
+	}
+	if reread(s.Joined, s.Full, s.Walk, h.State) {
+		plan.Repaired = repairedCredits(s, h, plan)
+	}
 	if !s.Joined {
 		plan.State.Walk = s.Walk
 		return plan, nil
@@ -101,15 +108,14 @@ func PlanCredits(s CreditsSnapshot, h CreditsHeld) (CreditsPlan, error) {
 	plan.State.HistoryComplete = true
 	plan.State.CompleteTo = newest
 	plan.State.Walk = Walk{}
+	plan.State.FullReadAt = fullReadAt(s.Full, h.State, s.ObservedAt)
+	plan.Close.MissedBefore = s.ObservedAt
 	// Where no summary can be had, a whole reading within all bounds has to do.
 	plan.State.Disproved = len(open) > 0 || h.State.Disproved && s.Summary == nil && !s.Full
 	if len(open) == 0 {
-		plan.Close = []DriftKind{DriftGrantOutOfBounds, DriftMissingTransaction, DriftMissingCustomer, DriftOrphan}
+		plan.Close.Kinds = closeKinds(s.Full, DriftGrantOutOfBounds, DriftOrphan)
 		if s.Summary != nil {
-			plan.Close = append(plan.Close, DriftSummaryMismatch)
-		}
-		if s.Full {
-			plan.Close = append(plan.Close, DriftUnexpectedTransaction, DriftFieldMismatch)
+			plan.Close.Kinds = append(plan.Close.Kinds, DriftSummaryMismatch)
 		}
 	}
 	plan.Summary = summaryToWrite(s, h, ledger)

@@ -184,7 +184,7 @@ func TestPlanBalanceStaysDisprovedUntilReadWhole(t *testing.T) {
 		Tops:  map[string]HeldRow{"usd": heldRow(a, 1)},
 	}
 	plan, err := PlanBalance(s, held)
-	if err != nil || !plan.State.Disproved || len(plan.Close) != 0 {
+	if err != nil || !plan.State.Disproved || len(plan.Close.Kinds) != 0 {
 		t.Fatalf("plan %+v, %v", plan, err)
 	}
 }

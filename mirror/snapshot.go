@@ -33,6 +33,9 @@ type SyncState struct {
 	Grants []HeldGrant
 	// ObservedAt is when the reads of the last committed sync began; zero: never.
 	ObservedAt time.Time
+	// FullReadAt is when the last sync began that read every row; zero where there
+	// is nothing to read again: the history is not complete, or the customer gone.
+	FullReadAt time.Time
 }
 
 // HeldGrant is a grant as far as a credits sync must know it.
@@ -138,6 +141,10 @@ type Applied struct {
 	Answered []EventRef
 	// Findings that were opened by this commit.
 	Findings []Finding
+	// Repaired are differences that this commit found and repaired at once.
+	Repaired []Finding
+	// Closed are the kinds of the findings that this commit closed, one per finding.
+	Closed []DriftKind
 }
 
 // Changed tells whether anything but the time of the last look changed.
@@ -162,6 +169,8 @@ const (
 
 // Finding is a difference that was found. It stays open until a sync proves it gone.
 type Finding struct {
+	// ID is the store's; empty until it is stored.
+	ID       string
 	Kind     DriftKind
 	Account  string
 	Customer string

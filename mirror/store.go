@@ -33,6 +33,9 @@ type Store interface {
 	Inbox
 	DeadLetters
 	Progress
+	Findings
+	Comparer
+	FullReads
 	Reader
 
 	// Migrate brings the schema to this program's version, under a lock so that

@@ -19,6 +19,7 @@ type Stripe interface {
 // Store is what the sweeps keep. Every mirror.Store is one.
 type Store interface {
 	mirror.Progress
+	mirror.Findings
 	InsertCustomers(ctx context.Context, account string, page []mirror.Customer) (int, error)
 	InsertGrants(ctx context.Context, account string, page []mirror.CreditGrant) (int, error)
 	RecordEvents(ctx context.Context, events []mirror.Event) ([]mirror.Receipt, error)

@@ -47,8 +47,15 @@ type EventsOptions struct {
 	// are marked. Without it, an event counts as applied once a later sync of its
 	// target has been committed.
 	Inbox func() bool
+	// Repair tells whether what was missed is marked; false only records it.
+	// Defaults to true where nil.
+	Repair *bool
+	// DryRun writes nothing: neither findings nor marks nor the watermark.
+	DryRun bool
 	// Livemode of the API key: events of the other mode are passed over.
 	Livemode bool
+	// Progress, where set, is told of each page.
+	Progress func()
 	Log      *zap.Logger
 	Now      func() time.Time
 }
@@ -79,6 +86,9 @@ func NewEventsSweep(stripe Stripe, store Store, queue Queue, o EventsOptions) *E
 type EventsResult struct {
 	// Seen events of interest, and those of them that were Missed and are marked now.
 	Seen, Missed int
+	// Findings are the differences met, and Opened how many of them were new.
+	Findings []mirror.Finding
+	Opened   map[mirror.DriftKind]int
 	// Beyond tells that the watermark is older than Stripe's list reaches back: the
 	// events before From are lost, and only a comparison of balances finds what
 	// they changed.
@@ -93,6 +103,8 @@ type eventsCheckpoint struct {
 	After string    `json:"after"`
 	// Newest is the created time of the newest event listed, by Stripe's clock.
 	Newest time.Time `json:"newest"`
+	// Cause is what the pass puts missed events down to.
+	Cause string `json:"cause,omitempty"`
 }
 
 // watermark is the time up to which a finished pass has seen everything: Stripe's
@@ -115,7 +127,10 @@ func (s *EventsSweep) Rewind(ctx context.Context, account string) error {
 	if err != nil || sweep.Watermark.IsZero() {
 		return err
 	}
-	sweep.State, sweep.Watermark = nil, sweep.Watermark.Add(-rewindOverlap)
+	if sweep.State, err = json.Marshal(eventsCheckpoint{Cause: mirror.CauseLostRedis}); err != nil {
+		return err
+	}
+	sweep.Watermark = sweep.Watermark.Add(-rewindOverlap)
 	return s.store.SaveSweep(ctx, sweep)
 }
 
@@ -152,7 +167,7 @@ func (s *EventsSweep) Run(ctx context.Context, account string) (EventsResult, er
 				point.Newest = e.Created
 			}
 		}
-		if err := s.apply(ctx, account, page, &result); err != nil {
+		if err := s.apply(ctx, account, page, point.Cause, &result); err != nil {
 			return result, err
 		}
 		if !page.HasMore {
@@ -162,15 +177,25 @@ func (s *EventsSweep) Run(ctx context.Context, account string) (EventsResult, er
 		if sweep.State, err = json.Marshal(point); err != nil {
 			return result, err
 		}
-		if err := s.store.SaveSweep(ctx, sweep); err != nil {
+		if err := s.save(ctx, sweep); err != nil {
 			return result, err
+		}
+		if s.o.Progress != nil {
+			s.o.Progress()
 		}
 	}
 	sweep.State = nil
 	sweep.Watermark = point.watermark(sweep.Watermark)
 	sweep.LastSuccess = s.o.Now()
 	sweep.LastFound = int64(result.Missed)
-	return result, s.store.SaveSweep(ctx, sweep)
+	return result, s.save(ctx, sweep)
+}
+
+func (s *EventsSweep) save(ctx context.Context, sweep mirror.Sweep) error {
+	if s.o.DryRun {
+		return nil
+	}
+	return s.store.SaveSweep(ctx, sweep)
 }
 
 // checkpoint tells where a pass begins: where an earlier one broke off, or at the
@@ -184,13 +209,20 @@ func (s *EventsSweep) checkpoint(sweep mirror.Sweep) (point eventsCheckpoint, re
 	if from.IsZero() {
 		from = now.Add(-clockTolerance)
 	}
-	return eventsCheckpoint{From: from.Add(-eventOverlap), Begun: now}, false
+	cause := mirror.CauseMissedEvent
+	if point.Cause != "" {
+		cause = point.Cause
+	}
+	return eventsCheckpoint{From: from.Add(-eventOverlap), Begun: now, Cause: cause}, false
 }
 
 // apply marks the events of a page that were missed.
-func (s *EventsSweep) apply(ctx context.Context, account string, page stripeapi.EventsPage, result *EventsResult) error {
+func (s *EventsSweep) apply(ctx context.Context, account string, page stripeapi.EventsPage, cause string, result *EventsResult) error {
 	now := s.o.Now()
 	for _, raw := range page.Unreadable {
+		if s.o.DryRun {
+			break
+		}
 		// Kept like an unreadable webhook, so that a person can look at it.
 		err := s.store.SaveDeadLetter(ctx, mirror.DeadLetter{
 			ID: mirror.UnreadableID(raw), Reason: "an event in Stripe's list cannot be read", Attempts: 1,
@@ -222,6 +254,10 @@ func (s *EventsSweep) apply(ctx context.Context, account string, page stripeapi.
 	if err != nil || len(again) == 0 {
 		return err
 	}
+	result.Missed += len(missed)
+	if err := s.record(ctx, account, missed, cause, result); err != nil || !repairs(s.o.Repair, s.o.DryRun) {
+		return err
+	}
 	if s.o.Inbox() {
 		if _, err := s.store.RecordEvents(ctx, again); err != nil {
 			return err
@@ -236,11 +272,33 @@ func (s *EventsSweep) apply(ctx context.Context, account string, page stripeapi.
 	for _, e := range missed {
 		s.o.Log.Debug("missed event", zap.String("event_id", e.ID), zap.String("event_type", e.Type), zap.String("account", account))
 	}
-	if err := s.queue.MarkLive(ctx, marks); err != nil {
-		return err
+	return s.queue.MarkLive(ctx, marks)
+}
+
+// record opens a finding for each missed event, before anything is marked: the
+// sync that answers the event closes it.
+func (s *EventsSweep) record(ctx context.Context, account string, missed []mirror.Event, cause string, result *EventsResult) error {
+	now := s.o.Now()
+	var list []mirror.Finding
+	for _, e := range missed {
+		targets, err := s.ledgerTargets(ctx, e)
+		if err != nil {
+			return err
+		}
+		f := mirror.Finding{
+			Kind: mirror.DriftMissedEvent, Account: account, Scope: mirror.ScopeBalance, Object: e.ID,
+			Expected: e.Type, Cause: cause, FoundAt: now,
+		}
+		for _, t := range targets {
+			if t.Scope == mirror.ScopeBalance || t.Scope == mirror.ScopeCredits {
+				f.Customer, f.Scope = t.ID, t.Scope
+				break
+			}
+		}
+		list = append(list, f)
 	}
-	result.Missed += len(missed)
-	return nil
+	result.Findings = append(result.Findings, list...)
+	return openAll(ctx, s.store, list, s.o.DryRun, &result.Opened)
 }
 
 // missed leaves out the events that were applied, those whose targets wait, are

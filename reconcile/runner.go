@@ -47,9 +47,14 @@ type RunnerOptions struct {
 	EmbeddedRedis bool
 	// EventsInterval is the time between two passes over events. Defaults to 1 min.
 	EventsInterval time.Duration
-	Registerer     prometheus.Registerer
-	Log            *zap.Logger
-	Now            func() time.Time
+	// Balances and Scrub are run where they are set, Balances every
+	// BalancesInterval, which defaults to 1 h.
+	Balances         *BalancesSweep
+	BalancesInterval time.Duration
+	Scrub            *Scrub
+	Registerer       prometheus.Registerer
+	Log              *zap.Logger
+	Now              func() time.Time
 }
 
 // Runner runs the sweeps in one replica at a time.
@@ -62,12 +67,17 @@ type Runner struct {
 	o        RunnerOptions
 	m        *runnerMetrics
 
+	// balancesNow asks for a pass at once, with the cause of what it will find.
+	balancesNow chan string
+
 	// eventsMu keeps a catch-up and a regular pass over events apart: they share a
 	// checkpoint.
 	eventsMu sync.Mutex
 
 	mu      sync.Mutex
 	leading bool
+	// moved is when each sweep last got a step further.
+	moved map[string]time.Time
 }
 
 type runnerMetrics struct {
@@ -76,12 +86,18 @@ type runnerMetrics struct {
 	lost        prometheus.Counter
 	failures    *prometheus.CounterVec
 	remarked    prometheus.Counter
+	found       *prometheus.CounterVec
+	compared    *prometheus.CounterVec
+	stalled     *prometheus.GaugeVec
 }
 
 // NewRunner returns a Runner.
 func NewRunner(store Store, queue Queue, events *EventsSweep, copier *FirstCopy, o RunnerOptions) *Runner {
 	if o.EventsInterval <= 0 {
 		o.EventsInterval = time.Minute
+	}
+	if o.BalancesInterval <= 0 {
+		o.BalancesInterval = time.Hour
 	}
 	if o.Log == nil {
 		o.Log = zap.NewNop()
@@ -92,7 +108,7 @@ func NewRunner(store Store, queue Queue, events *EventsSweep, copier *FirstCopy,
 	f := promauto.With(o.Registerer)
 	return &Runner{
 		store: store, queue: queue, events: events, copier: copier, o: o,
-		detector: NewRewindDetector(store, queue, o.Log),
+		detector: NewRewindDetector(store, queue, o.Log), balancesNow: make(chan string, 1), moved: map[string]time.Time{},
 		m: &runnerMetrics{
 			lastSuccess: f.NewGaugeVec(prometheus.GaugeOpts{
 				Name: "creditmirror_reconcile_last_success_timestamp_seconds", Help: "When each sweep last ended well, Unix time.",
@@ -109,6 +125,13 @@ func NewRunner(store Store, queue Queue, events *EventsSweep, copier *FirstCopy,
 			remarked: f.NewCounter(prometheus.CounterOpts{
 				Name: "creditmirror_remarked_targets_total", Help: "Targets of unanswered inbox events that had to be marked again.",
 			}),
+			found: driftFound(o.Registerer),
+			compared: f.NewCounterVec(prometheus.CounterOpts{
+				Name: "creditmirror_reconcile_customers_total", Help: "Customers that each sweep compared with Stripe, or had read in full.",
+			}, []string{"sweep"}),
+			stalled: f.NewGaugeVec(prometheus.GaugeOpts{
+				Name: "creditmirror_reconcile_stalled", Help: "1 where a sweep has made no progress for longer than it should take.",
+			}, []string{"sweep"}),
 		},
 	}
 }
@@ -153,9 +176,12 @@ func (r *Runner) lead(ctx context.Context, expires time.Time) {
 	r.setLeading(true)
 	defer r.setLeading(false)
 	r.o.Log.Info("reconcile lease taken")
+	for _, sweep := range []string{SweepEvents, SweepBalances, SweepScrub} {
+		r.progress(sweep)
+	}
 
 	var loops sync.WaitGroup
-	for _, loop := range []func(context.Context){r.eventsLoop, r.copyLoop, r.redisLoop, r.deadLetterLoop, r.pruneLoop} {
+	for _, loop := range []func(context.Context){r.eventsLoop, r.copyLoop, r.redisLoop, r.deadLetterLoop, r.pruneLoop, r.balancesLoop, r.scrubLoop, r.stallLoop} {
 		loops.Go(func() { loop(ctx) })
 	}
 	for pause(ctx, leaseTTL/3) == nil {
@@ -223,6 +249,10 @@ func (r *Runner) sweepEvents(ctx context.Context) {
 			return err
 		})
 		r.m.missed.Add(float64(result.Missed))
+		r.count(result.Opened)
+		if result.Beyond && err == nil {
+			r.takeOver(ctx, account)
+		}
 		if err != nil { // the others go on
 			ok = false
 			r.failed(ctx, SweepEvents, account, err)
@@ -233,6 +263,7 @@ func (r *Runner) sweepEvents(ctx context.Context) {
 		}
 	}
 	if ok {
+		r.progress(SweepEvents)
 		r.m.lastSuccess.WithLabelValues(SweepEvents).Set(float64(r.o.Now().Unix()))
 	}
 }
@@ -377,6 +408,9 @@ func (r *Runner) heal(ctx context.Context, lost []mirror.Incarnation) bool {
 	if err != nil {
 		r.failed(ctx, "redis", "", err)
 		return false
+	}
+	if !r.o.EmbeddedRedis { // an embedded one is lost at every start; its balances have their turn then
+		r.askBalances(mirror.CauseLostRedis)
 	}
 	r.o.Log.Info("redis healed", zap.Int("remarked", n))
 	r.sweepEvents(ctx)

@@ -23,8 +23,8 @@ func (s *Syncer) syncCredits(ctx context.Context, t mirror.Target, refs []mirror
 	if err != nil {
 		return Result{}, stored(err)
 	}
-	p := patience{s: s, full: st.Disproved}
-	prove := st.Disproved || !st.HistoryComplete || len(refs) == 0
+	p := patience{s: s, full: st.Disproved || st.Walk.Full}
+	prove := !st.HistoryComplete || len(refs) == 0 // a full read proves anyway
 	for {
 		observed := s.o.Now()
 		snapshot, err := s.readCredits(ctx, t, st, refs, p.full, prove || p.full)
@@ -76,7 +76,7 @@ func (s *Syncer) readCredits(ctx context.Context, t mirror.Target, st mirror.Syn
 	if err != nil {
 		return mirror.CreditsSnapshot{}, err
 	}
-	if err := s.readGrants(ctx, t, st, refs, grants); err != nil {
+	if err := s.readGrants(ctx, t, st, refs, full && walked.joined, grants); err != nil {
 		return mirror.CreditsSnapshot{}, err
 	}
 	snapshot := mirror.CreditsSnapshot{
@@ -97,8 +97,9 @@ func (s *Syncer) readCredits(ctx context.Context, t mirror.Target, st mirror.Syn
 
 // readGrants reads the grants that events named and the rows did not bring
 // along; without any event every grant of the customer, since any may have been
-// edited. A first copy has just stored the grants of the whole account.
-func (s *Syncer) readGrants(ctx context.Context, t mirror.Target, st mirror.SyncState, refs []mirror.EventRef, grants map[string]mirror.CreditGrant) error {
+// edited. A first copy has just stored the grants of the whole account. The end of
+// a full read asks for all of them.
+func (s *Syncer) readGrants(ctx context.Context, t mirror.Target, st mirror.SyncState, refs []mirror.EventRef, all bool, grants map[string]mirror.CreditGrant) error {
 	var named []string
 	for _, r := range refs {
 		if _, have := grants[r.Object]; !have && mirror.ValidGrantID(r.Object) && !slices.Contains(named, r.Object) {
@@ -106,7 +107,9 @@ func (s *Syncer) readGrants(ctx context.Context, t mirror.Target, st mirror.Sync
 		}
 	}
 	firstCopy := !st.HistoryComplete && len(st.Grants) > 0
-	if len(named) == 0 && (len(refs) > 0 || firstCopy) {
+	if all && st.HistoryComplete {
+		named = nil
+	} else if len(named) == 0 && (len(refs) > 0 || firstCopy) {
 		return nil
 	}
 	if len(named) == 1 {

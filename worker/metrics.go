@@ -1,6 +1,8 @@
 package worker
 
 import (
+	"errors"
+
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 )
@@ -15,6 +17,8 @@ type metrics struct {
 	lapsed      prometheus.Counter
 	reaped      prometheus.Counter
 	repaired    prometheus.Counter
+	driftFound  *prometheus.CounterVec
+	driftFixed  *prometheus.CounterVec
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -40,5 +44,23 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		lapsed:      counter("claims_lapsed_total", "Claims that could not be completed and were left to their lease."),
 		reaped:      counter("leases_reaped_total", "Leases that ran out and were given back."),
 		repaired:    counter("queue_repaired_total", "Targets that had lost their place in the queue and were put back."),
+		driftFound:  shared(r, "creditmirror_drift_found_total", "Differences found, by kind."),
+		driftFixed:  shared(r, "creditmirror_drift_repaired_total", "Differences proven gone, by kind."),
 	}
+}
+
+// shared is a counter by kind that several packages count in: the sweeps find,
+// syncs find and repair.
+func shared(r prometheus.Registerer, name, help string) *prometheus.CounterVec {
+	c := prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, []string{"kind"})
+	if r == nil {
+		return c
+	}
+	if err := r.Register(c); err != nil {
+		if have, ok := errors.AsType[prometheus.AlreadyRegisteredError](err); ok {
+			return have.ExistingCollector.(*prometheus.CounterVec)
+		}
+		panic(err) // as promauto does
+	}
+	return c
 }

@@ -270,7 +270,16 @@ func (p *Pool) settle(ctx context.Context, c queue.Claim, t mirror.Target, refs 
 			p.gate.Answered(t)
 		}
 		for _, f := range r.Findings {
+			p.m.driftFound.WithLabelValues(string(f.Kind)).Inc()
 			p.o.Log.Error("drift found", append(logTarget(t), zap.String("kind", string(f.Kind)), zap.String("currency", f.Currency), zap.String("cause", f.Cause))...)
+		}
+		for _, f := range r.Repaired {
+			p.m.driftFound.WithLabelValues(string(f.Kind)).Inc()
+			p.m.driftFixed.WithLabelValues(string(f.Kind)).Inc()
+			p.o.Log.Warn("drift found and repaired", append(logTarget(t), zap.String("kind", string(f.Kind)), zap.String("currency", f.Currency), zap.String("cause", f.Cause))...)
+		}
+		for _, k := range r.Closed {
+			p.m.driftFixed.WithLabelValues(string(k)).Inc()
 		}
 		p.o.Log.Debug("synced", append(fields, zap.Int("inserted", r.Inserted), zap.Int("updated", r.Updated))...)
 		if r.More {

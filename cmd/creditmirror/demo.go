@@ -31,7 +31,7 @@ func newDemo(e *env) *cobra.Command {
 	f.DurationVar(&o.For, "for", 0, "stop by itself after this time, compare and print the summary (default: run until Ctrl-C)")
 	f.IntVar(&o.Customers, "customers", 200, "customers at the start")
 	f.Float64Var(&o.Rate, "rate", 20, "changes per second")
-	f.BoolVar(&o.Chaos, "chaos", false, "lose, double and swap webhooks; answer calls with 429, 5xx and broken replies")
+	f.BoolVar(&o.Chaos, "chaos", false, "lose, double and swap webhooks; never make some events; answer calls with 429, 5xx and broken replies")
 	f.Int64Var(&o.Seed, "seed", 1, "what happens, and to whom; the same seed gives the same traffic")
 	f.StringVar(&o.Data, "data", "", "keep the mirror in this folder (default: a temporary one, removed at the end)")
 	f.StringVar(&logLevel, "log-level", "error", "debug, info, warn or error")

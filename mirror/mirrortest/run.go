@@ -39,6 +39,7 @@ func Run(t *testing.T, open func(t *testing.T) mirror.Store) {
 		{"Credits", creditsCases()},
 		{"DeadLetters", letterCases()},
 		{"Progress", progressCases()},
+		{"Sweeps", sweepCases()},
 		{"Reader", readerCases()},
 		{"Fidelity", fidelityCases()},
 		{"Isolation", isolationCases()},

@@ -145,7 +145,7 @@ func queueBalancePlan(b *pgx.Batch, snap mirror.BalanceSnapshot, held mirror.Bal
 	t := snap.Target
 	c := commitment{
 		target: t, eventSeq: snap.EventSeq, observedAt: snap.ObservedAt, events: snap.Events,
-		state: plan.State, open: plan.Open, close: plan.Close, livemode: snap.Customer.Livemode,
+		state: plan.State, open: plan.Open, repaired: plan.Repaired, close: plan.Close, livemode: snap.Customer.Livemode,
 	}
 	if plan.Customer != nil {
 		if err := queueCustomer(b, *plan.Customer); err != nil {

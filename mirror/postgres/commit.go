@@ -20,7 +20,8 @@ type commitment struct {
 	events     []mirror.EventRef
 	state      mirror.SyncState
 	open       []mirror.Finding
-	close      []mirror.DriftKind
+	repaired   []mirror.Finding
+	close      mirror.Closing
 	changes    []change
 	livemode   bool
 }
@@ -38,11 +39,22 @@ const (
 SELECT $1, $2, u.table_name, u.id, u.op
 FROM unnest($3::text[], $4::text[], $5::text[]) WITH ORDINALITY AS u (table_name, id, op, n) ORDER BY u.n`
 
+	// closeFindings closes what a commit proves gone of its own target.
 	closeFindings = `UPDATE creditmirror.drift_findings SET repaired_at = now(), synced_at = now()
-WHERE account = $1 AND customer = $2 AND scope = $3 AND kind = ANY ($4::text[]) AND repaired_at IS NULL`
+WHERE account = $1 AND customer = $2 AND scope = $3 AND repaired_at IS NULL
+  AND (kind = ANY ($4::text[]) OR kind = 'field_mismatch' AND object = ANY ($5::text[]) OR kind = 'missed_event' AND found_at <= $6)
+RETURNING kind`
 
-	openFindings = `INSERT INTO creditmirror.drift_findings (account, id, kind, customer, scope, currency, object, expected, actual, cause, found_at)
-SELECT $1, u.id, u.kind, u.customer, u.scope, u.currency, u.object, u.expected, u.actual, u.cause, coalesce(u.found_at, now())
+	// closeMissed closes what events were missed and are answered now. An event
+	// whose customer was not known has none in its finding either.
+	closeMissed = `UPDATE creditmirror.drift_findings AS f SET repaired_at = now(), synced_at = now()
+WHERE account = $1 AND customer IN ($2, '') AND kind = 'missed_event' AND repaired_at IS NULL
+  AND EXISTS (SELECT 1 FROM creditmirror.stripe_events AS e WHERE e.account = f.account AND e.id = f.object AND e.pending_scopes = 0)
+RETURNING kind`
+
+	openFindings = `INSERT INTO creditmirror.drift_findings (account, id, kind, customer, scope, currency, object, expected, actual, cause, found_at, repaired_at)
+SELECT $1, u.id, u.kind, u.customer, u.scope, u.currency, u.object, u.expected, u.actual, u.cause, coalesce(u.found_at, now()),
+  CASE WHEN $12::boolean THEN now() END
 FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[], $11::timestamptz[])
   AS u (id, kind, customer, scope, currency, object, expected, actual, cause, found_at)
 ORDER BY u.customer COLLATE "C", u.kind COLLATE "C", u.currency COLLATE "C", u.object COLLATE "C"
@@ -84,18 +96,30 @@ RETURNING e.id, e.created, coalesce(e.object, ''), e.type`
 func (c *commitment) queue(b *pgx.Batch, applied *mirror.Applied) {
 	t, st := c.target, c.state
 	b.Queue(writeState, t.Account, t.ID, string(t.Scope), st.Epoch, optTime(c.observedAt), st.HistoryComplete, optTime(st.CompleteTo),
-		clean(st.Walk.Cursor), optTime(st.Walk.Top), st.Walk.Full, st.Disproved)
+		clean(st.Walk.Cursor), optTime(st.Walk.Top), st.Walk.Full, st.Disproved, optTime(st.FullReadAt))
 	if len(c.changes) > 0 {
 		b.Queue(insertChanges, t.Account, t.ID,
 			column(c.changes, func(c *change) string { return c.table }),
 			column(c.changes, func(c *change) string { return c.id }),
 			column(c.changes, func(c *change) string { return c.op }))
 	}
-	if len(c.close) > 0 {
-		b.Queue(closeFindings, t.Account, t.ID, string(t.Scope), column(c.close, func(k *mirror.DriftKind) string { return string(*k) }))
+	closed := func(rows pgx.Rows) error {
+		for rows.Next() {
+			var kind string
+			if err := rows.Scan(&kind); err != nil {
+				return err
+			}
+			applied.Closed = append(applied.Closed, mirror.DriftKind(kind))
+		}
+		return rows.Err()
 	}
-	queueFindings(b, t.Account, c.open, func(f mirror.Finding) { applied.Findings = append(applied.Findings, f) })
+	b.Queue(closeFindings, t.Account, t.ID, string(t.Scope),
+		column(c.close.Kinds, func(k *mirror.DriftKind) string { return string(*k) }),
+		column(c.close.Objects, func(id *string) string { return clean(*id) }), optTime(c.close.MissedBefore)).Query(closed)
+	queueFindings(b, t.Account, c.open, false, func(f mirror.Finding) { applied.Findings = append(applied.Findings, f) })
+	queueFindings(b, t.Account, c.repaired, true, func(f mirror.Finding) { applied.Repaired = append(applied.Repaired, f) })
 	c.queueEvents(b, applied)
+	b.Queue(closeMissed, t.Account, t.ID).Query(closed)
 	b.Queue(dropTargetLetter, t.Account, t.ID, string(t.Scope))
 }
 
@@ -127,9 +151,9 @@ func (c *commitment) queueEvents(b *pgx.Batch, applied *mirror.Applied) {
 		column(known, func(e *mirror.EventRef) time.Time { return e.Created })).Query(collect)
 }
 
-// queueFindings queues findings of one account; opened is told of each that was
-// not open before.
-func queueFindings(b *pgx.Batch, account string, findings []mirror.Finding, opened func(mirror.Finding)) {
+// queueFindings queues findings of one account, open or repaired already; opened
+// is told of each that was stored: an open one only when it was not open before.
+func queueFindings(b *pgx.Batch, account string, findings []mirror.Finding, repaired bool, opened func(mirror.Finding)) {
 	if len(findings) == 0 {
 		return
 	}
@@ -152,6 +176,7 @@ func queueFindings(b *pgx.Batch, account string, findings []mirror.Finding, open
 		text(func(f *mirror.Finding) string { return f.Actual }),
 		text(func(f *mirror.Finding) string { return f.Cause }),
 		column(findings, func(f *mirror.Finding) optTime { return optTime(f.FoundAt) }),
+		repaired,
 	).Query(func(rows pgx.Rows) error {
 		for rows.Next() {
 			var id string

@@ -172,7 +172,7 @@ func queueCreditsPlan(b *pgx.Batch, snap mirror.CreditsSnapshot, held mirror.Cre
 	t := snap.Target
 	c := commitment{
 		target: t, eventSeq: snap.EventSeq, observedAt: snap.ObservedAt, events: snap.Events,
-		state: plan.State, open: plan.Open, close: plan.Close, livemode: livemode,
+		state: plan.State, open: plan.Open, repaired: plan.Repaired, close: plan.Close, livemode: livemode,
 	}
 	if len(plan.Grants) > 0 {
 		grants := sortedGrants(plan.Grants)

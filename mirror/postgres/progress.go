@@ -185,14 +185,3 @@ func (s *Store) SaveIncarnation(ctx context.Context, i mirror.Incarnation) error
 	}
 	return nil
 }
-
-// OpenFinding records a difference, once while it is open.
-func (s *Store) OpenFinding(ctx context.Context, f mirror.Finding) error {
-	err := s.once(ctx, func(b *pgx.Batch) {
-		queueFindings(b, f.Account, []mirror.Finding{f}, func(mirror.Finding) {})
-	})
-	if err != nil {
-		return fmt.Errorf("open finding %s of %s: %w", f.Kind, f.Customer, err)
-	}
-	return nil
-}

@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -15,15 +16,6 @@ WHERE account = $1 AND id = $2 AND NOT deleted`
 // lockCustomer reads whether a customer is held and deleted, and holds its row:
 // the tombstones of both ledgers may commit at the same moment.
 const lockCustomer = `SELECT deleted, livemode FROM creditmirror.customers WHERE account = $1 AND id = $2 FOR UPDATE`
-
-// buriedKinds are the findings that end with the customer: there is nothing left
-// at Stripe to compare with. What the kept rows say about themselves stays open.
-func buriedKinds() []mirror.DriftKind {
-	return []mirror.DriftKind{
-		mirror.DriftBalanceMismatch, mirror.DriftSummaryMismatch, mirror.DriftMissingTransaction,
-		mirror.DriftFieldMismatch, mirror.DriftMissingCustomer, mirror.DriftMissedEvent,
-	}
-}
 
 // ApplyTombstone commits that Stripe has deleted the customer.
 func (s *Store) ApplyTombstone(ctx context.Context, stone mirror.Tombstone) (mirror.Applied, error) {
@@ -42,10 +34,10 @@ func (s *Store) ApplyTombstone(ctx context.Context, stone mirror.Tombstone) (mir
 	}, func(b *pgx.Batch) error {
 		c := commitment{
 			target: t, eventSeq: stone.EventSeq, observedAt: stone.ObservedAt, events: stone.Events,
-			state: state, close: buriedKinds(), livemode: livemode,
+			state: state, close: mirror.TombstoneCloses(stone.ObservedAt), livemode: livemode,
 		}
 		c.state.HistoryComplete = true // there is nothing left that could be read
-		c.state.Walk = mirror.Walk{}
+		c.state.Walk, c.state.FullReadAt = mirror.Walk{}, time.Time{}
 		if state.CustomerHeld && !state.Deleted {
 			b.Queue(markDeleted, t.Account, t.ID, optTime(stone.ObservedAt))
 			c.changes = []change{{"customers", t.ID, opUpdate}}

@@ -218,7 +218,7 @@ func (c *commit) writeBalance(plan mirror.BalancePlan, held mirror.BalanceHeld) 
 	if _, err := c.inBatches(placeRows, places, account, customer, c.at); err != nil {
 		return err
 	}
-	return c.leave(plan.State, plan.Open, plan.Close)
+	return c.leave(plan.State, plan.Open, plan.Repaired, plan.Close)
 }
 
 func balanceRows(list []mirror.BalanceTransaction) [][]any {

@@ -206,7 +206,7 @@ func (c *commit) writeCredits(plan mirror.CreditsPlan, held mirror.CreditsHeld) 
 	if _, err := c.inBatches(writeSummary, summary, account, customer, c.at); err != nil {
 		return err
 	}
-	return c.leave(plan.State, plan.Open, plan.Close)
+	return c.leave(plan.State, plan.Open, plan.Repaired, plan.Close)
 }
 
 // creditsMode finds out whether the target lives in live mode, which the

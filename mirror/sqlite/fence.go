@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"time"
 
 	"github.com/creditmirror/creditmirror/mirror"
 )
@@ -11,7 +12,7 @@ import (
 const raiseEpoch = `
 INSERT INTO sync_state (account, customer, scope, epoch, synced_at) VALUES (?1, ?2, ?3, 1, ?4)
 ON CONFLICT (account, customer, scope) DO UPDATE SET epoch = epoch + 1, synced_at = excluded.synced_at
-RETURNING epoch, history_complete, complete_to, walk_cursor, walk_top, walk_full, disproved, observed_at`
+RETURNING epoch, history_complete, complete_to, walk_cursor, walk_top, walk_full, disproved, observed_at, full_read_at`
 
 // heldWhenBegun tells the newest event that waits for the target and whether its
 // customer is held.
@@ -33,7 +34,7 @@ func (s *Store) BeginSync(ctx context.Context, t mirror.Target) (mirror.SyncStat
 	err := s.w.do(ctx, volatile, func(tx *tx) error {
 		_, err := tx.row(raiseEpoch, []any{t.Account, t.ID, string(t.Scope), tx.at},
 			&st.Epoch, &st.HistoryComplete, timeColumn{&st.CompleteTo}, &st.Walk.Cursor,
-			timeColumn{&st.Walk.Top}, &st.Walk.Full, &st.Disproved, timeColumn{&st.ObservedAt})
+			timeColumn{&st.Walk.Top}, &st.Walk.Full, &st.Disproved, timeColumn{&st.ObservedAt}, timeColumn{&st.FullReadAt})
 		if err != nil {
 			return err
 		}
@@ -76,7 +77,7 @@ type commit struct {
 }
 
 const readState = `
-SELECT applied_epoch, ifnull(observed_at, ''), observed_at, history_complete, complete_to, walk_cursor, walk_top, walk_full, disproved
+SELECT applied_epoch, ifnull(observed_at, ''), observed_at, history_complete, complete_to, walk_cursor, walk_top, walk_full, disproved, full_read_at
 FROM sync_state WHERE account = ?1 AND customer = ?2 AND scope = ?3 AND epoch = ?4`
 
 // enter checks the fence. The transaction has the write lock from its beginning,
@@ -85,7 +86,7 @@ func (c *commit) enter() error {
 	t := c.target
 	found, err := c.row(readState, []any{t.Account, t.ID, string(t.Scope), c.epoch},
 		&c.applied, &c.observedWas, timeColumn{&c.was.ObservedAt}, &c.was.HistoryComplete, timeColumn{&c.was.CompleteTo},
-		&c.was.Walk.Cursor, timeColumn{&c.was.Walk.Top}, &c.was.Walk.Full, &c.was.Disproved)
+		&c.was.Walk.Cursor, timeColumn{&c.was.Walk.Top}, &c.was.Walk.Full, &c.was.Disproved, timeColumn{&c.was.FullReadAt})
 	if err != nil {
 		return err
 	}
@@ -98,13 +99,13 @@ func (c *commit) enter() error {
 
 const writeState = `
 UPDATE sync_state SET applied_epoch = ?4, observed_at = ?5, history_complete = ?6, complete_to = ?7,
-       walk_cursor = ?8, walk_top = ?9, walk_full = ?10, disproved = ?11, synced_at = ?12
+       walk_cursor = ?8, walk_top = ?9, walk_full = ?10, disproved = ?11, synced_at = ?12, full_read_at = ?13
 WHERE account = ?1 AND customer = ?2 AND scope = ?3`
 
 const dropTargetLetter = `DELETE FROM dead_letters WHERE account = ?1 AND id = ?2`
 
 // leave writes what every commit writes besides rows.
-func (c *commit) leave(st mirror.SyncState, open []mirror.Finding, shut []mirror.DriftKind) error {
+func (c *commit) leave(st mirror.SyncState, open, repaired []mirror.Finding, shut mirror.Closing) error {
 	t := c.target
 	if err := c.closeFindings(shut); err != nil {
 		return err
@@ -118,21 +119,30 @@ func (c *commit) leave(st mirror.SyncState, open []mirror.Finding, shut []mirror
 			c.out.Findings = append(c.out.Findings, f)
 		}
 	}
+	for _, f := range repaired {
+		if _, err := c.recordFinding(f, c.at); err != nil {
+			return err
+		}
+	}
+	c.out.Repaired = repaired
 	if err := c.writeChanges(); err != nil {
 		return err
 	}
 	if err := c.answerEvents(); err != nil {
 		return err
 	}
+	if err := c.closeMissed(); err != nil {
+		return err
+	}
 	// Clocks of two hosts differ; what readers are told of freshness never goes back.
 	observed := max(c.observed, c.observedWas)
 	same := c.applied == c.epoch && observed == c.observedWas && st.HistoryComplete == c.was.HistoryComplete &&
 		st.CompleteTo.Equal(c.was.CompleteTo) && st.Walk.Cursor == c.was.Walk.Cursor &&
-		st.Walk.Top.Equal(c.was.Walk.Top) && st.Walk.Full == c.was.Walk.Full && st.Disproved == c.was.Disproved
+		st.Walk.Top.Equal(c.was.Walk.Top) && st.Walk.Full == c.was.Walk.Full && st.Disproved == c.was.Disproved && st.FullReadAt.Equal(c.was.FullReadAt)
 	if !same {
 		if err := c.exec(writeState, t.Account, t.ID, string(t.Scope), c.epoch, observed,
 			flag(st.HistoryComplete), nullTime(st.CompleteTo), st.Walk.Cursor, nullTime(st.Walk.Top),
-			flag(st.Walk.Full), flag(st.Disproved), c.at); err != nil {
+			flag(st.Walk.Full), flag(st.Disproved), c.at, nullTime(st.FullReadAt)); err != nil {
 			return err
 		}
 	}
@@ -181,13 +191,6 @@ WHERE account = ?1 AND id = ?2 AND NOT deleted`
 	customerMode = `SELECT livemode FROM customers WHERE account = ?1 AND id = ?2`
 )
 
-// buriedKinds are the findings that end with the customer: there is nothing left
-// at Stripe to compare with. What the kept rows say about themselves stays open.
-var buriedKinds = []mirror.DriftKind{
-	mirror.DriftBalanceMismatch, mirror.DriftSummaryMismatch, mirror.DriftMissingTransaction,
-	mirror.DriftFieldMismatch, mirror.DriftMissingCustomer, mirror.DriftMissedEvent,
-}
-
 // ApplyTombstone marks a customer deleted and keeps its history.
 func (s *Store) ApplyTombstone(ctx context.Context, d mirror.Tombstone) (mirror.Applied, error) {
 	c := &commit{
@@ -205,8 +208,8 @@ func (s *Store) ApplyTombstone(ctx context.Context, d mirror.Tombstone) (mirror.
 			c.changed("customers", d.Target.ID, d.Target.ID, "update")
 		}
 		st := c.was
-		st.HistoryComplete, st.Walk = true, mirror.Walk{}
-		return c.leave(st, nil, buriedKinds)
+		st.HistoryComplete, st.Walk, st.FullReadAt = true, mirror.Walk{}, time.Time{}
+		return c.leave(st, nil, nil, mirror.TombstoneCloses(d.ObservedAt))
 	})
 	if err != nil {
 		return mirror.Applied{}, fmt.Errorf("apply tombstone of %s: %w", d.Target, err)

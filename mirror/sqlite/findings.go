@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 
 	"github.com/google/uuid"
@@ -11,50 +12,139 @@ import (
 
 const (
 	openFinding = `
-INSERT INTO drift_findings (account, id, kind, customer, scope, currency, object, expected, actual, cause, found_at, synced_at)
-VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
+INSERT INTO drift_findings (account, id, kind, customer, scope, currency, object, expected, actual, cause, found_at, repaired_at, synced_at)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?13, ?12)
 ON CONFLICT DO NOTHING`
 
+	// closeFindings closes what a commit proves gone of its own target.
 	closeFindings = `
 UPDATE drift_findings SET repaired_at = ?4, synced_at = ?4
 WHERE account = ?1 AND customer = ?2 AND scope = ?3 AND repaired_at IS NULL
-  AND kind IN (SELECT value FROM json_each(?5))`
+  AND (kind IN (SELECT value FROM json_each(?5))
+       OR kind = 'field_mismatch' AND object IN (SELECT value->>0 FROM json_each(?6))
+       OR kind = 'missed_event' AND found_at <= ?7)
+RETURNING kind`
+
+	// closeMissed closes what events were missed and are answered now. An event
+	// whose customer was not known has none in its finding either.
+	closeMissed = `
+UPDATE drift_findings SET repaired_at = ?3, synced_at = ?3
+WHERE account = ?1 AND customer IN (?2, '') AND kind = 'missed_event' AND repaired_at IS NULL
+  AND EXISTS (SELECT 1 FROM stripe_events e WHERE e.account = ?1 AND e.id = drift_findings.object AND e.pending_scopes = 0)
+RETURNING kind`
+
+	listFindings = `
+SELECT id, kind, account, customer, scope, currency, object, expected, actual, cause, found_at, repaired_at
+FROM drift_findings
+WHERE (repaired_at IS NULL OR ?1 <> '' AND repaired_at >= ?1) AND id > ?2
+  AND (?3 IS NULL OR account = ?3) AND (?4 = '' OR customer = ?4) AND (?5 = '' OR kind = ?5)
+ORDER BY id LIMIT ?6`
 )
 
 // openFinding tells whether the difference was not open before.
-func (t *tx) openFinding(f mirror.Finding) (bool, error) {
+func (t *tx) openFinding(f mirror.Finding) (bool, error) { return t.recordFinding(f, nil) }
+
+// recordFinding stores a finding that is open, or repaired already.
+func (t *tx) recordFinding(f mirror.Finding, repaired any) (bool, error) {
 	found := t.at
 	if !f.FoundAt.IsZero() {
 		found = stamp(f.FoundAt)
 	}
 	n, err := t.affect(openFinding, f.Account, "drift_"+uuid.NewString(), string(f.Kind), f.Customer, string(f.Scope),
-		f.Currency, plain(f.Object), plain(f.Expected), plain(f.Actual), plain(f.Cause), found, t.at)
+		f.Currency, plain(f.Object), plain(f.Expected), plain(f.Actual), plain(f.Cause), found, t.at, repaired)
 	return n > 0, err
 }
 
-// closeFindings closes the target's open findings of the kinds.
-func (c *commit) closeFindings(kinds []mirror.DriftKind) error {
-	if len(kinds) == 0 {
-		return nil
-	}
-	list := "["
-	for i, k := range kinds {
+// closeFindings closes what the commit proves gone of its target.
+func (c *commit) closeFindings(shut mirror.Closing) error {
+	kinds := "["
+	for i, k := range shut.Kinds {
 		if i > 0 {
-			list += ","
+			kinds += ","
 		}
-		list += fmt.Sprintf("%q", string(k))
+		kinds += fmt.Sprintf("%q", string(k))
 	}
-	return c.exec(closeFindings, c.target.Account, c.target.ID, string(c.target.Scope), c.at, list+"]")
+	objects := make([][]any, len(shut.Objects))
+	for i, id := range shut.Objects {
+		objects[i] = []any{id}
+	}
+	text, err := batch(objects)
+	if err != nil {
+		return err
+	}
+	before := ""
+	if !shut.MissedBefore.IsZero() {
+		before = stamp(shut.MissedBefore)
+	}
+	return c.each(closeFindings, []any{c.target.Account, c.target.ID, string(c.target.Scope), c.at, kinds + "]", text, before}, c.noteClosed)
+}
+
+// closeMissed closes findings of missed events that are answered now.
+func (c *commit) closeMissed() error {
+	return c.each(closeMissed, []any{c.target.Account, c.target.ID, c.at}, c.noteClosed)
+}
+
+func (c *commit) noteClosed(rows *sql.Rows) error {
+	var kind string
+	err := rows.Scan(&kind)
+	c.out.Closed = append(c.out.Closed, mirror.DriftKind(kind))
+	return err
 }
 
 // OpenFinding records a difference, once while it is open.
 func (s *Store) OpenFinding(ctx context.Context, f mirror.Finding) error {
+	_, err := s.OpenFindings(ctx, []mirror.Finding{f})
+	return err
+}
+
+// OpenFindings records differences and returns those that were not open before.
+func (s *Store) OpenFindings(ctx context.Context, list []mirror.Finding) ([]mirror.Finding, error) {
+	if len(list) == 0 {
+		return nil, nil
+	}
+	var opened []mirror.Finding
 	err := s.w.do(ctx, durable, func(tx *tx) error {
-		_, err := tx.openFinding(f)
-		return err
+		opened = nil
+		for _, f := range list {
+			fresh, err := tx.openFinding(f)
+			if err != nil {
+				return err
+			}
+			if fresh {
+				opened = append(opened, f)
+			}
+		}
+		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("open finding %s of %s: %w", f.Kind, f.Customer, explain(s.path, err))
+		return nil, fmt.Errorf("open %d findings: %w", len(list), explain(s.path, err))
 	}
-	return nil
+	return opened, nil
+}
+
+// Findings lists findings by id.
+func (s *Store) Findings(ctx context.Context, q mirror.FindingsQuery) ([]mirror.Finding, error) {
+	since, account := "", any(nil)
+	if !q.RepairedSince.IsZero() {
+		since = stamp(q.RepairedSince)
+	}
+	if q.Account != nil {
+		account = *q.Account
+	}
+	var list []mirror.Finding
+	err := s.read(ctx, func(r *reading) error {
+		return r.each(listFindings, []any{since, q.After, account, q.Customer, string(q.Kind), q.Limit}, func(rows *sql.Rows) error {
+			var f mirror.Finding
+			var kind, scope string
+			err := rows.Scan(&f.ID, &kind, &f.Account, &f.Customer, &scope, &f.Currency, &f.Object, &f.Expected, &f.Actual, &f.Cause,
+				timeColumn{&f.FoundAt}, timeColumn{&f.RepairedAt})
+			f.Kind, f.Scope = mirror.DriftKind(kind), mirror.Scope(scope)
+			list = append(list, f)
+			return err
+		})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("findings: %w", err)
+	}
+	return list, nil
 }

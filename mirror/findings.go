@@ -1,0 +1,137 @@
+package mirror
+
+import (
+	"context"
+	"time"
+)
+
+// Causes of findings, as far as they can be told.
+const (
+	// CauseMissedEvent: no event told of the change, or none that arrived.
+	CauseMissedEvent = "missed event"
+	// CauseSilentEdit: Stripe sends no event for what was edited.
+	CauseSilentEdit = "edit without event"
+	// CauseTornRead: Stripe's replies did not fit each other.
+	CauseTornRead = "torn read"
+	// CauseLostRedis: the mark of a received event was lost with Redis.
+	CauseLostRedis = "lost Redis"
+	// CauseUnknown: none of the above explains it.
+	CauseUnknown = "unknown"
+)
+
+// FindingsQuery asks for a part of the findings. The zero value asks for all
+// that are open.
+type FindingsQuery struct {
+	// Account is nil for all of them.
+	Account  *string
+	Customer string
+	Kind     DriftKind
+	// RepairedSince asks also for those repaired at that time or later.
+	RepairedSince time.Time
+	// After is the ID of the last finding of the page before.
+	After string
+	Limit int
+}
+
+// Findings keeps the differences that were found. One that is open is recorded
+// once, and it stays open until a commit proves it gone: a sync of its target
+// whose reads show that it is, or the answer to the event that it tells of.
+type Findings interface {
+	// OpenFindings records differences in one transaction and returns those that
+	// were not open before.
+	OpenFindings(ctx context.Context, list []Finding) ([]Finding, error)
+	// Findings lists them by ID, at most Limit.
+	Findings(ctx context.Context, q FindingsQuery) ([]Finding, error)
+}
+
+// Closing is what a commit proves gone: the rule that both databases follow.
+// Only findings of the commit's own target are closed, except that a missed_event
+// finding is closed wherever its event is answered.
+type Closing struct {
+	// Kinds are closed whatever object they name.
+	Kinds []DriftKind
+	// Objects are rows and grants that the sync read, so that what is held equals
+	// Stripe: their field_mismatch findings are closed.
+	Objects []string
+	// MissedBefore closes missed_event findings made before this time: everything
+	// that was to be read because of them has been read. Zero closes none.
+	MissedBefore time.Time
+}
+
+// TombstoneCloses is what ends with a customer: there is nothing left at Stripe
+// to compare with. What the kept rows say about themselves stays open.
+func TombstoneCloses(observed time.Time) Closing {
+	return Closing{
+		Kinds: []DriftKind{
+			DriftBalanceMismatch, DriftSummaryMismatch, DriftMissingTransaction, DriftFieldMismatch, DriftMissingCustomer,
+		},
+		MissedBefore: observed,
+	}
+}
+
+// closeKinds are what a proven ledger closes; full tells that every row was read.
+func closeKinds(full bool, kinds ...DriftKind) []DriftKind {
+	kinds = append(kinds, DriftMissingTransaction, DriftMissingCustomer)
+	if full {
+		kinds = append(kinds, DriftUnexpectedTransaction, DriftFieldMismatch, DriftOrphan)
+	}
+	return kinds
+}
+
+// repairsPerCommit bounds the findings that one full read records: a new version
+// of Stripe's API may show a field more in every row.
+const repairsPerCommit = 20
+
+// untold is how long an event may be on its way until a row without one counts
+// as missed.
+const untold = time.Minute
+
+// HeldCustomer is a customer with its rows of customer_balances.
+type HeldCustomer struct {
+	CustomerView
+	Balances map[string]int64
+}
+
+// Place is where a list that is ordered by created and id goes on: before it.
+type Place struct {
+	Created time.Time
+	ID      string
+}
+
+// Comparer reads what is held in the batches that a comparison with Stripe's
+// lists needs; each call is one query's worth of work.
+type Comparer interface {
+	// HeldCustomers returns those of the customers that are held, by id, without
+	// their raw JSON.
+	HeldCustomers(ctx context.Context, account string, ids []string) (map[string]HeldCustomer, error)
+	// HeldGrants returns those of the grants that are held, by id.
+	HeldGrants(ctx context.Context, account string, ids []string) (map[string]HeldGrantRow, error)
+	// LivingCustomers lists customers held, not deleted and on no test clock,
+	// newest first, from just before a place down to (and with) the time from.
+	LivingCustomers(ctx context.Context, account string, before Place, from time.Time, limit int) ([]Place, error)
+	// HeldClocks lists the test clocks that customers held and not deleted live on.
+	HeldClocks(ctx context.Context, account string) ([]string, error)
+	// GrantHolders lists the customers of held grants with id > after, by id;
+	// deleted ones do not count.
+	GrantHolders(ctx context.Context, account, after string, limit int) ([]string, error)
+}
+
+// FullRead is a complete history and when every row of it was last read.
+type FullRead struct {
+	Target Target
+	At     time.Time
+	// Requested tells that RequestFullRead asked for the next one.
+	Requested bool
+}
+
+// FullReads orders the reading anew of whole histories.
+type FullReads interface {
+	// RequestFullRead makes the next sync of each target read its whole history.
+	// The targets still have to be marked. Targets never synced are left alone.
+	RequestFullRead(ctx context.Context, targets []Target) error
+	// FullReads lists complete histories, the longest unread first, that were last
+	// read before the given time. Deleted customers do not count.
+	FullReads(ctx context.Context, account string, before time.Time, limit int) ([]FullRead, error)
+	// FullReadCount counts the histories that FullReads can list.
+	FullReadCount(ctx context.Context, account string) (int64, error)
+}

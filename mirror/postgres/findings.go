@@ -1,0 +1,63 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/creditmirror/creditmirror/mirror"
+)
+
+const listFindings = `SELECT id, kind, account, customer, scope, currency, object, expected, actual, cause, found_at, repaired_at
+FROM creditmirror.drift_findings
+WHERE (repaired_at IS NULL OR repaired_at >= $1::timestamptz) AND id > $2
+  AND ($3::text IS NULL OR account = $3) AND ($4::text = '' OR customer = $4) AND ($5::text = '' OR kind = $5)
+ORDER BY id LIMIT $6`
+
+// OpenFinding records a difference, once while it is open.
+func (s *Store) OpenFinding(ctx context.Context, f mirror.Finding) error {
+	_, err := s.OpenFindings(ctx, []mirror.Finding{f})
+	return err
+}
+
+// OpenFindings records differences and returns those that were not open before.
+func (s *Store) OpenFindings(ctx context.Context, list []mirror.Finding) ([]mirror.Finding, error) {
+	if len(list) == 0 {
+		return nil, nil
+	}
+	var accounts []string
+	byAccount := map[string][]mirror.Finding{}
+	for _, f := range list {
+		if _, met := byAccount[f.Account]; !met {
+			accounts = append(accounts, f.Account)
+		}
+		byAccount[f.Account] = append(byAccount[f.Account], f)
+	}
+	var opened []mirror.Finding
+	err := s.once(ctx, func(b *pgx.Batch) {
+		opened = nil
+		for _, account := range accounts {
+			queueFindings(b, account, byAccount[account], false, func(f mirror.Finding) { opened = append(opened, f) })
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open %d findings: %w", len(list), err)
+	}
+	return opened, nil
+}
+
+// Findings lists findings by id.
+func (s *Store) Findings(ctx context.Context, q mirror.FindingsQuery) ([]mirror.Finding, error) {
+	list, err := query(ctx, s, func(row pgx.CollectableRow) (f mirror.Finding, err error) {
+		var kind, scope string
+		err = row.Scan(&f.ID, &kind, &f.Account, &f.Customer, &scope, &f.Currency, &f.Object, &f.Expected, &f.Actual, &f.Cause,
+			(*optTime)(&f.FoundAt), (*optTime)(&f.RepairedAt))
+		f.Kind, f.Scope = mirror.DriftKind(kind), mirror.Scope(scope)
+		return f, err
+	}, listFindings, optTime(q.RepairedSince), q.After, q.Account, q.Customer, string(q.Kind), q.Limit)
+	if err != nil {
+		return nil, fmt.Errorf("list findings: %w", err)
+	}
+	return list, nil
+}

@@ -1,0 +1,11 @@
+-- What the balances sweep and the scrub look for: the age of the last full read
+-- of each history, and customers in the order in which Stripe lists them.
+
+-- +goose Up
+
+ALTER TABLE creditmirror.sync_state ADD COLUMN full_read_at timestamptz;
+UPDATE creditmirror.sync_state AS s SET full_read_at = observed_at
+WHERE history_complete
+  AND NOT EXISTS (SELECT 1 FROM creditmirror.customers AS c WHERE c.account = s.account AND c.id = s.customer AND c.deleted);
+CREATE INDEX sync_state_full_read ON creditmirror.sync_state (account, full_read_at, customer, scope) WHERE full_read_at IS NOT NULL;
+CREATE INDEX customers_living ON creditmirror.customers (account, created, id) WHERE NOT deleted AND test_clock IS NULL;

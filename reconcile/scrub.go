@@ -1,0 +1,230 @@
+package reconcile
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/creditmirror/creditmirror/mirror"
+)
+
+// SweepScrub is the sweep's name in the table sweeps.
+const SweepScrub = "scrub"
+
+const (
+	// scrubBatch bounds how many histories are asked for at a time, and scrubBacklog
+	// how much swept work may wait: the database knows the rest.
+	scrubBatch   = 100
+	scrubBacklog = 200
+	// scrubTick is how often the scrub looks whether something is due.
+	scrubTick = 5 * time.Second
+	// scrubSlack is how far behind its period the scrub may be and still count as
+	// successful.
+	scrubSlack = 0.1
+)
+
+// ScrubStore is what the scrub needs. Every mirror.Store is one.
+type ScrubStore interface {
+	Store
+	mirror.FullReads
+}
+
+// ScrubOptions tune a Scrub.
+type ScrubOptions struct {
+	// Period in which every history is read in full once. Defaults to 720 h.
+	Period time.Duration
+	Log    *zap.Logger
+	Now    func() time.Time
+}
+
+// Scrub has every history read anew from its first row to its last, the longest
+// unread first: what no event and no balance tells of is found by nothing else.
+// The reads are syncs of the swept class, so that live work goes first. When a
+// history was read last is in the database, so there is nothing to resume.
+type Scrub struct {
+	store ScrubStore
+	queue Queue
+	o     ScrubOptions
+}
+
+// NewScrub returns a Scrub.
+func NewScrub(store ScrubStore, queue Queue, o ScrubOptions) *Scrub {
+	if o.Period <= 0 {
+		o.Period = 720 * time.Hour
+	}
+	if o.Log == nil {
+		o.Log = zap.NewNop()
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return &Scrub{store: store, queue: queue, o: o}
+}
+
+// scrubState is what the scrub keeps between looks.
+type scrubState struct {
+	// Owed is the part of a history that is due and not asked for yet.
+	Owed float64 `json:"owed"`
+	// Looked is when it was last reckoned.
+	Looked time.Time `json:"looked"`
+	// Urgent: all histories not read since are due now, whatever the period.
+	Urgent time.Time `json:"urgent,omitzero"`
+}
+
+// Urge makes every history due that was not read since t: after a gap that the
+// events sweep cannot close.
+func (s *Scrub) Urge(ctx context.Context, account string, t time.Time) error {
+	sweep, err := s.store.Sweep(ctx, account, SweepScrub)
+	if err != nil {
+		return err
+	}
+	var st scrubState
+	_ = json.Unmarshal(sweep.State, &st) //nolint:errcheck // an unreadable state begins anew
+	st.Urgent = t.UTC()
+	return s.save(ctx, sweep, st)
+}
+
+func (s *Scrub) save(ctx context.Context, sweep mirror.Sweep, st scrubState) (err error) {
+	if sweep.State, err = json.Marshal(st); err != nil {
+		return err
+	}
+	return s.store.SaveSweep(ctx, sweep)
+}
+
+// Step asks for the full reads that have come due since the last step, spread
+// evenly over the period, and tells how many.
+func (s *Scrub) Step(ctx context.Context, account string) (int, error) {
+	sweep, err := s.store.Sweep(ctx, account, SweepScrub)
+	if err != nil {
+		return 0, err
+	}
+	now := s.o.Now().UTC()
+	var st scrubState
+	if json.Unmarshal(sweep.State, &st) != nil || st.Looked.IsZero() {
+		st = scrubState{Looked: now, Urgent: st.Urgent}
+		sweep.StartedAt = now
+	}
+	total, err := s.store.FullReadCount(ctx, account)
+	if err != nil {
+		return 0, err
+	}
+	// A pause of the process is made up for, but not in one go.
+	elapsed := min(now.Sub(st.Looked), s.o.Period/24)
+	st.Owed = min(st.Owed+max(elapsed.Seconds(), 0)/s.o.Period.Seconds()*float64(total), float64(total))
+	st.Looked = now
+
+	asked := 0
+	if st.Owed >= 1 {
+		if asked, err = s.ask(ctx, account, now, min(int(st.Owed), scrubBatch)); err != nil {
+			return 0, err
+		}
+		st.Owed -= float64(asked)
+	}
+	if !st.Urgent.IsZero() {
+		n, left, err := s.pass(ctx, account, st.Urgent)
+		if err != nil {
+			return asked, err
+		}
+		if asked += n; left == 0 {
+			st.Urgent = time.Time{}
+		}
+	}
+	overdue, err := s.store.FullReads(ctx, account, now.Add(-time.Duration((1+scrubSlack)*float64(s.o.Period))), 1)
+	if err != nil {
+		return asked, err
+	}
+	if len(overdue) == 0 {
+		sweep.LastSuccess, sweep.Watermark = now, now.Add(-s.o.Period)
+	}
+	return asked, s.save(ctx, sweep, st)
+}
+
+// ask marks up to n histories that were not read since before, and tells how many.
+func (s *Scrub) ask(ctx context.Context, account string, before time.Time, n int) (int, error) {
+	backlog, err := s.queue.Backlog(ctx)
+	if err != nil || backlog >= scrubBacklog {
+		return 0, err
+	}
+	dead, err := deadTargets(ctx, s.store)
+	if err != nil {
+		return 0, err
+	}
+	// Those asked for earlier may still wait at the front of the list.
+	list, err := s.store.FullReads(ctx, account, before, n+backlog+len(dead)+scrubBatch)
+	if err != nil {
+		return 0, err
+	}
+	targets := make([]mirror.Target, len(list))
+	for i, f := range list {
+		targets[i] = f.Target
+	}
+	queued, err := s.queue.Queued(ctx, targets)
+	if err != nil {
+		return 0, err
+	}
+	due := targets[:0]
+	for i, t := range targets {
+		// One in the queue that was asked for is read in full when its turn comes.
+		if dead[t] || queued[i] && list[i].Requested {
+			continue
+		}
+		if due = append(due, t); len(due) == n {
+			break
+		}
+	}
+	if len(due) == 0 {
+		return 0, nil
+	}
+	if err := s.store.RequestFullRead(ctx, due); err != nil {
+		return 0, err
+	}
+	return len(due), s.queue.MarkSwept(ctx, due)
+}
+
+// pass asks for a batch of histories not read since before, and tells how many
+// are left that can be read.
+func (s *Scrub) pass(ctx context.Context, account string, before time.Time) (asked, left int, err error) {
+	if asked, err = s.ask(ctx, account, before, scrubBatch); err != nil {
+		return 0, 0, err
+	}
+	dead, err := deadTargets(ctx, s.store)
+	if err != nil {
+		return asked, 0, err
+	}
+	list, err := s.store.FullReads(ctx, account, before, len(dead)+1)
+	for _, f := range list {
+		if !dead[f.Target] {
+			left++
+		}
+	}
+	return asked, left, err
+}
+
+// Pass reads every history once, now, and returns when all have been read that
+// can be. progress is told of each batch.
+func (s *Scrub) Pass(ctx context.Context, account string, progress func(asked int)) error {
+	begun := s.o.Now().UTC()
+	for {
+		asked, left, err := s.pass(ctx, account, begun)
+		if err != nil {
+			return err
+		}
+		if asked > 0 {
+			progress(asked)
+		}
+		if left == 0 {
+			break
+		}
+		if err := pause(ctx, 100*time.Millisecond); err != nil {
+			return err
+		}
+	}
+	sweep, err := s.store.Sweep(ctx, account, SweepScrub)
+	if err != nil {
+		return err
+	}
+	sweep.StartedAt, sweep.Watermark, sweep.LastSuccess = begun, begun, s.o.Now().UTC()
+	return s.store.SaveSweep(ctx, sweep)
+}
