@@ -330,8 +330,45 @@ func TestF26_EventsCursorGone(t *testing.T) {
 	if _, err := sweep.Run(t.Context(), ""); err != nil {
 		t.Fatal(err)
 	}
-	if n := len(b.queue.live); n != 5 || !b.watermark(t).Equal(t0) {
+	// The newest event was listed at a minute before now, by Stripe's clock.
+	if n := len(b.queue.live); n != 5 || !b.watermark(t).Equal(t0.Add(-time.Minute)) {
 		t.Errorf("%d marks, watermark %v; want all 5", n, b.watermark(t))
+	}
+}
+
+// F10: what Redis may have forgotten is looked at again, however the pass fails
+// and whichever process makes it.
+func TestF10_EventsRewind(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	if err := b.events(true).Rewind(t.Context(), ""); err != nil || !b.watermark(t).IsZero() {
+		t.Errorf("%v, watermark %v; want nothing to rewind before the first copy", err, b.watermark(t))
+	}
+	b.since(t, t0)
+	b.stripe.events = []mirror.Event{updated(1, 50*time.Minute), updated(2, 70*time.Minute)}
+	if err := b.events(true).Rewind(t.Context(), ""); err != nil {
+		t.Fatal(err)
+	}
+	b.faults.hook = func(call string) error {
+		if call == "events" {
+			return errInjected
+		}
+		return nil
+	}
+	if _, err := b.events(true).Run(t.Context(), ""); !errors.Is(err, errInjected) {
+		t.Fatal(err)
+	}
+	b.faults.hook = nil
+	result, err := b.events(true).Run(t.Context(), "")
+	if err != nil || result.Missed != 1 || len(result.Findings) != 1 || result.Findings[0].Cause != mirror.CauseLostRedis {
+		t.Errorf("%+v, %v; want the event of the last hour, put down to Redis", result, err)
+	}
+	if got := b.watermark(t); !got.Equal(t0.Add(-clockTolerance)) {
+		t.Errorf("watermark %v", got)
+	}
+	b.stripe.events = append(b.stripe.events, updated(3, 20*time.Second))
+	if result, err = b.events(true).Run(t.Context(), ""); err != nil || len(result.Findings) != 1 || result.Findings[0].Cause != mirror.CauseMissedEvent {
+		t.Errorf("%+v, %v; want the next pass to be an ordinary one", result, err)
 	}
 }
 

@@ -81,7 +81,7 @@ func TestFirstCopy(t *testing.T) {
 		if test {
 			n, wantPhases = 14, slices.Insert(wantPhases, 1, phaseClocks)
 		}
-		want := fmt.Sprintf(`%d customers, 5 grants, 0 left, {"phase":"done","customers":%d,"grants":5,"left":0}, last success %v, watermark %v`, n, n, t0, t0)
+		want := fmt.Sprintf(`%d customers, 5 grants, 0 left, {"phase":"done","customers":%d,"grants":5,"left":0}, last success %v, watermark %v`, n, n, t0, t0.Add(-clockTolerance))
 		if got := b.copied(t); got != want {
 			t.Errorf("test mode %v: %s\nwant %s", test, got, want)
 		}
@@ -333,12 +333,73 @@ func TestFirstCopyEndsWithItsContext(t *testing.T) {
 	}
 }
 
+// A key without the permission for credits: the histories are copied, and the
+// rest once the key may read it.
+func TestF27_FirstCopyWithoutCredits(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.fill()
+	refused := true
+	b.faults.hook = func(call string) error {
+		switch {
+		case call == "backlog":
+			b.work(t)
+		case call == "grants" && refused:
+			return &stripeapi.Error{Kind: stripeapi.KindForbidden}
+		}
+		return nil
+	}
+	f := b.copier(false)
+	if err := f.Run(t.Context(), "", func(Copied) {}); !errors.Is(err, stripeapi.ErrForbidden) {
+		t.Errorf("%v, want the refusal", err)
+	}
+	if done, err := f.Done(t.Context(), ""); done || err != nil {
+		t.Errorf("done %v, %v without the grants", done, err)
+	}
+	if left, err := b.store.Store.UnsyncedCount(t.Context(), ""); left != 0 || err != nil {
+		t.Errorf("%d histories left, %v; want none", left, err)
+	}
+	refused, b.stripe.calls = false, nil
+	if err := f.Run(t.Context(), "", func(Copied) {}); err != nil {
+		t.Fatal(err)
+	}
+	if done, err := f.Done(t.Context(), ""); !done || err != nil || slices.Contains(b.stripe.calls, "customers  after=") {
+		t.Errorf("done %v, %v, calls %v; want it to go on with the grants", done, err, b.stripe.calls)
+	}
+	if page, err := b.store.Store.Grants(t.Context(), "", "", mirror.Page{Limit: 100}); err != nil || len(page.Rows) != 5 {
+		t.Errorf("%d grants, %v", len(page.Rows), err)
+	}
+}
+
+// A key without the permission for test clocks costs their customers and nothing else.
+func TestF27_FirstCopyWithoutClocks(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.fill()
+	b.faults.hook = func(call string) error {
+		switch call {
+		case "backlog":
+			b.work(t)
+		case "clocks":
+			return &stripeapi.Error{Kind: stripeapi.KindForbidden}
+		}
+		return nil
+	}
+	f := b.copier(true)
+	if err := f.Run(t.Context(), "", func(Copied) {}); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := b.store.Store.Customers(t.Context(), "", "", 100); err != nil || len(n) != 5 {
+		t.Errorf("%d customers, %v; want those of the plain list", len(n), err)
+	}
+}
+
 func TestFirstCopyErrors(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	b.fill()
 	b.faults.hook = func(call string) error {
-		if call == "grants" {
+		if call == "customers" {
 			return &stripeapi.Error{Kind: stripeapi.KindForbidden}
 		}
 		return nil

@@ -311,8 +311,8 @@ func TestF04_RunnerLeaseHangs(t *testing.T) {
 	})
 }
 
-// What Redis lost is marked again, and the events are swept, before the stamp
-// says that all is well; a failure on the way begins again.
+// What Redis lost is marked again, and the events rewound for good, before the
+// stamp says that all is well; a failure on the way begins again.
 func TestF10_RunnerHealsInOrder(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -321,14 +321,11 @@ func TestF10_RunnerHealsInOrder(t *testing.T) {
 		lost := updated(1, 0)
 		lost.Created = time.Now()
 		m.pending = []mirror.PendingEvent{{Seq: 1, Event: lost, Target: lost.Targets()[0]}}
+		seen := time.Now().Add(-time.Minute)
+		m.sweeps["/"+SweepEvents] = mirror.Sweep{Watermark: seen}
 		m.set("events", &stripeapi.Error{Kind: stripeapi.KindUnavailable})
-		r := m.replica(t, q, "a", RunnerOptions{EventsInterval: time.Hour})
-		pass(3 * checkInterval)
-		if m.count("stamp") != 0 || len(q.live) == 0 {
-			t.Error("stamped before the events were swept")
-		}
-		m.set("events", nil)
 		m.set("pending", errors.New("away"))
+		r := m.replica(t, q, "a", RunnerOptions{EventsInterval: time.Hour})
 		pass(3 * checkInterval)
 		if m.count("stamp") != 0 {
 			t.Error("stamped before the inbox was marked again")
@@ -339,10 +336,14 @@ func TestF10_RunnerHealsInOrder(t *testing.T) {
 		m.mu.Unlock()
 		pass(checkInterval)
 		m.mu.Lock()
-		if got, want := strings.Join(m.log, " "), "pending events of a stamp stamp"; !strings.HasPrefix(got, want) {
+		if got, want := strings.Join(m.log, " "), "pending stamp stamp events of a"; !strings.HasPrefix(got, want) {
 			t.Errorf("%s, want %s", got, want)
 		}
+		if got := m.sweeps["/"+SweepEvents].Watermark; !got.Equal(seen.Add(-rewindOverlap)) || len(q.live) == 0 {
+			t.Errorf("watermark %v, %d marks; want it an hour back, though Stripe is away", got, len(q.live))
+		}
 		m.mu.Unlock()
+		m.set("events", nil)
 		pass(time.Minute)
 		ids := []string{q.incs[0].ID, q.incs[1].ID}
 		if ids[0] == "" || m.incs[0].HighWater < 10 {
@@ -359,6 +360,67 @@ func TestF10_RunnerHealsInOrder(t *testing.T) {
 		if q.incs[0].ID == "" || q.incs[0].ID == ids[0] || testutil.ToFloat64(r.m.lost) != 1 {
 			t.Errorf("%+v, %v losses; want it healed", q.incs, testutil.ToFloat64(r.m.lost))
 		}
+		r.end()
+	})
+}
+
+// oneRefused is a gate that is closed for one account.
+type oneRefused struct {
+	mu       sync.Mutex
+	account  string
+	refused  []string
+	answered []string
+}
+
+func (g *oneRefused) Closed(t mirror.Target) time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if t.Account == g.account {
+		return 15 * time.Second
+	}
+	return 0
+}
+
+func (g *oneRefused) Refused(t mirror.Target, _ error) time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.refused = append(g.refused, t.Account+" "+string(t.Scope))
+	return 15 * time.Second
+}
+
+func (g *oneRefused) Answered(t mirror.Target) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.answered = append(g.answered, t.Account+" "+string(t.Scope))
+}
+
+// A refused key is not called by sweeps either, and a refusal that a sweep meets
+// closes the gate for all.
+func TestF27_RunnerAsksTheGate(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory()
+		m.set("events", &stripeapi.Error{Kind: stripeapi.KindUnauthorized})
+		gate := &oneRefused{account: "acct_closed"}
+		r := m.replica(t, newQueue(&faults{}), "a", RunnerOptions{Accounts: []string{"acct_closed"}, Gate: gate})
+		pass(time.Second)
+		r.stripe.mu.Lock()
+		for _, call := range r.stripe.calls {
+			if strings.Contains(call, "acct_closed") {
+				t.Errorf("called: %s", call)
+			}
+		}
+		r.stripe.mu.Unlock()
+		gate.mu.Lock()
+		if !slices.Contains(gate.refused, " "+SweepEvents) || slices.Contains(gate.refused, "acct_closed "+SweepEvents) {
+			t.Errorf("refused %q; want the platform's events sweep", gate.refused)
+		}
+		if !slices.Contains(gate.answered, " "+SweepBackfill) {
+			t.Errorf("answered %q; want the platform's first copy", gate.answered)
+		}
+		gate.account = ""
+		gate.mu.Unlock()
+		m.set("events", nil)
 		r.end()
 	})
 }
