@@ -19,6 +19,9 @@ var (
 	// changes an immutable field. Ledgers are append-only, so the reply is wrong or
 	// stale: nothing was written.
 	ErrLedgerRewritten = errors.New("the reply rewrites history")
+	// ErrUnstorable: the database refuses these very values, and would refuse them
+	// again. It is no outage.
+	ErrUnstorable = errors.New("the database refuses the values")
 	// ErrNotFound: the mirror does not hold it.
 	ErrNotFound = errors.New("not in the mirror")
 	// ErrSchema: the database's schema is not one this program can work on.

@@ -57,7 +57,7 @@ func (s *Syncer) syncBalance(ctx context.Context, t mirror.Target, refs []mirror
 			AcceptDisproof: p.accept, Events: refs,
 		})
 		if err == nil {
-			return Result{Applied: applied, More: !read.joined}, nil
+			return Result{Applied: applied, More: !read.joined, Unproven: p.accept}, nil
 		}
 		if err := p.next(ctx, stored(err)); err != nil {
 			return Result{}, err

@@ -46,7 +46,7 @@ func (s *Syncer) syncCredits(ctx context.Context, t mirror.Target, refs []mirror
 			snapshot.AcceptDisproof = p.accept
 			var applied mirror.Applied
 			if applied, err = s.store.ApplyCredits(ctx, snapshot); err == nil {
-				return Result{Applied: applied, More: !snapshot.Joined}, nil
+				return Result{Applied: applied, More: !snapshot.Joined, Unproven: p.accept}, nil
 			}
 			err = stored(err)
 		}

@@ -14,6 +14,9 @@ import (
 // probeInterval is how often a refused key is tried again, by one target.
 const probeInterval = 15 * time.Second
 
+// probeTime is how long others wait for the answer to a probe before they ask again.
+const probeTime = time.Second
+
 // Gate stops calls for an account whose key Stripe refuses, and opens again by
 // itself: every 15 s one target passes as a probe, and its success lets all pass.
 // A key that lacks a single permission (403) closes only the scope it concerns.
@@ -32,6 +35,7 @@ type door struct {
 
 type closure struct {
 	since, probeAt time.Time
+	probing        bool // a probe is on its way
 	reason         string
 }
 
@@ -59,13 +63,17 @@ func (g *Gate) Closed(t mirror.Target) time.Duration {
 	shut := g.shut(t)
 	var wait time.Duration
 	for _, c := range shut {
-		wait = max(wait, c.probeAt.Sub(now))
+		left := c.probeAt.Sub(now)
+		if c.probing {
+			left = min(left, probeTime)
+		}
+		wait = max(wait, left)
 	}
 	if wait > 0 {
 		return wait
 	}
 	for _, c := range shut {
-		c.probeAt = now.Add(probeInterval) // this target is the probe
+		c.probeAt, c.probing = now.Add(probeInterval), true // this target is the probe
 	}
 	return 0
 }
@@ -93,7 +101,7 @@ func (g *Gate) Unasked(t mirror.Target) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, c := range g.shut(t) {
-		c.probeAt = g.now()
+		c.probeAt, c.probing = g.now(), false
 	}
 }
 
@@ -111,7 +119,7 @@ func (g *Gate) Refused(t mirror.Target, err error) time.Duration {
 		c = &closure{since: now}
 		g.closed[d] = c
 	}
-	c.reason, c.probeAt = err.Error(), now.Add(probeInterval)
+	c.reason, c.probeAt, c.probing = err.Error(), now.Add(probeInterval), false
 	return probeInterval
 }
 

@@ -62,6 +62,28 @@ func TestGateProbes(t *testing.T) {
 	}
 }
 
+// Who comes while a probe is on its way waits for its answer, and not for the
+// next probe.
+func TestF27_GateOthersWaitForTheProbe(t *testing.T) {
+	t.Parallel()
+	g, pass := gateClock()
+	g.Refused(balanceOf(cus), failure(stripeapi.KindUnauthorized))
+	if wait := g.Closed(balanceOf("cus_2")); wait != probeInterval {
+		t.Errorf("wait %v before the probe, want %v", wait, probeInterval)
+	}
+	pass(probeInterval)
+	if g.Closed(balanceOf(cus)) != 0 {
+		t.Fatal("want a probe")
+	}
+	if wait := g.Closed(balanceOf("cus_2")); wait != probeTime {
+		t.Errorf("wait %v during the probe, want %v", wait, probeTime)
+	}
+	g.Refused(balanceOf(cus), failure(stripeapi.KindUnauthorized))
+	if wait := g.Closed(balanceOf("cus_2")); wait != probeInterval {
+		t.Errorf("wait %v after the probe, want %v", wait, probeInterval)
+	}
+}
+
 // One scope's answer says nothing of a permission that another lacks.
 func TestGateAnswerOfAnotherScope(t *testing.T) {
 	t.Parallel()

@@ -144,6 +144,10 @@ func (p *Pool) Run(ctx context.Context) error {
 	return nil
 }
 
+// doubts are the waits before a target is read again whose new finding may only
+// be a list that lagged.
+var doubts = [...]time.Duration{time.Second, 4 * time.Second, 15 * time.Second, time.Minute}
+
 // giveBackTimeout bounds how long targets in work may take to notice that they
 // are cut off.
 const giveBackTimeout = 3 * time.Second
@@ -284,6 +288,14 @@ func (p *Pool) settle(ctx context.Context, c queue.Claim, t mirror.Target, refs 
 		p.o.Log.Debug("synced", append(fields, zap.Int("inserted", r.Inserted), zap.Int("updated", r.Updated))...)
 		if r.More {
 			p.release(ctx, c, 0)
+			return
+		}
+		if r.Unproven && (len(r.Findings) > 0 || c.Attempts > 0) && c.Attempts < len(doubts) {
+			// Lists may have lagged for longer than the sync was patient: a new finding
+			// is looked at again, an old one waits for its next event or sweep.
+			if _, err := p.queue.Fail(ctx, c, doubts[c.Attempts]); err != nil {
+				p.lapse(c, err)
+			}
 			return
 		}
 		p.done(ctx, c)

@@ -224,6 +224,7 @@ func TestJudge(t *testing.T) {
 		{errUnlisted, "lagging", tryAgain, false},
 		{fmt.Errorf("%w: x", mirror.ErrLedgerRewritten), "ledger_rewritten", tryAgain, false},
 		{mirror.ErrDisproved, "failed", tryAgain, false},
+		{stored(fmt.Errorf("x: %w", mirror.ErrUnstorable)), "failed", tryAgain, false},
 		{stripe(stripeapi.KindNotFound), "failed", tryAgain, false},
 		{stripe(stripeapi.KindRefused), "failed", tryAgain, false},
 		{errors.New("panic: x"), "failed", tryAgain, false},
@@ -260,6 +261,7 @@ func TestParseRefs(t *testing.T) {
 
 func TestPoolOutcomes(t *testing.T) {
 	t.Parallel()
+	found := mirror.Applied{Findings: []mirror.Finding{{Kind: mirror.DriftChainGap}}}
 	for _, test := range []struct {
 		name     string
 		attempts int
@@ -272,6 +274,10 @@ func TestPoolOutcomes(t *testing.T) {
 		{"ok", 0, false, Result{}, nil, "done", 0},
 		{"more", 0, false, Result{More: true}, nil, "release", 0},
 		{"R4 fenced", 11, true, Result{}, mirror.ErrFenced, "release", 0},
+		{"refused values", 11, true, Result{}, stored(fmt.Errorf("x: %w", mirror.ErrUnstorable)), "done", 1},
+		{"new finding", 0, true, Result{Unproven: true, Applied: found}, nil, "fail", 0},
+		{"new finding seen through", 4, true, Result{Unproven: true, Applied: found}, nil, "done", 0},
+		{"known finding", 0, true, Result{Unproven: true}, nil, "done", 0},
 		{"store away", 11, true, Result{}, stored(errors.New("disk")), "release", 0},
 		{"429", 11, true, Result{}, failure(stripeapi.KindRateLimited), "release", 0},
 		{"401", 11, true, Result{}, failure(stripeapi.KindUnauthorized), "release", 0},
@@ -387,6 +393,33 @@ func TestPoolMoreRunsAgain(t *testing.T) {
 	})
 }
 
+// F24: a list may lag for longer than a sync is patient, and no later event may
+// come: a new finding is looked at again, four times in 80 s.
+func TestF24_NewFindingsAreLookedAtAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue(balanceOf(cus).Key())
+		began := time.Now()
+		var at []time.Duration
+		r := start(t, q, Options{}, func(context.Context, mirror.Target, []mirror.EventRef) (Result, error) {
+			at = append(at, time.Since(began).Round(time.Second))
+			result := Result{Unproven: true}
+			if len(at) == 1 { // known from then on
+				result.Findings = []mirror.Finding{{Kind: mirror.DriftChainGap}}
+			}
+			return result, nil
+		})
+		pass(time.Hour)
+		if want := []time.Duration{0, time.Second, 5 * time.Second, 20 * time.Second, 80 * time.Second}; !slices.Equal(at, want) || len(q.keys) != 0 {
+			t.Errorf("synced at %v, want %v; %d keys left", at, want, len(q.keys))
+		}
+		if n := len(r.letters.kept); n != 0 {
+			t.Errorf("%d dead letters", n)
+		}
+		r.end(t)
+	})
+}
+
 func TestF04_LeaseLost(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -438,12 +471,37 @@ func TestPoolDrainTimeout(t *testing.T) {
 		synctest.Wait()
 		began := time.Now()
 		r.stop()
-		if err := <-r.ended; err == nil || time.Since(began) != 3*time.Second {
-			t.Errorf("%v after %v, want an error after 3s", err, time.Since(began))
+		if err := <-r.ended; err != nil || time.Since(began) != 3*time.Second {
+			t.Errorf("%v after %v, want the end after 3s", err, time.Since(began))
 		}
 		if got := q.done(); got != "release" {
 			t.Errorf("%s, want it given back", got)
 		}
+	})
+}
+
+// F21: a sync that hangs and heeds nothing is left to its lease; the process
+// stops all the same.
+func TestF21_PoolLeavesHungSyncs(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue(balanceOf(cus).Key())
+		hung := make(chan struct{})
+		r := start(t, q, Options{DrainTimeout: 3 * time.Second}, func(context.Context, mirror.Target, []mirror.EventRef) (Result, error) {
+			<-hung
+			return Result{}, errors.New("at last")
+		})
+		synctest.Wait()
+		began := time.Now()
+		r.stop()
+		if err := <-r.ended; err != nil || time.Since(began) != 3*time.Second+giveBackTimeout {
+			t.Errorf("%v after %v", err, time.Since(began))
+		}
+		if got := q.done(); got != "" {
+			t.Errorf("%s, want nothing: the lease runs out", got)
+		}
+		close(hung)
+		synctest.Wait()
 	})
 }
 

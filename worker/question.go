@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 
+	"go.uber.org/zap"
+
 	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/stripeapi"
 )
@@ -25,6 +27,8 @@ func (s *Syncer) resolveGrant(ctx context.Context, t mirror.Target, refs []mirro
 			g, err = s.stripe.Grant(ctx, t.Account, t.ID)
 		}
 		if errors.Is(err, stripeapi.ErrNotFound) {
+			s.o.Log.Warn("an event names a credit grant that Stripe does not know; there is nothing to sync",
+				zap.String("account", t.Account), zap.String("grant_id", t.ID))
 			return false, stored(s.store.ResolveEvents(ctx, t, nil))
 		}
 		if err != nil {

@@ -90,6 +90,8 @@ type Result struct {
 	More bool
 	// Deleted tells that the customer is gone at Stripe.
 	Deleted bool
+	// Unproven tells that the reply was stored although it might not prove the balance.
+	Unproven bool
 	// Local tells that the mirror had the answer, so that Stripe was not asked.
 	Local bool
 }
@@ -111,7 +113,7 @@ func (e *storeError) Unwrap() error { return e.err }
 func stored(err error) error {
 	switch {
 	case err == nil, errors.Is(err, mirror.ErrFenced), errors.Is(err, mirror.ErrDisproved),
-		errors.Is(err, mirror.ErrLedgerRewritten), errors.Is(err, mirror.ErrNotFound):
+		errors.Is(err, mirror.ErrLedgerRewritten), errors.Is(err, mirror.ErrNotFound), errors.Is(err, mirror.ErrUnstorable):
 		return err
 	}
 	return &storeError{err}

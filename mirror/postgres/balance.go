@@ -89,7 +89,7 @@ func (s *Store) ApplyBalance(ctx context.Context, snap mirror.BalanceSnapshot) (
 		return queueBalancePlan(b, snap, held, plan, &applied)
 	})
 	if err != nil {
-		return mirror.Applied{}, fmt.Errorf("apply %s, epoch %d: %w", snap.Target, snap.Epoch, rewritten(err))
+		return mirror.Applied{}, fmt.Errorf("apply %s, epoch %d: %w", snap.Target, snap.Epoch, refused(err))
 	}
 	applied.Answered = distinct(applied.Answered)
 	return applied, nil

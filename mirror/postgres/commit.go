@@ -192,11 +192,16 @@ func queueFindings(b *pgx.Batch, account string, findings []mirror.Finding, repa
 	})
 }
 
-// rewritten recognises the refusal of a row that is new to the plan but held
-// already: then its time of creation has changed, and that cannot be.
-func rewritten(err error) error {
-	if sqlState(err) == "23505" {
+// refused recognises refusals that are about the values. A row that is new to the
+// plan but held already has another time of creation, and that cannot be; other
+// data exceptions, constraints and program limits would be met again each time.
+func refused(err error) error {
+	state := sqlState(err)
+	switch {
+	case state == "23505":
 		return fmt.Errorf("%w: a row that is held came back with another time: %w", mirror.ErrLedgerRewritten, err)
+	case strings.HasPrefix(state, "22"), strings.HasPrefix(state, "23"), strings.HasPrefix(state, "54"):
+		return fmt.Errorf("%w: %w", mirror.ErrUnstorable, err)
 	}
 	return err
 }

@@ -72,7 +72,7 @@ func (s *Store) ApplyCredits(ctx context.Context, snap mirror.CreditsSnapshot) (
 		return nil
 	})
 	if err != nil {
-		return mirror.Applied{}, fmt.Errorf("apply %s, epoch %d: %w", snap.Target, snap.Epoch, rewritten(err))
+		return mirror.Applied{}, fmt.Errorf("apply %s, epoch %d: %w", snap.Target, snap.Epoch, refused(err))
 	}
 	applied.Answered = distinct(applied.Answered)
 	return applied, nil

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"encoding/json"
+	"errors"
 	"testing"
 	"unicode/utf8"
 
@@ -46,6 +47,19 @@ func FuzzCleanJSON(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestUnstorableValues: what the database will never take is told apart from an
+// outage, so that its target becomes a dead letter instead of being read for ever.
+func TestUnstorableValues(t *testing.T) {
+	t.Parallel()
+	s := openStore(t, newMirror(t))
+	a := &account{customer: "cus_A"}
+	a.add(-1)
+	a.rows[0].Raw = json.RawMessage(`{"id":"cbtxn_cus_A_000001","n":1e1000000}`)
+	if _, err := a.sync(t.Context(), s, 1); !errors.Is(err, mirror.ErrUnstorable) {
+		t.Errorf("%v, want %v", err, mirror.ErrUnstorable)
+	}
 }
 
 // TestUnstorableCharacters: rows with them are stored without them, and are not

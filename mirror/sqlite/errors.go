@@ -6,6 +6,8 @@ import (
 
 	driver "modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
+
+	"github.com/creditmirror/creditmirror/mirror"
 )
 
 // code is the primary result code of an SQLite error, 0 for any other error.
@@ -41,6 +43,8 @@ func explain(path string, err error) error {
 		advice = "another process holds the write lock for too long"
 	case sqlite3.SQLITE_IOERR:
 		advice = "the disk reports an error"
+	case sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_RANGE:
+		return fmt.Errorf("%w: %w", mirror.ErrUnstorable, err)
 	default:
 		return err
 	}
