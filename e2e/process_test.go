@@ -161,6 +161,49 @@ func TestStoppedInOrderUnderLoadF07I3(t *testing.T) {
 	})
 }
 
+// TestStoppedWhileADependencyHangsF07F21: whatever hangs, a stop ends in time and
+// with exit 0, and loses nothing.
+func TestStoppedWhileADependencyHangsF07F21(t *testing.T) {
+	t.Parallel()
+	on(t, []backend{external}, func(t *testing.T, b backend) {
+		for _, hangs := range []string{"redis", "stripe"} {
+			t.Run(hangs, func(t *testing.T) {
+				t.Parallel()
+				w := newWorld(t, b, setup{})
+				n := w.spawn(nil)
+				customer := w.stripe.customer()
+				w.stripe.credit(customer, 100, "usd")
+				w.copied()
+				w.equal()
+				w.faults(withoutEventsSweep())
+				if hangs == "stripe" {
+					w.faults(withoutEventsSweep(), stripesim.Fault{Kind: stripesim.FaultSlow, Probability: 1, Delay: stripesim.Duration(time.Minute), Customer: customer})
+				}
+				w.change(customer, -10)
+				if a := w.deliver(event("customer.updated", customer, time.Now())); a.code != http.StatusOK {
+					t.Fatalf("%+v", a)
+				}
+				if hangs == "redis" {
+					w.redis.Pause()
+				}
+				began := time.Now()
+				n.signal(syscall.SIGTERM)
+				eventually(t, 30*time.Second, "it ends", that(func() bool { return !n.alive() }))
+				if n.err != nil {
+					t.Fatalf("it ended with %v, want exit 0", n.err)
+				}
+				t.Logf("ended after %v", time.Since(began).Round(time.Millisecond))
+				if hangs == "redis" {
+					w.redis.Continue()
+				}
+				w.faults(withoutEventsSweep())
+				n.respawn(nil)
+				w.equal()
+			})
+		}
+	})
+}
+
 // TestBigHistoryKilledHalfwayF41 reads a history of 5,000 rows in pieces of 2,000.
 func TestBigHistoryKilledHalfwayF41(t *testing.T) {
 	t.Parallel()

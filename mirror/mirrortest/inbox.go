@@ -245,8 +245,17 @@ func questionSeveral(t *testing.T, h *Harness) {
 
 func questionNone(t *testing.T, h *Harness) {
 	record(t, h, granted("evt_1", "credgr_1"))
-	noErr(t, h.ResolveEvents(t.Context(), mirror.Target{Scope: mirror.ScopeGrantOwner, ID: "credgr_1"}, nil))
+	question := mirror.Target{Scope: mirror.ScopeGrantOwner, ID: "credgr_1"}
+	for _, target := range []mirror.Target{question, {Scope: mirror.ScopeGrantOwner, ID: "credgr_2"}} {
+		noErr(t, h.SaveDeadLetter(t.Context(), mirror.DeadLetter{ID: mirror.DeadLetterID(target), Target: target, Reason: "x", Attempts: 12}))
+	}
+	noErr(t, h.ResolveEvents(t.Context(), question, nil))
 	requirePending(t, h)
+	// The question's letter goes with it, and no other one.
+	letters, err := h.DeadLetters(t.Context(), "", 10)
+	if err != nil || len(letters) != 1 || letters[0].Target.ID != "credgr_2" {
+		t.Fatalf("letters %+v, %v; want that of the other question", letters, err)
+	}
 }
 
 func pendingPages(t *testing.T, h *Harness) {
