@@ -19,8 +19,10 @@ type Claim struct {
 	Key string
 	// Class is the class it waited in.
 	Class Class
-	// Refs are the refs of its marks, oldest first; some or all may be missing.
-	Refs []string
+	// Refs are the refs of its marks, oldest first. Unnamed tells that there were
+	// marks that Refs does not name.
+	Refs    []string
+	Unnamed bool
 	// Attempts counts the runs since the last completed one that failed or whose
 	// lease ran out.
 	Attempts int
@@ -31,6 +33,7 @@ type Claim struct {
 	// and never later than Redis will take it.
 	Expires time.Time
 
+	named     int // bytes of refs in Redis
 	partition int
 	gen       string
 	value     string // what the claim hash holds while the claim is owned
@@ -184,8 +187,13 @@ func parseClaims(c *call, partition int, token string, before time.Time, lease t
 		if f[2] == "1" {
 			cl.Class = Sweep
 		}
-		if f[5] != "" {
-			cl.Refs = strings.Split(f[5], "\n")
+		names := strings.TrimLeft(f[5], "*+")
+		cl.named = len(names)
+		cl.Unnamed = len(names) < len(f[5]) || names == ""
+		for name := range strings.SplitSeq(names, "\n") {
+			if name != "" {
+				cl.Refs = append(cl.Refs, name)
+			}
 		}
 		claims = append(claims, cl)
 	}
@@ -232,7 +240,7 @@ func (q *Queue) Renew(ctx context.Context, claims []Claim) (lost []Claim, err er
 // waiting once more. It returns [ErrLost] when the claim is no longer owned; a
 // Done whose reply got lost and that is repeated says so too.
 func (q *Queue) Done(ctx context.Context, c Claim) (again bool, err error) {
-	n, err := q.one(ctx, q.call(q.scripts.done, c.partition, q.channel, c.Key, c.value, c.gen))
+	n, err := q.one(ctx, q.call(q.scripts.done, c.partition, q.channel, c.Key, c.value, c.gen, c.named))
 	if err != nil {
 		return false, fmt.Errorf("complete %s: %w", c.Key, err)
 	}

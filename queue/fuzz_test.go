@@ -39,8 +39,9 @@ func FuzzMark(f *testing.F) {
 		if ref == "" || ref == "second" || len(ref) > queue.MaxRef || strings.Contains(ref, "\n") {
 			want = []string{"second"}
 		}
-		if !slices.Equal(claims[0].Refs, want) {
-			t.Fatalf("refs %q, want %q", claims[0].Refs, want)
+		unnamed := ref == "" || len(ref) > queue.MaxRef || strings.Contains(ref, "\n")
+		if !slices.Equal(claims[0].Refs, want) || claims[0].Unnamed != unnamed {
+			t.Fatalf("refs %q, unnamed %v, want %q, %v", claims[0].Refs, claims[0].Unnamed, want, unnamed)
 		}
 		if again, err := q.Done(t.Context(), claims[0]); again || err != nil {
 			t.Fatalf("done: %v, %v", again, err)

@@ -58,8 +58,8 @@ const (
 	MaxKey = 512
 	// MaxRef is the longest ref, in bytes; longer ones are not kept.
 	MaxRef = 255
-	// MaxRefs is how many refs of a key are kept, the newest ones.
-	MaxRefs = 64
+	// MaxRefs is how many refs of a key are kept, the oldest ones.
+	MaxRefs = 32
 	// MaxDelay is the longest delay.
 	MaxDelay = 30 * 24 * time.Hour
 )
@@ -76,7 +76,7 @@ type Mark struct {
 	// leased.
 	Delay time.Duration
 	// Ref is handed to whoever claims the key, such as an event's id. It is a
-	// hint: only the newest [MaxRefs] are kept, each at most [MaxRef] bytes and
+	// hint: only the oldest [MaxRefs] are kept, each at most [MaxRef] bytes and
 	// without a line break, and losing one must be harmless.
 	Ref string
 }

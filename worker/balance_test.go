@@ -138,7 +138,7 @@ func TestI5_BalanceRewrittenLedgerIsBounded(t *testing.T) {
 	b.sync(t, balanceOf(cus))
 	b.stripe.made()
 	a.rows = a.rows[1:]
-	_, err := b.syncer.Sync(t.Context(), balanceOf(cus), nil)
+	_, err := b.syncer.Sync(t.Context(), balanceOf(cus), nil, false)
 	if !errors.Is(err, mirror.ErrLedgerRewritten) || judge(err).then != tryAgain {
 		t.Fatalf("%v, want ErrLedgerRewritten", err)
 	}
@@ -184,7 +184,7 @@ func TestI13_F28_BalanceOfAVanishedCustomer(t *testing.T) {
 			b.sync(t, balanceOf(cus))
 			b.stripe.made()
 			test.change(b.stripe, a)
-			r, err := b.syncer.Sync(t.Context(), balanceOf(cus), nil)
+			r, err := b.syncer.Sync(t.Context(), balanceOf(cus), nil, false)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -236,7 +236,7 @@ func TestF26_BalanceCursorGoneInTheHead(t *testing.T) {
 		}
 		return nil
 	}
-	_, err := b.syncer.Sync(t.Context(), balanceOf(cus), nil)
+	_, err := b.syncer.Sync(t.Context(), balanceOf(cus), nil, false)
 	if err == nil || judge(err).then != tryAgain {
 		t.Errorf("%v, want an error that is tried again", err)
 	}
@@ -260,7 +260,7 @@ func TestBalanceErrorsPassThrough(t *testing.T) {
 				}
 				return nil
 			}
-			_, err := b.syncer.Sync(t.Context(), balanceOf(cus), nil)
+			_, err := b.syncer.Sync(t.Context(), balanceOf(cus), nil, false)
 			if e, ok := errors.AsType[*stripeapi.Error](err); !ok || e.Kind != kind {
 				t.Errorf("%v at %s: %v", kind, at, err)
 			}
@@ -282,7 +282,7 @@ func TestBalanceStoreErrors(t *testing.T) {
 			}
 			return nil
 		}
-		_, err := b.syncer.Sync(t.Context(), balanceOf(cus), nil)
+		_, err := b.syncer.Sync(t.Context(), balanceOf(cus), nil, false)
 		if v := judge(err); v.outcome != "store_error" || !strings.Contains(err.Error(), "disk on fire") {
 			t.Errorf("%s: %v is %s, want store_error", at, err, v.outcome)
 		}
@@ -299,7 +299,7 @@ func TestR3_BalanceFenced(t *testing.T) {
 		_, err := b.store.BeginSync(t.Context(), balanceOf(cus))
 		return err
 	}
-	_, err := b.syncer.Sync(t.Context(), balanceOf(cus), nil)
+	_, err := b.syncer.Sync(t.Context(), balanceOf(cus), nil, false)
 	if !errors.Is(err, mirror.ErrFenced) || len(b.stripe.calls) != 1 {
 		t.Fatalf("%v after %d calls, want ErrFenced after one", err, len(b.stripe.calls))
 	}
@@ -323,7 +323,7 @@ func TestS21_RereadWaitEndsWithTheContext(t *testing.T) {
 			}
 			return nil
 		}
-		if _, err := b.syncer.Sync(ctx, target, nil); !errors.Is(err, context.Canceled) {
+		if _, err := b.syncer.Sync(ctx, target, nil, false); !errors.Is(err, context.Canceled) {
 			t.Errorf("%s: %v, want context.Canceled", target, err)
 		}
 		cancel()
@@ -353,7 +353,7 @@ func TestBalanceInPieces(t *testing.T) {
 
 func TestSyncUnknownScope(t *testing.T) {
 	t.Parallel()
-	_, err := NewSyncer(nil, nil, nil, SyncOptions{}).Sync(t.Context(), mirror.Target{Scope: "x"}, nil)
+	_, err := NewSyncer(nil, nil, nil, SyncOptions{}).Sync(t.Context(), mirror.Target{Scope: "x"}, nil, false)
 	if err == nil {
 		t.Error("no error")
 	}

@@ -18,16 +18,16 @@ import (
 // the bounds of each grant have to do.
 const grantsProvenOneByOne = 10
 
-func (s *Syncer) syncCredits(ctx context.Context, t mirror.Target, refs []mirror.EventRef) (Result, error) {
+func (s *Syncer) syncCredits(ctx context.Context, t mirror.Target, refs []mirror.EventRef, thorough bool) (Result, error) {
 	st, err := s.store.BeginSync(ctx, t)
 	if err != nil {
 		return Result{}, stored(err)
 	}
 	p := patience{s: s, full: st.Disproved || st.Walk.Full}
-	prove := !st.HistoryComplete || len(refs) == 0 // a full read proves anyway
+	prove := thorough || !st.HistoryComplete // a full read proves anyway
 	for {
 		observed := s.o.Now()
-		snapshot, err := s.readCredits(ctx, t, st, refs, p.full, prove || p.full)
+		snapshot, err := s.readCredits(ctx, t, st, refs, thorough, p.full, prove || p.full)
 		if vanished(err) {
 			gone, lookErr := s.lookAgain(ctx, t)
 			if lookErr != nil {
@@ -59,7 +59,7 @@ func (s *Syncer) syncCredits(ctx context.Context, t mirror.Target, refs []mirror
 // readCredits reads one piece of a customer's billing credits: the rows with
 // their grants, the grants that the rows did not bring along, and the summary
 // where a proof is asked for.
-func (s *Syncer) readCredits(ctx context.Context, t mirror.Target, st mirror.SyncState, refs []mirror.EventRef, full, prove bool) (mirror.CreditsSnapshot, error) {
+func (s *Syncer) readCredits(ctx context.Context, t mirror.Target, st mirror.SyncState, refs []mirror.EventRef, thorough, full, prove bool) (mirror.CreditsSnapshot, error) {
 	grants := map[string]mirror.CreditGrant{}
 	list := func(after string, limit int) ([]mirror.CreditTransaction, bool, error) {
 		page, err := s.stripe.CreditPage(ctx, t.Account, t.ID, after, limit)
@@ -76,7 +76,7 @@ func (s *Syncer) readCredits(ctx context.Context, t mirror.Target, st mirror.Syn
 	if err != nil {
 		return mirror.CreditsSnapshot{}, err
 	}
-	if err := s.readGrants(ctx, t, st, refs, full && walked.joined, grants); err != nil {
+	if err := s.readGrants(ctx, t, st, refs, thorough, full && walked.joined, grants); err != nil {
 		return mirror.CreditsSnapshot{}, err
 	}
 	snapshot := mirror.CreditsSnapshot{
@@ -96,10 +96,10 @@ func (s *Syncer) readCredits(ctx context.Context, t mirror.Target, st mirror.Syn
 }
 
 // readGrants reads the grants that events named and the rows did not bring
-// along; without any event every grant of the customer, since any may have been
+// along; for a thorough sync every grant of the customer, since any may have been
 // edited. A first copy has just stored the grants of the whole account. The end of
 // a full read asks for all of them.
-func (s *Syncer) readGrants(ctx context.Context, t mirror.Target, st mirror.SyncState, refs []mirror.EventRef, all bool, grants map[string]mirror.CreditGrant) error {
+func (s *Syncer) readGrants(ctx context.Context, t mirror.Target, st mirror.SyncState, refs []mirror.EventRef, thorough, all bool, grants map[string]mirror.CreditGrant) error {
 	var named []string
 	for _, r := range refs {
 		if _, have := grants[r.Object]; !have && mirror.ValidGrantID(r.Object) && !slices.Contains(named, r.Object) {
@@ -109,10 +109,10 @@ func (s *Syncer) readGrants(ctx context.Context, t mirror.Target, st mirror.Sync
 	firstCopy := !st.HistoryComplete && len(st.Grants) > 0
 	if all && st.HistoryComplete {
 		named = nil
-	} else if len(named) == 0 && (len(refs) > 0 || firstCopy) {
+	} else if len(named) == 0 && (!thorough || firstCopy) {
 		return nil
 	}
-	if len(named) == 1 {
+	if len(named) == 1 && !thorough {
 		g, err := s.stripe.Grant(ctx, t.Account, named[0])
 		if err == nil {
 			grants[g.ID] = g

@@ -123,7 +123,7 @@ func TestS20_CreditsAnnouncedRowIsWaitedFor(t *testing.T) {
 	row = b.stripe.move(a, g, -100)
 	a.hidden, reads, b.stripe.before = 1, 0, nil
 	b.stripe.made()
-	_, err := b.syncer.Sync(t.Context(), creditsOf(cus), []mirror.EventRef{rowEvent(row)})
+	_, err := b.syncer.Sync(t.Context(), creditsOf(cus), []mirror.EventRef{rowEvent(row)}, false)
 	if v := judge(err); v.outcome != "lagging" || v.then != tryAgain {
 		t.Errorf("%v is %s, want lagging", err, v.outcome)
 	}
@@ -158,10 +158,10 @@ func TestI20_CreditsRowHeldElsewhere(t *testing.T) {
 	b.sync(t, creditsOf("cus_2"))
 	b.stripe.add(cus)
 	row := other.credits[0].row.ID
-	if _, err := b.syncer.Sync(t.Context(), creditsOf(cus), []mirror.EventRef{rowEvent(row)}); !errors.Is(err, mirror.ErrLedgerRewritten) {
+	if _, err := b.syncer.Sync(t.Context(), creditsOf(cus), []mirror.EventRef{rowEvent(row)}, false); !errors.Is(err, mirror.ErrLedgerRewritten) {
 		t.Errorf("row: %v, want ErrLedgerRewritten", err)
 	}
-	if _, err := b.syncer.Sync(t.Context(), creditsOf(cus), []mirror.EventRef{grantEvent(g)}); !errors.Is(err, mirror.ErrLedgerRewritten) {
+	if _, err := b.syncer.Sync(t.Context(), creditsOf(cus), []mirror.EventRef{grantEvent(g)}, false); !errors.Is(err, mirror.ErrLedgerRewritten) {
 		t.Errorf("grant: %v, want ErrLedgerRewritten", err)
 	}
 }
@@ -242,7 +242,7 @@ func TestI13_CreditsOfAVanishedCustomer(t *testing.T) {
 		}
 		return nil
 	}
-	if r, err := b.syncer.Sync(t.Context(), creditsOf(cus), nil); err == nil || r.Deleted || judge(err).then != tryAgain {
+	if r, err := b.syncer.Sync(t.Context(), creditsOf(cus), nil, false); err == nil || r.Deleted || judge(err).then != tryAgain {
 		t.Errorf("%+v, %v; want an error that is tried again", r, err)
 	}
 }
@@ -259,7 +259,7 @@ func TestCreditsErrorsPassThrough(t *testing.T) {
 				}
 				return nil
 			}
-			_, err := b.syncer.Sync(t.Context(), creditsOf(cus), nil)
+			_, err := b.syncer.Sync(t.Context(), creditsOf(cus), nil, false)
 			if e, ok := errors.AsType[*stripeapi.Error](err); !ok || e.Kind != kind || len(b.stripe.calls) > 3 {
 				t.Errorf("%v at %s: %v after %v", kind, at, err, b.stripe.calls)
 			}
@@ -268,7 +268,7 @@ func TestCreditsErrorsPassThrough(t *testing.T) {
 	b := setup(t, SyncOptions{})
 	b.stripe.add(cus)
 	b.flaky.before = func(string) error { return errors.New("disk on fire") }
-	if _, err := b.syncer.Sync(t.Context(), creditsOf(cus), nil); judge(err).outcome != "store_error" {
+	if _, err := b.syncer.Sync(t.Context(), creditsOf(cus), nil, false); judge(err).outcome != "store_error" {
 		t.Errorf("%v, want a store error", err)
 	}
 }
@@ -363,7 +363,7 @@ func TestF02_QuestionMarksBeforeItIsAnswered(t *testing.T) {
 		return pending[0].Target.Key()
 	}
 	b.marks.err = errors.New("redis away")
-	if _, err := b.syncer.Sync(t.Context(), question, nil); err == nil {
+	if _, err := b.syncer.Sync(t.Context(), question, nil, false); err == nil {
 		t.Fatal("no error without a mark")
 	}
 	if got := waitsFor(); got != question.Key() {
@@ -376,7 +376,7 @@ func TestF02_QuestionMarksBeforeItIsAnswered(t *testing.T) {
 		}
 		return nil
 	}
-	if _, err := b.syncer.Sync(t.Context(), question, nil); judge(err).outcome != "store_error" {
+	if _, err := b.syncer.Sync(t.Context(), question, nil, false); judge(err).outcome != "store_error" {
 		t.Fatalf("%v, want a store error", err)
 	}
 	if got := waitsFor(); got != question.Key() || len(b.marks.marks) != 1 {
@@ -394,11 +394,11 @@ func TestGrantOwnerErrors(t *testing.T) {
 	b := setup(t, SyncOptions{})
 	question := mirror.Target{Scope: mirror.ScopeGrantOwner, ID: "credgr_1"}
 	b.stripe.before = func(string) error { return failure(stripeapi.KindForbidden) }
-	if _, err := b.syncer.Sync(t.Context(), question, nil); judge(err).then != closeGate {
+	if _, err := b.syncer.Sync(t.Context(), question, nil, false); judge(err).then != closeGate {
 		t.Errorf("403: %v", err)
 	}
 	b.flaky.before = func(string) error { return errors.New("disk on fire") }
-	if _, err := b.syncer.Sync(t.Context(), question, nil); judge(err).outcome != "store_error" {
+	if _, err := b.syncer.Sync(t.Context(), question, nil, false); judge(err).outcome != "store_error" {
 		t.Errorf("store: %v", err)
 	}
 }
@@ -439,11 +439,11 @@ func TestClockCustomers(t *testing.T) {
 		}
 		return nil
 	}
-	if _, err := b.syncer.Sync(t.Context(), question, nil); err == nil || len(b.marks.marks) != 0 {
+	if _, err := b.syncer.Sync(t.Context(), question, nil, false); err == nil || len(b.marks.marks) != 0 {
 		t.Errorf("cursor gone: %v, marked %v; want an error, so that it is asked again", err, b.marks.marks)
 	}
 	b.stripe.before = func(string) error { return failure(stripeapi.KindUnavailable) }
-	if _, err := b.syncer.Sync(t.Context(), question, nil); !errors.Is(err, stripeapi.ErrUnavailable) {
+	if _, err := b.syncer.Sync(t.Context(), question, nil, false); !errors.Is(err, stripeapi.ErrUnavailable) {
 		t.Errorf("outage: %v", err)
 	}
 }

@@ -462,7 +462,7 @@ func setup(t testing.TB, o SyncOptions) *bench {
 // sync syncs and expects it to go well.
 func (b *bench) sync(t testing.TB, target mirror.Target, refs ...mirror.EventRef) Result {
 	t.Helper()
-	r, err := b.syncer.Sync(t.Context(), target, refs)
+	r, err := b.syncer.Sync(t.Context(), target, refs, false)
 	if err != nil {
 		t.Fatal(err)
 	}

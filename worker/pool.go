@@ -56,7 +56,7 @@ type Options struct {
 // Pool syncs targets from the queue, many at once.
 type Pool struct {
 	queue Queue
-	sync  func(ctx context.Context, t mirror.Target, class queue.Class, refs []mirror.EventRef) (Result, error)
+	sync  func(ctx context.Context, t mirror.Target, class queue.Class, refs []mirror.EventRef, thorough bool) (Result, error)
 	dead  DeadLetters
 	gate  *Gate
 	o     Options
@@ -96,11 +96,11 @@ func NewPool(q Queue, live, swept *Syncer, dead DeadLetters, gate *Gate, o Optio
 	}
 	return &Pool{
 		queue: q, dead: dead, gate: gate, o: o, m: newMetrics(o.Registerer), inWork: map[uint64]*job{},
-		sync: func(ctx context.Context, t mirror.Target, class queue.Class, refs []mirror.EventRef) (Result, error) {
+		sync: func(ctx context.Context, t mirror.Target, class queue.Class, refs []mirror.EventRef, thorough bool) (Result, error) {
 			if class == queue.Sweep {
-				return swept.Sync(ctx, t, refs)
+				return swept.Sync(ctx, t, refs, thorough)
 			}
-			return live.Sync(ctx, t, refs)
+			return live.Sync(ctx, t, refs, thorough)
 		},
 	}
 }
@@ -235,7 +235,7 @@ func (p *Pool) work(ctx context.Context, c queue.Claim) {
 	began := p.o.Now()
 	refs := parseRefs(c.Refs)
 	syncCtx, cancelSync := context.WithTimeout(ctx, p.o.SyncTimeout)
-	result, err := p.guarded(syncCtx, target, c.Class, refs)
+	result, err := p.guarded(syncCtx, target, c, refs)
 	cancelSync()
 	if cause := context.Cause(ctx); err != nil && cause != nil {
 		err = fmt.Errorf("%w: %w", cause, err)
@@ -245,7 +245,7 @@ func (p *Pool) work(ctx context.Context, c queue.Claim) {
 
 // guarded runs one sync and turns a panic into an error: one broken target must
 // not stop the others.
-func (p *Pool) guarded(ctx context.Context, t mirror.Target, class queue.Class, refs []mirror.EventRef) (result Result, err error) {
+func (p *Pool) guarded(ctx context.Context, t mirror.Target, c queue.Claim, refs []mirror.EventRef) (result Result, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			p.m.panics.Inc()
@@ -253,7 +253,7 @@ func (p *Pool) guarded(ctx context.Context, t mirror.Target, class queue.Class, 
 			err = fmt.Errorf("panic: %v", r)
 		}
 	}()
-	return p.sync(ctx, t, class, refs)
+	return p.sync(ctx, t, c.Class, refs, c.Unnamed || len(refs) < len(c.Refs))
 }
 
 // settle turns the outcome of a sync into what happens to its claim.

@@ -181,7 +181,7 @@ func start(t *testing.T, q *fakeQueue, o Options, sync func(ctx context.Context,
 	r := &rig{q: q, letters: &fakeLetters{}, gate: NewGate(nil), metrics: prometheus.NewRegistry(), ended: make(chan error, 1)}
 	o.Registerer = r.metrics
 	r.pool = NewPool(q, nil, nil, r.letters, r.gate, o)
-	r.pool.sync = func(ctx context.Context, t mirror.Target, _ queue.Class, refs []mirror.EventRef) (Result, error) {
+	r.pool.sync = func(ctx context.Context, t mirror.Target, _ queue.Class, refs []mirror.EventRef, _ bool) (Result, error) {
 		return sync(ctx, t, refs)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -684,7 +684,7 @@ func TestPoolClasses(t *testing.T) {
 	swept.stripe.add(cus)
 	p := NewPool(newQueue(), live.syncer, swept.syncer, nil, NewGate(nil), Options{Registerer: prometheus.NewRegistry()})
 	for _, class := range []queue.Class{queue.Live, queue.Sweep, queue.Sweep} {
-		if _, err := p.sync(t.Context(), balanceOf(cus), class, nil); err != nil {
+		if _, err := p.sync(t.Context(), balanceOf(cus), class, nil, false); err != nil {
 			t.Fatal(err)
 		}
 	}

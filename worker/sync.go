@@ -120,16 +120,17 @@ func stored(err error) error {
 }
 
 // Sync reads the target from Stripe and commits it. refs are the events known
-// to have asked for it; without any the sync is a thorough one: every grant is
-// read again and the summary is fetched as proof.
-func (s *Syncer) Sync(ctx context.Context, t mirror.Target, refs []mirror.EventRef) (Result, error) {
+// to have asked for it. Without any, or where others may have asked too, the sync is
+// a thorough one: every grant is read again and the summary is fetched as proof.
+func (s *Syncer) Sync(ctx context.Context, t mirror.Target, refs []mirror.EventRef, thorough bool) (Result, error) {
+	thorough = thorough || len(refs) == 0
 	var result Result
 	var err error
 	switch t.Scope {
 	case mirror.ScopeBalance:
 		result, err = s.syncBalance(ctx, t, refs)
 	case mirror.ScopeCredits:
-		result, err = s.syncCredits(ctx, t, refs)
+		result, err = s.syncCredits(ctx, t, refs, thorough)
 	case mirror.ScopeGrantOwner:
 		result.Local, err = s.resolveGrant(ctx, t, refs)
 	case mirror.ScopeClockCustomers:

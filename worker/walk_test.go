@@ -128,14 +128,14 @@ func TestI1_I5_WalkAnyLedger(t *testing.T) {
 			return nil
 		}
 		for range rapid.IntRange(1, 8).Draw(rt, "syncs") {
-			if _, err := syncer.Sync(rt.Context(), balanceOf(cus), nil); err != nil && !cursorGone(err) {
+			if _, err := syncer.Sync(rt.Context(), balanceOf(cus), nil, false); err != nil && !cursorGone(err) {
 				rt.Fatalf("%v; calls: %s", err, strings.Join(f.calls, "; "))
 			}
 			grow("after", rapid.IntRange(0, 5).Draw(rt, "more"))
 		}
 		trouble = false // and now it comes to rest
 		for left := 3*len(a.rows) + 3; ; left-- {
-			r, err := syncer.Sync(rt.Context(), balanceOf(cus), nil)
+			r, err := syncer.Sync(rt.Context(), balanceOf(cus), nil, false)
 			if err != nil {
 				rt.Fatal(err)
 			}
@@ -185,7 +185,7 @@ func TestF41_WalkSecondLongerThanAPiece(t *testing.T) {
 	store.judge = func(mirror.BalanceSnapshot, map[string]mirror.BalanceTransaction) {}
 	syncer := NewSyncer(f, store, nil, SyncOptions{PagesPerPiece: 2, RereadDelay: time.Nanosecond})
 	for range 8 {
-		r, err := syncer.Sync(t.Context(), balanceOf(cus), nil)
+		r, err := syncer.Sync(t.Context(), balanceOf(cus), nil, false)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -44,7 +44,12 @@ local function take(zset, class, limit)
         out[#out + 1] = class
         out[#out + 1] = redis.call('HGET', ATT, id) or '0'
         out[#out + 1] = string.format('%.0f', t - due)
-        out[#out + 1] = redis.call('HGET', REFS, id) or ''
+        local refs = redis.call('HGET', REFS, id) or ''
+        if string.byte(refs) == 42 then
+          refs = '+' .. string.sub(refs, 2)
+          redis.call('HSET', REFS, id, refs)
+        end
+        out[#out + 1] = refs
       end
     end
     -- One call must not hold the server while it clears thousands of leftovers.

@@ -2,6 +2,7 @@
 -- done completes a claim. It clears exactly the generation that was claimed.
 --
 --   ARGV[1] channel  ARGV[2] key  ARGV[3] claim value  ARGV[4] claimed generation
+--   ARGV[5] length of the claimed refs, without what is in front of them
 --
 --   returns 0 clean, 1 marked meanwhile and waiting again, -1 no longer owned
 local id = ARGV[2]
@@ -11,6 +12,16 @@ local again = 0
 redis.call('HDEL', ATT, id)
 if g and g ~= ARGV[4] then
   again = 1
+  -- Only what was marked meanwhile asks for the next run.
+  local refs = redis.call('HGET', REFS, id) or ''
+  local front = string.match(refs, '^[*+]*')
+  local rest = string.sub(refs, #front + 1 + tonumber(ARGV[5]))
+  if string.find(front, '*', 1, true) then rest = '*' .. rest end
+  if rest == '' then
+    redis.call('HDEL', REFS, id)
+  else
+    redis.call('HSET', REFS, id, rest)
+  end
   redis.call('ZADD', waiting(id), now(), id)
 else
   -- The generation goes last: what breaks off before is a key to run once more.

@@ -6,25 +6,28 @@
 --
 --   returns one number per mark: 1 the key waits because of this mark,
 --   0 it was waiting or leased already
-local MAX_REFS = 64
+local MAX_REFS = 32
 
+-- addref notes the ref of a mark, or that a mark has none or one too many. What
+-- changes nothing is not written: a hot key would fill the append-only file.
 local function addref(id, ref)
-  local all = redis.call('HGET', REFS, id)
-  if not all then
-    redis.call('HSET', REFS, id, ref)
-    return
+  local all = redis.call('HGET', REFS, id) or ''
+  if ref ~= '' then
+    if string.find(all .. '\n', '\n' .. ref .. '\n', 1, true) then return end
+    local _, n = string.gsub(all, '\n', '\n')
+    if n < MAX_REFS then
+      redis.call('HSET', REFS, id, all .. '\n' .. ref)
+      return
+    end
   end
-  if string.find('\n' .. all .. '\n', '\n' .. ref .. '\n', 1, true) then return end
-  all = all .. '\n' .. ref
-  local _, n = string.gsub(all, '\n', '\n')
-  for _ = MAX_REFS, n do all = string.sub(all, string.find(all, '\n', 1, true) + 1) end
-  redis.call('HSET', REFS, id, all)
+  if string.byte(all) ~= 42 then redis.call('HSET', REFS, id, '*' .. all) end
 end
 
 local t = now()
 local out, soonest = {}, nil
 for i = 2, #ARGV, 4 do
   local id, live, due, ref = ARGV[i], ARGV[i + 1] == '0', t + tonumber(ARGV[i + 2]), ARGV[i + 3]
+  addref(id, ref) -- first: a key that is dirty must not hide a mark behind the refs of others
   local g = redis.call('HINCRBY', GEN, id, 1)
   local queued, ready = 0, false
   if redis.call('ZSCORE', LEASE, id) then
@@ -59,7 +62,6 @@ for i = 2, #ARGV, 4 do
       ready = true
     end
   end
-  if ref ~= '' then addref(id, ref) end
   if ready and (not soonest or due < soonest) then soonest = due end
   out[#out + 1] = queued
 end

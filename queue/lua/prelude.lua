@@ -8,7 +8,10 @@
 --   KEYS[4] lease  zset  key -> end of the lease, ms
 --   KEYS[5] claim  hash  key -> "token:generation:class" of the claim that owns it
 --   KEYS[6] att    hash  key -> failed attempts since the last success
---   KEYS[7] refs   hash  key -> newest refs, one per line (a hint)
+--   KEYS[7] refs   hash  key -> refs, each behind a line break; in front of them "*"
+--                        where there were marks that they do not name, "+" where
+--                        the claim that owns the key knows of all of those.
+--                        Without a value nothing is named (a hint)
 --   KEYS[8] class  hash  key -> "1" where the work is sweep work; absent: live
 --   KEYS[9] clock  hash  "off": ms added to the server's clock, "last": the time seen
 --                        by the last reap

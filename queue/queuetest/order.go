@@ -178,11 +178,27 @@ func refs(s *suite) {
 	if want := []string{"e1", "e2", "e%d.*"}; !slices.Equal(c.Refs, want) {
 		s.Fatalf("refs %q, want %q", c.Refs, want)
 	}
+	if !c.Unnamed {
+		s.Fatal("marks without a ref went unnoticed")
+	}
+	// The next run is for what came meanwhile, and for nothing else.
 	s.mark(q, queue.Mark{Key: "a", Ref: "e3"})
 	s.done(q, c, true)
-	c = s.one(q)
-	if !slices.Contains(c.Refs, "e3") {
-		s.Fatalf("refs of the second run %q", c.Refs)
+	if c = s.one(q); !slices.Equal(c.Refs, []string{"e3"}) || c.Unnamed {
+		s.Fatalf("refs of the second run %q, unnamed %v", c.Refs, c.Unnamed)
+	}
+	s.mark(q, queue.Mark{Key: "a"})
+	s.done(q, c, true)
+	if c = s.one(q); c.Refs != nil || !c.Unnamed {
+		s.Fatalf("refs of the third run %q, unnamed %v", c.Refs, c.Unnamed)
+	}
+	// A run that is given back asks for as much the next time.
+	s.mark(q, queue.Mark{Key: "a", Ref: "e4"})
+	if err := q.Release(s.Context(), c, 0); err != nil {
+		s.Fatal(err)
+	}
+	if c = s.one(q); !slices.Equal(c.Refs, []string{"e4"}) || !c.Unnamed {
+		s.Fatalf("refs after a release %q, unnamed %v", c.Refs, c.Unnamed)
 	}
 	s.done(q, c, false)
 
@@ -192,8 +208,14 @@ func refs(s *suite) {
 	}
 	s.mark(q, marks...)
 	c = s.one(q)
-	if len(c.Refs) != queue.MaxRefs || c.Refs[0] != "n36" || c.Refs[63] != "n99" {
-		s.Fatalf("%d refs %q", len(c.Refs), c.Refs)
+	if len(c.Refs) != queue.MaxRefs || c.Refs[0] != "n0" || c.Refs[31] != "n31" || !c.Unnamed {
+		s.Fatalf("%d refs %q, unnamed %v", len(c.Refs), c.Refs, c.Unnamed)
+	}
+	// One too many during the run, and none that is new.
+	s.mark(q, queue.Mark{Key: "b", Ref: "n0"}, queue.Mark{Key: "b", Ref: "late"})
+	s.done(q, c, true)
+	if c = s.one(q); c.Refs != nil || !c.Unnamed {
+		s.Fatalf("refs after too many %q, unnamed %v", c.Refs, c.Unnamed)
 	}
 	for p := range s.h.Partitions {
 		s.h.Client.Del(s.Context(), keyName(s.prefix, p, "refs"))
