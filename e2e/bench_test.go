@@ -90,18 +90,23 @@ func report(b *testing.B, took []time.Duration, what string) {
 
 // BenchmarkWebhookRate is the number of signed webhooks that are answered with
 // 200 per second, beside that of a bare handler that reads the body and verifies
-// its MAC, in the same run from the same sender. The worker is another process's.
+// its MAC, in the same run from the same sender and over as many connections. The
+// worker is another process's.
 func BenchmarkWebhookRate(b *testing.B) {
 	for _, c := range []struct {
-		name  string
-		redis []string
-		inbox string
+		name        string
+		redis       []string
+		inbox       string
+		connections int
 	}{
-		{"everysec, inbox off", []string{"--appendfsync", "everysec"}, "off"},
-		{"everysec, inbox on", []string{"--appendfsync", "everysec"}, "on"},
-		{"always, inbox off", nil, "off"},
+		{"everysec, inbox off", []string{"--appendfsync", "everysec"}, "off", 64},
+		{"everysec, inbox off", []string{"--appendfsync", "everysec"}, "off", 256},
+		{"everysec, inbox on", []string{"--appendfsync", "everysec"}, "on", 64},
+		{"everysec, inbox on", []string{"--appendfsync", "everysec"}, "on", 256},
+		{"always, inbox off", nil, "off", 64},
+		{"always, inbox off", nil, "off", 256},
 	} {
-		b.Run(c.name, func(b *testing.B) {
+		b.Run(fmt.Sprintf("%s, %d connections", c.name, c.connections), func(b *testing.B) {
 			s := quiet()
 			s.env["CREDITMIRROR_INBOX"] = c.inbox
 			w := newWorld(b, backend{name: c.name, external: true, redis: c.redis}, s)
@@ -112,8 +117,8 @@ func BenchmarkWebhookRate(b *testing.B) {
 			for range b.N {
 				// In turns, so that whatever else the machine does meets both.
 				for range 3 {
-					ours += w.flood(b, "http://"+w.webhook+"/webhooks/stripe", time.Second)
-					theirs += w.flood(b, bare, time.Second)
+					ours += w.flood(b, "http://"+w.webhook+"/webhooks/stripe", c.connections, time.Second)
+					theirs += w.flood(b, bare, c.connections, time.Second)
 				}
 			}
 			b.ReportMetric(ours/float64(3*b.N), "replies/s")
@@ -140,17 +145,17 @@ func bareReceiver(b *testing.B, secret string) string {
 	return server.URL
 }
 
-// flood sends events of 1,000 customers from 64 connections and returns how many
-// were answered per second.
-func (w *world) flood(b *testing.B, target string, d time.Duration) float64 {
+// flood sends events of 1,000 customers and returns how many were answered per
+// second.
+func (w *world) flood(b *testing.B, target string, connections int, d time.Duration) float64 {
 	b.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), d)
 	defer cancel()
 	var answered, refused atomic.Int64
 	var senders sync.WaitGroup
-	for s := range 64 {
+	for s := range connections {
 		senders.Go(func() {
-			for i := s; ctx.Err() == nil; i += 64 {
+			for i := s; ctx.Err() == nil; i += connections {
 				body := event("customer.updated", fmt.Sprintf("cus_flood%d", i%1000), time.Now())
 				req, err := http.NewRequestWithContext(ctx, http.MethodPost, target, strings.NewReader(string(body)))
 				if err != nil {

@@ -38,7 +38,7 @@ import (
 const apiKey = "sk_test_creditmirrorEndToEnd"
 
 // client is everybody's but creditmirror's and the simulator's own.
-var client = &http.Client{Timeout: 60 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 64}}
+var client = &http.Client{Timeout: 60 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 256}}
 
 // backend is a kind of database and Redis.
 type backend struct {

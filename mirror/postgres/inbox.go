@@ -99,9 +99,9 @@ func (r inboxRow) targets() []mirror.Target {
 	return list
 }
 
-// RecordEvents stores events that are new, in one round trip. What was known is
-// read after the insert, so that an event which another receiver stored at the
-// same moment is seen.
+// RecordEvents stores events that are new. Only where some were known already
+// does it ask, in a second round trip, what became of them: after the insert, so
+// that an event which another receiver stored at the same moment is seen.
 func (s *Store) RecordEvents(ctx context.Context, events []mirror.Event) ([]mirror.Receipt, error) {
 	if len(events) == 0 {
 		return nil, nil
@@ -112,9 +112,9 @@ func (s *Store) RecordEvents(ctx context.Context, events []mirror.Event) ([]mirr
 	}
 	var fresh map[eventKey]bool
 	var pending map[eventKey]int32
+	accounts := column(given, func(r *inboxRow) string { return r.Account })
+	ids := column(given, func(r *inboxRow) string { return r.ID })
 	err := s.once(ctx, func(b *pgx.Batch) {
-		accounts := column(given, func(r *inboxRow) string { return r.Account })
-		ids := column(given, func(r *inboxRow) string { return r.ID })
 		b.Queue(recordEvents, accounts, ids,
 			column(given, func(r *inboxRow) string { return clean(r.Type) }),
 			column(given, func(r *inboxRow) optText { return optText(r.Customer) }),
@@ -134,8 +134,10 @@ func (s *Store) RecordEvents(ctx context.Context, events []mirror.Event) ([]mirr
 			})
 			return err
 		})
-		queueEventStates(b, accounts, ids, &pending)
 	})
+	if err == nil && len(fresh) < len(events) {
+		err = s.once(ctx, func(b *pgx.Batch) { queueEventStates(b, accounts, ids, &pending) })
+	}
 	if err != nil {
 		return nil, fmt.Errorf("record %d events: %w", len(events), err)
 	}

@@ -30,7 +30,10 @@ for i = 2, #ARGV, 4 do
   addref(id, ref) -- first: a key that is dirty must not hide a mark behind the refs of others
   local g = redis.call('HINCRBY', GEN, id, 1)
   local queued, ready = 0, false
-  if redis.call('ZSCORE', LEASE, id) then
+  local inlive = tonumber(redis.call('ZSCORE', LIVE, id) or nil)
+  if inlive and inlive <= due then
+    -- It waits in the best class and no later than this mark asks for.
+  elseif redis.call('ZSCORE', LEASE, id) then
     -- In work: the new generation makes done queue it once more. It comes back
     -- in the best class of the marks that came since the claim.
     if live then
@@ -39,23 +42,18 @@ for i = 2, #ARGV, 4 do
       local claim = redis.call('HGET', CLAIM, id)
       if claim and tonumber(string.match(claim, ':(%d+):%d$')) == g - 1 then redis.call('HSET', CLASS, id, 1) end
     end
+  elseif inlive then
+    redis.call('ZADD', LIVE, due, id)
+    ready = true
   else
-    local inlive = tonumber(redis.call('ZSCORE', LIVE, id) or nil)
     local insweep = tonumber(redis.call('ZSCORE', SWEEP, id) or nil)
-    if not inlive and not insweep then queued = 1 end
+    if not insweep then queued = 1 end
     if live then
-      if insweep and insweep < due then due = insweep end
-      if not inlive or due < inlive then
-        redis.call('ZADD', LIVE, due, id)
-        ready = true
-      end
+      if insweep then due = math.min(insweep, due) end
+      redis.call('ZADD', LIVE, due, id)
       if insweep then redis.call('ZREM', SWEEP, id) end
       redis.call('HDEL', CLASS, id)
-    elseif inlive then
-      if due < inlive then
-        redis.call('ZADD', LIVE, due, id)
-        ready = true
-      end
+      ready = true
     elseif not insweep or due < insweep then
       redis.call('HSET', CLASS, id, 1)
       redis.call('ZADD', SWEEP, due, id)
