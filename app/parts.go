@@ -56,6 +56,10 @@ type cleanup struct {
 	fn   func() error
 }
 
+// gather bounds how late a customer may be that events come for faster than they
+// can be synced. It keeps a burst from costing a call per event.
+const gather = time.Second
+
 // ErrEvicts says that Redis may delete keys on its own, so that work would be
 // lost without a trace.
 var ErrEvicts = errors.New("redis may evict keys")
@@ -95,7 +99,7 @@ func (p *Parts) open(ctx context.Context, schema func(mirror.Store, context.Cont
 		return err
 	}
 	p.onClose("redis", p.Redis.Close)
-	if p.Queue, err = queue.New(p.Redis.Client, queue.Options{Partitions: p.Redis.Partitions}); err != nil {
+	if p.Queue, err = queue.New(p.Redis.Client, queue.Options{Partitions: p.Redis.Partitions, Gather: gather}); err != nil {
 		return err
 	}
 	p.onClose("queue", func() error { p.Queue.Close(); return nil })

@@ -240,7 +240,7 @@ func (q *Queue) Renew(ctx context.Context, claims []Claim) (lost []Claim, err er
 // waiting once more. It returns [ErrLost] when the claim is no longer owned; a
 // Done whose reply got lost and that is repeated says so too.
 func (q *Queue) Done(ctx context.Context, c Claim) (again bool, err error) {
-	n, err := q.one(ctx, q.call(q.scripts.done, c.partition, q.channel, c.Key, c.value, c.gen, c.named))
+	n, err := q.one(ctx, q.call(q.scripts.done, c.partition, q.channel, c.Key, c.value, c.gen, c.named, q.opts.Gather.Milliseconds()))
 	if err != nil {
 		return false, fmt.Errorf("complete %s: %w", c.Key, err)
 	}

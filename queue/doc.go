@@ -20,7 +20,7 @@
 //	         mark                claim               done, no mark meanwhile
 //	clean ─────────► waiting ─────────────► leased ─────────────────────────► clean
 //	                    ▲                     │
-//	                    │  done, marked meanwhile: at once
+//	                    │  done, marked meanwhile: at once, or after a pause ([Options.Gather])
 //	                    │  fail, release: after the delay
 //	                    └── reap: when the lease has run out
 //

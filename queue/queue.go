@@ -92,6 +92,11 @@ type Options struct {
 	// Lease is how long a claim lasts unless renewed, in whole milliseconds.
 	// Defaults to 10 s.
 	Lease time.Duration
+	// Gather is the longest pause before a key runs again that was marked while it
+	// was in work, in whole milliseconds. It grows with the marks since the key was
+	// last clean (all of it after 9), so that a burst costs a few runs and a mark
+	// that comes alone is worked on at once. Defaults to none.
+	Gather time.Duration
 	// SweepShare says that one of so many claims looks at sweep work first.
 	// Defaults to 8.
 	SweepShare int
@@ -152,6 +157,8 @@ func New(client redis.UniversalClient, opts Options) (*Queue, error) {
 		return nil, errors.New("queue options: Partitions must be 1 to 1024")
 	case opts.Lease < time.Millisecond:
 		return nil, errors.New("queue options: Lease must be at least 1ms")
+	case opts.Gather < 0 || opts.Gather%time.Millisecond != 0:
+		return nil, errors.New("queue options: Gather must be whole milliseconds, and not negative")
 	case opts.SweepShare < 2:
 		return nil, errors.New("queue options: SweepShare must be at least 2")
 	case opts.Poll < 0:

@@ -107,7 +107,7 @@ func TestI9_ClockOfTheServerStepsBack(t *testing.T) {
 func TestOptionsAreChecked(t *testing.T) {
 	t.Parallel()
 	for _, o := range []queue.Options{
-		{Prefix: "{x}"}, {Partitions: -1}, {Partitions: 5000}, {Lease: time.Microsecond}, {SweepShare: 1}, {Poll: -1},
+		{Prefix: "{x}"}, {Partitions: -1}, {Partitions: 5000}, {Lease: time.Microsecond}, {SweepShare: 1}, {Poll: -1}, {Gather: -1}, {Gather: time.Microsecond},
 	} {
 		if _, err := queue.New(nil, o); err == nil {
 			t.Errorf("%+v was taken", o)

@@ -3,12 +3,13 @@
 --
 --   ARGV[1] channel  ARGV[2] key  ARGV[3] claim value  ARGV[4] claimed generation
 --   ARGV[5] length of the claimed refs, without what is in front of them
+--   ARGV[6] longest pause before the next run, ms
 --
 --   returns 0 clean, 1 marked meanwhile and waiting again, -1 no longer owned
 local id = ARGV[2]
 if not owned(id, ARGV[3]) then return -1 end
 local g = redis.call('HGET', GEN, id)
-local again = 0
+local again, pause = 0, 0
 redis.call('HDEL', ATT, id)
 if g and g ~= ARGV[4] then
   again = 1
@@ -22,7 +23,12 @@ if g and g ~= ARGV[4] then
   else
     redis.call('HSET', REFS, id, rest)
   end
-  redis.call('ZADD', waiting(id), now(), id)
+  -- The generation counts the marks since it was clean: the longer it has been
+  -- marked faster than it is worked on, the longer it gathers before the next run.
+  pause = math.floor(ARGV[6] * math.min(1, g * g / 80))
+  local due = now() + pause
+  if pause > 0 then due = due + HELD end
+  redis.call('ZADD', waiting(id), due, id)
 else
   -- The generation goes last: what breaks off before is a key to run once more.
   redis.call('HDEL', REFS, id)
@@ -30,5 +36,5 @@ else
   redis.call('HDEL', GEN, id)
 end
 unlease(id)
-if again == 1 then wake(ARGV[1], 0) end
+if again == 1 then wake(ARGV[1], pause) end
 return again

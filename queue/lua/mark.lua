@@ -31,8 +31,8 @@ for i = 2, #ARGV, 4 do
   local g = redis.call('HINCRBY', GEN, id, 1)
   local queued, ready = 0, false
   local inlive = tonumber(redis.call('ZSCORE', LIVE, id) or nil)
-  if inlive and inlive <= due then
-    -- It waits in the best class and no later than this mark asks for.
+  if inlive and (inlive <= due or held(inlive)) then
+    -- It waits in the best class, and no later than this mark asks for or may.
   elseif redis.call('ZSCORE', LEASE, id) then
     -- In work: the new generation makes done queue it once more. It comes back
     -- in the best class of the marks that came since the claim.

@@ -53,6 +53,11 @@ local function unlease(id)
   redis.call('HDEL', CLAIM, id)
 end
 
+-- A due time with half a millisecond is held: a mark does not bring it forward.
+local HELD = 0.5
+
+local function held(due) return due % 1 == HELD end
+
 -- wake tells every process that something will be ready in ms. Losing it costs
 -- latency only, so a server that refuses PUBLISH is not an error.
 local function wake(channel, ms) redis.pcall('PUBLISH', channel, string.format('%.0f', ms)) end

@@ -120,6 +120,55 @@ func classOfRerun(s *suite) {
 	}
 }
 
+// gather: a key that is marked faster than it is worked on waits for more marks,
+// and none of them brings it forward.
+func gather(s *suite) {
+	q := s.queue(queue.Options{Gather: 2 * time.Second})
+	burst := func(n int) {
+		for range n {
+			s.mark(q, queue.Mark{Key: "a"})
+		}
+	}
+	next := func() (c queue.Claim) {
+		s.eventually("the pause to end", func() bool {
+			claims := s.claim(q, 10)
+			if len(claims) == 1 {
+				c = claims[0]
+			}
+			return len(claims) == 1
+		})
+		return c
+	}
+	burst(1)
+	c := s.one(q) // the first mark waits for nothing
+	burst(50)
+	s.done(q, c, true)
+	began := time.Now()
+	burst(50)
+	s.none(q)
+	if st := s.stats(q); st.Delayed != 1 || st.Dirty != 1 {
+		s.Fatalf("%+v, want the key held", st)
+	}
+	c = next()
+	if d := time.Since(began); d < 1500*time.Millisecond {
+		s.Errorf("the pause ended after %v", d)
+	}
+	s.done(q, c, false) // it stood for all of them
+	s.clean(q)
+
+	// Somebody waits for a key that a sweep marked: it does not gather any longer.
+	s.mark(q, queue.Mark{Key: "a", Class: queue.Sweep})
+	c = s.one(q)
+	for range 50 {
+		s.mark(q, queue.Mark{Key: "a", Class: queue.Sweep})
+	}
+	s.done(q, c, true)
+	s.none(q)
+	burst(1)
+	s.done(q, s.one(q), false)
+	s.clean(q)
+}
+
 func delays(s *suite) {
 	q := s.queue(queue.Options{})
 	s.mark(q, queue.Mark{Key: "a", Delay: time.Hour})

@@ -63,6 +63,7 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 		{"LiveMarkLiftsSweep", lift},
 		{"ClassOfARerun", classOfRerun},
 		{"Delays", delays},
+		{"GatherInBursts", gather},
 		{"Attempts", attempts},
 		{"Refs", refs},
 		{"Contains", contains},
