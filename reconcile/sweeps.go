@@ -101,16 +101,20 @@ func (r *Runner) balancesLoop(ctx context.Context) {
 // the next one is. An account without a first copy has nothing to compare.
 func (r *Runner) sweepBalances(ctx context.Context, account, cause string, forced bool) (due time.Time, err error) {
 	now := r.o.Now()
-	done, err := r.copier.Done(ctx, account)
-	if err != nil || !done {
+	copied, err := r.store.Sweep(ctx, account, SweepBackfill)
+	if err != nil || copied.LastSuccess.IsZero() {
 		return now.Add(copyInterval), err
 	}
 	sweep, err := r.store.Sweep(ctx, account, SweepBalances)
 	if err != nil {
 		return now, err
 	}
-	if due = sweep.LastSuccess.Add(r.o.BalancesInterval); due.After(now) && !forced {
-		r.m.lastSuccess.WithLabelValues(SweepBalances).Set(float64(sweep.LastSuccess.Unix()))
+	last := sweep.LastSuccess
+	if copied.StartedAt.After(last) {
+		last = copied.StartedAt // it began by reading every balance
+	}
+	if due = last.Add(r.o.BalancesInterval); due.After(now) && !forced {
+		r.m.lastSuccess.WithLabelValues(SweepBalances).Set(float64(last.Unix()))
 		return due, nil
 	}
 	var result BalancesResult
