@@ -225,7 +225,9 @@ func (s *EventsSweep) apply(ctx context.Context, account string, page stripeapi.
 		}
 		// Kept like an unreadable webhook, so that a person can look at it.
 		err := s.store.SaveDeadLetter(ctx, mirror.DeadLetter{
-			ID: mirror.UnreadableID(raw), Reason: "an event in Stripe's list cannot be read", Attempts: 1,
+			// The list does not repeat in its events whose list it is.
+			ID: mirror.UnreadableID(raw), Target: mirror.Target{Account: account},
+			Reason: "an event in Stripe's list cannot be read", Attempts: 1,
 			Payload: raw, FirstFailedAt: now, LastFailedAt: now,
 		})
 		if err != nil {
