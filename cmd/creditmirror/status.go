@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -62,27 +63,45 @@ func readStatus(ctx context.Context, cfg config.Config) (app.Status, error) {
 }
 
 // askServe asks a running serve, since only it knows its embedded queue.
-func askServe(ctx context.Context, opsAddr string) (app.Status, error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+func askServe(ctx context.Context, opsAddr string) (s app.Status, err error) {
+	return s, callServe(ctx, opsAddr, http.MethodGet, "/status", nil, &s)
+}
+
+// callServe sends a request to the ops listener of a running serve: only it can
+// reach the queue that is embedded in it.
+func callServe(ctx context.Context, opsAddr, method, path string, body, into any) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	var s app.Status
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+opsAddr+"/status", http.NoBody)
+	var send io.Reader = http.NoBody
+	if body != nil {
+		text, err := json.Marshal(body)
+		if err != nil {
+			return err
+		}
+		send = bytes.NewReader(text)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://"+opsAddr+path, send)
 	if err != nil {
-		return s, err
+		return err
+	}
+	req.Host = "localhost" // whatever name the address has
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return s, fmt.Errorf("no serve answers at %s (the queue is embedded in it, so only it can tell): start serve, or set CREDITMIRROR_OPS_ADDR to its address: %w", opsAddr, err)
+		return fmt.Errorf("no serve answers at %s (the queue is embedded in it, so only it can do this): start serve, or set %s to its address: %w",
+			opsAddr, config.VarOpsAddr, err)
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode != http.StatusOK {
 		text, _ := io.ReadAll(io.LimitReader(resp.Body, 1024))
-		return s, fmt.Errorf("serve at %s answers %s: %s", opsAddr, resp.Status, text)
+		return fmt.Errorf("serve at %s answers %s: %s", opsAddr, resp.Status, text)
 	}
-	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&s); err != nil {
-		return s, fmt.Errorf("what listens at %s is not a creditmirror: %w", opsAddr, err)
+	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(into); err != nil {
+		return fmt.Errorf("what listens at %s is not a creditmirror: %w", opsAddr, err)
 	}
-	return s, nil
+	return nil
 }
 
 func printStatus(out io.Writer, s app.Status) error {
