@@ -31,11 +31,11 @@ type Status struct {
 	// Webhooks tells of each endpoint whether events arrive by it.
 	Webhooks map[reconcile.Endpoint]WebhookStatus `json:"webhooks"`
 	// DeadLetters counts by the age of the first failure.
-	DeadLetters   DeadStatus `json:"dead_letters"`
-	PendingEvents int64      `json:"pending_events"`
-	Balances        []TotalStatus   `json:"balances"`
-	Build           Build           `json:"build"`
-	At              time.Time       `json:"at"`
+	DeadLetters   DeadStatus    `json:"dead_letters"`
+	PendingEvents int64         `json:"pending_events"`
+	Balances      []TotalStatus `json:"balances"`
+	Build         Build         `json:"build"`
+	At            time.Time     `json:"at"`
 }
 
 // QueueStatus counts targets by state.
