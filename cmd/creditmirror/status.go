@@ -145,7 +145,7 @@ func printStatus(out io.Writer, s app.Status) error {
 	for _, purpose := range slices.Sorted(maps.Keys(s.Stripe.Calls24h)) {
 		row("stripe calls 24h "+string(purpose), "%d", s.Stripe.Calls24h[purpose])
 	}
-	row("stripe calls, 30 days like this", "%d (Stripe allows about %d reads per payment: enough for %d payments)",
+	row("stripe calls, 30 days like this", "%d (Stripe allows about %d reads per payment, so as many as with %d payments)",
 		s.Stripe.Projection30d, readsPerPayment, (s.Stripe.Projection30d+readsPerPayment-1)/readsPerPayment)
 	for _, t := range s.Balances {
 		row("sum "+t.Ledger+" "+t.Currency, "%d", t.Amount)
