@@ -58,6 +58,7 @@ type App struct {
 	runner   *reconcile.Runner
 	receiver *webhook.Receiver
 	inbox    *switchedInbox
+	arrivals *arrivals
 
 	webhookServer, apiServer, opsServer *http.Server
 	webhookListener                     net.Listener
@@ -101,6 +102,7 @@ func (a *App) open(ctx context.Context) error {
 		a.runner = a.newRunner()
 	}
 	if a.has(config.RoleWebhook) {
+		a.arrivals = newArrivals(a.parts.Store, a.log)
 		if a.receiver, err = a.newReceiver(); err != nil {
 			return err
 		}
@@ -143,6 +145,7 @@ func (a *App) newRunner() *reconcile.Runner {
 	return reconcile.NewRunner(a.parts.Store, a.parts.marks, events, a.parts.FirstCopy(log), reconcile.RunnerOptions{
 		Owner: fmt.Sprintf("%s/%d/%s", host, os.Getpid(), randomID()), Accounts: a.o.Config.StripeAccounts.IDs, AllAccounts: a.o.Config.StripeAccounts.All,
 		Gate: a.gate, EmbeddedRedis: a.o.Config.EmbeddedRedis(), EventsInterval: a.o.Config.EventsInterval,
+		Webhooks: len(a.o.Config.StripeWebhookSecrets) > 0,
 		Balances: a.parts.Balances(false, log), BalancesInterval: a.o.Config.BalancesInterval, Scrub: scrub, Registerer: a.o.Registry, Log: log,
 	})
 }
@@ -158,7 +161,7 @@ func (a *App) newReceiver() (*webhook.Receiver, error) {
 			return skew, stripeapi.Reason(err), err
 		},
 		Queue: a.parts.marks, Inbox: a.inbox, DeadLetters: a.parts.Store,
-		Livemode: takesMode(a.o.Config.Mode()), Accounts: a.seen.takes,
+		Livemode: takesMode(a.o.Config.Mode()), Accounts: a.seen.takes, Arrived: a.arrivals.arrived,
 		APIVersion: a.o.Config.StripeAPIVersion, Registerer: a.o.Registry, Log: a.log,
 	})
 }
@@ -265,6 +268,9 @@ func (a *App) Run(ctx context.Context) error {
 
 	run("gauges", func() error { a.gauges.loop(background); return nil })
 	run("inbox", func() error { a.inbox.loop(background); return nil })
+	if a.arrivals != nil {
+		run("arrivals", func() error { a.arrivals.loop(background); return nil })
+	}
 	var workers sync.WaitGroup
 	if a.pool != nil {
 		workers.Add(1)

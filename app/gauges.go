@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 	"go.uber.org/zap"
 
+	"github.com/creditmirror/creditmirror/reconcile"
 	"github.com/creditmirror/creditmirror/worker"
 )
 
@@ -33,6 +34,7 @@ type gauges struct {
 	driftAmount *prometheus.GaugeVec
 	pending     prometheus.Gauge
 	refused     prometheus.Gauge
+	silent      *prometheus.GaugeVec
 	failures    *prometheus.CounterVec
 }
 
@@ -54,6 +56,7 @@ func newGauges(r prometheus.Registerer, p *Parts, gate *worker.Gate, log *zap.Lo
 		driftAmount: vec("drift_minor_units", "Sum of the absolute open differences, in minor units.", "currency"),
 		pending:     gauge("inbox_pending_events", "Events in the inbox that no sync has answered yet."),
 		refused:     gauge("stripe_accounts_refused", "Accounts whose key Stripe refuses, so that they are not called."),
+		silent:      vec("webhook_silent", "1 where Stripe has had events for minutes that no webhook brought, and none has arrived since, by endpoint.", "endpoint"),
 		failures: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "creditmirror_gauge_failures_total", Help: "Times that figures could not be read, by where from.",
 		}, []string{"source"}),
@@ -94,6 +97,17 @@ func (g *gauges) readQueue(ctx context.Context) {
 func (g *gauges) readMirror(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, mirrorGaugeInterval)
 	defer cancel()
+	if states, err := reconcile.WebhookStates(ctx, g.parts.Store); err != nil {
+		g.failed(ctx, "webhooks", err)
+	} else {
+		for _, s := range states {
+			v := 0.0
+			if s.Silent {
+				v = 1
+			}
+			g.silent.WithLabelValues(string(s.Endpoint)).Set(v)
+		}
+	}
 	t, err := g.parts.Store.Totals(ctx)
 	if err != nil {
 		g.failed(ctx, "mirror", err)

@@ -7,6 +7,7 @@ import (
 	"github.com/creditmirror/creditmirror/budget"
 	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/queue"
+	"github.com/creditmirror/creditmirror/reconcile"
 	"github.com/creditmirror/creditmirror/worker"
 )
 
@@ -16,17 +17,25 @@ type Status struct {
 	Freshness FreshnessStatus `json:"freshness_seconds"`
 	Customers int64           `json:"customers"`
 	// Transactions counts the rows of both ledgers.
-	Transactions int64                  `json:"transactions"`
-	DriftOpen    int64                  `json:"drift_open"`
-	Sweeps       map[string]SweepStatus `json:"sweeps"`
-	Stripe       StripeStatus           `json:"stripe"`
+	Transactions int64 `json:"transactions"`
+	DriftOpen    int64 `json:"drift_open"`
+	// DriftByKind counts the open findings; kinds without any are left out.
+	DriftByKind map[mirror.DriftKind]int64 `json:"drift_by_kind"`
+	Sweeps      map[string]SweepStatus     `json:"sweeps"`
+	Stripe      StripeStatus               `json:"stripe"`
 	// AccountsRefused are accounts whose key Stripe refuses at present, by the
-	// process that answers.
-	AccountsRefused []RefusedStatus `json:"accounts_refused"`
-	PendingEvents   int64           `json:"pending_events"`
-	Balances        []TotalStatus   `json:"balances"`
-	Build           Build           `json:"build"`
-	At              time.Time       `json:"at"`
+	// process that answers; AccountsRefusedKnown tells whether it is one that calls
+	// Stripe and so can know.
+	AccountsRefused      []RefusedStatus `json:"accounts_refused"`
+	AccountsRefusedKnown bool            `json:"accounts_refused_known"`
+	// Webhooks tells of each endpoint whether events arrive by it.
+	Webhooks map[reconcile.Endpoint]WebhookStatus `json:"webhooks"`
+	// DeadLetters counts by the age of the first failure.
+	DeadLetters   DeadStatus    `json:"dead_letters"`
+	PendingEvents int64         `json:"pending_events"`
+	Balances      []TotalStatus `json:"balances"`
+	Build         Build         `json:"build"`
+	At            time.Time     `json:"at"`
 }
 
 // QueueStatus counts targets by state.
@@ -49,6 +58,30 @@ type FreshnessStatus struct {
 type SweepStatus struct {
 	LastSuccess *time.Time `json:"last_success"`
 	LastFound   int64      `json:"last_found"`
+	// AgeSeconds is how long ago the last success was; null: never.
+	AgeSeconds *float64 `json:"age_seconds"`
+}
+
+// WebhookStatus tells of a webhook endpoint.
+type WebhookStatus struct {
+	// LastArrival is when an event last arrived; null: never.
+	LastArrival *time.Time `json:"last_arrival"`
+	// Silent: Stripe has had events for minutes that no webhook brought, since
+	// SilentSince, and none has arrived.
+	Silent      bool       `json:"silent"`
+	SilentSince *time.Time `json:"silent_since"`
+}
+
+// DeadStatus counts dead letters by how long ago they first failed.
+type DeadStatus struct {
+	UnderHour int64 `json:"under_1h"`
+	UnderDay  int64 `json:"under_1d"`
+	UnderWeek int64 `json:"under_7d"`
+	Older     int64 `json:"older"`
+	// Unreadable of them are events that could not be read, which are never tried
+	// again by themselves.
+	Unreadable int64      `json:"unreadable"`
+	Oldest     *time.Time `json:"oldest"`
 }
 
 // StripeStatus tells what Stripe was asked.
@@ -76,7 +109,11 @@ type TotalStatus struct {
 
 // Status reads it from the mirror and the queue.
 func (p *Parts) Status(ctx context.Context, gate *worker.Gate) (Status, error) {
-	s := Status{Sweeps: map[string]SweepStatus{}, AccountsRefused: []RefusedStatus{}, Balances: []TotalStatus{}, At: time.Now().UTC(), Build: ReadBuild()}
+	s := Status{
+		Sweeps: map[string]SweepStatus{}, AccountsRefused: []RefusedStatus{}, Balances: []TotalStatus{},
+		DriftByKind: map[mirror.DriftKind]int64{}, Webhooks: map[reconcile.Endpoint]WebhookStatus{},
+		AccountsRefusedKnown: gate != nil, At: time.Now().UTC(), Build: ReadBuild(),
+	}
 	totals, err := p.Store.Totals(ctx)
 	if err != nil {
 		return s, err
@@ -84,8 +121,9 @@ func (p *Parts) Status(ctx context.Context, gate *worker.Gate) (Status, error) {
 	s.Customers = totals.Customers
 	s.Transactions = totals.BalanceTransactions + totals.CreditTransactions
 	s.PendingEvents = totals.PendingEvents
-	for _, n := range totals.DriftOpen {
+	for kind, n := range totals.DriftOpen {
 		s.DriftOpen += n
+		s.DriftByKind[kind] = n
 	}
 	s.Balances = append(totalsOf("balance", totals.Balances), totalsOf("credits", totals.Credits)...)
 	fresh, err := p.Store.Freshness(ctx, freshnessSample)
@@ -100,7 +138,19 @@ func (p *Parts) Status(ctx context.Context, gate *worker.Gate) (Status, error) {
 		return s, err
 	}
 	for _, w := range sweeps {
-		addSweep(s.Sweeps, w)
+		if !reconcile.IsWebhookRow(w.Name) {
+			addSweep(s.Sweeps, w)
+		}
+	}
+	for name, w := range s.Sweeps {
+		if w.LastSuccess != nil {
+			age := max(s.At.Sub(*w.LastSuccess), 0).Seconds()
+			w.AgeSeconds = &age
+			s.Sweeps[name] = w
+		}
+	}
+	if err := p.addTrouble(ctx, &s); err != nil {
+		return s, err
 	}
 	counts, err := p.Queue.Stats(ctx)
 	if err != nil {
@@ -119,6 +169,32 @@ func (p *Parts) Status(ctx context.Context, gate *worker.Gate) (Status, error) {
 		}
 	}
 	return s, nil
+}
+
+// addTrouble adds what a person may have to look after.
+func (p *Parts) addTrouble(ctx context.Context, s *Status) error {
+	endpoints, err := reconcile.WebhookStates(ctx, p.Store)
+	if err != nil {
+		return err
+	}
+	for _, e := range endpoints {
+		s.Webhooks[e.Endpoint] = WebhookStatus{LastArrival: optional(e.LastArrival), Silent: e.Silent, SilentSince: optional(e.SilentSince)}
+	}
+	ages, err := p.Store.DeadLetterAges(ctx, s.At)
+	s.DeadLetters = DeadStatus{
+		UnderHour: ages.UnderHour, UnderDay: ages.UnderDay, UnderWeek: ages.UnderWeek, Older: ages.Older,
+		Unreadable: ages.Unreadable, Oldest: optional(ages.Oldest),
+	}
+	return err
+}
+
+// optional is a time in UTC; nil for the zero time.
+func optional(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	t = t.UTC()
+	return &t
 }
 
 // freshnessSample is how many of the last answered events tell the freshness.

@@ -139,6 +139,16 @@ type DeadLetter struct {
 	RetryAt time.Time
 }
 
+// DeadLetterAges counts letters by how long ago they first failed.
+type DeadLetterAges struct {
+	UnderHour, UnderDay, UnderWeek, Older int64
+	// Unreadable is how many of all are bodies that could not be read, which are
+	// never tried again by themselves.
+	Unreadable int64
+	// Oldest is the first failure of all; zero without letters.
+	Oldest time.Time
+}
+
 // DeadLetters keeps failed work until somebody or a later sync resolves it. A
 // committed sync of the same target removes its letter.
 type DeadLetters interface {
@@ -147,6 +157,10 @@ type DeadLetters interface {
 	SaveDeadLetter(ctx context.Context, d DeadLetter) error
 	// DeadLetters lists letters by ID after the given one, at most limit.
 	DeadLetters(ctx context.Context, after string, limit int) ([]DeadLetter, error)
+	// DeadLetter reads one by its ID; ErrNotFound when there is none.
+	DeadLetter(ctx context.Context, id string) (DeadLetter, error)
+	// DeadLetterAges counts the letters by the age of their first failure.
+	DeadLetterAges(ctx context.Context, now time.Time) (DeadLetterAges, error)
 	// DueDeadLetters claims letters whose RetryAt has come: it moves their RetryAt
 	// to next and returns them, so that replicas do not all retry the same one.
 	DueDeadLetters(ctx context.Context, now, next time.Time, limit int) ([]DeadLetter, error)

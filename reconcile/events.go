@@ -86,6 +86,9 @@ func NewEventsSweep(stripe Stripe, store Store, queue Queue, o EventsOptions) *E
 type EventsResult struct {
 	// Seen events of interest, and those of them that were Missed and are marked now.
 	Seen, Missed int
+	// Unbrought are the events that no webhook had brought when they were seen. With
+	// the inbox off only those are known that were missed, too.
+	Unbrought []mirror.Event
 	// Findings are the differences met, and Opened how many of them were new.
 	Findings []mirror.Finding
 	Opened   map[mirror.DriftKind]int
@@ -225,7 +228,9 @@ func (s *EventsSweep) apply(ctx context.Context, account string, page stripeapi.
 		}
 		// Kept like an unreadable webhook, so that a person can look at it.
 		err := s.store.SaveDeadLetter(ctx, mirror.DeadLetter{
-			ID: mirror.UnreadableID(raw), Reason: "an event in Stripe's list cannot be read", Attempts: 1,
+			// The list does not repeat in its events whose list it is.
+			ID: mirror.UnreadableID(raw), Target: mirror.Target{Account: account},
+			Reason: "an event in Stripe's list cannot be read", Attempts: 1,
 			Payload: raw, FirstFailedAt: now, LastFailedAt: now,
 		})
 		if err != nil {
@@ -250,6 +255,15 @@ func (s *EventsSweep) apply(ctx context.Context, account string, page stripeapi.
 		return err
 	}
 	missed, unsure, err := s.missed(ctx, events, receipts)
+	if s.o.Inbox() {
+		for i, e := range events {
+			if receipts[i] == mirror.ReceiptNew && len(e.Targets()) > 0 { // without any it is not recorded when it arrives
+				result.Unbrought = append(result.Unbrought, e)
+			}
+		}
+	} else {
+		result.Unbrought = append(result.Unbrought, missed...)
+	}
 	again := append(slices.Clone(missed), unsure...)
 	if err != nil || len(again) == 0 {
 		return err

@@ -45,6 +45,9 @@ type RunnerOptions struct {
 	Gate Gate
 	// EmbeddedRedis tells that Redis runs in this process.
 	EmbeddedRedis bool
+	// Webhooks tells that this process has a webhook secret, so that events are
+	// expected to be brought; otherwise a receiver that was heard of tells it.
+	Webhooks bool
 	// EventsInterval is the time between two passes over events. Defaults to 1 min.
 	EventsInterval time.Duration
 	// Balances and Scrub are run where they are set, Balances every
@@ -73,6 +76,8 @@ type Runner struct {
 	// eventsMu keeps a catch-up and a regular pass over events apart: they share a
 	// checkpoint.
 	eventsMu sync.Mutex
+	// silence is of the present lease; under eventsMu.
+	silence *silenceWatch
 
 	mu      sync.Mutex
 	leading bool
@@ -176,6 +181,9 @@ func (r *Runner) lead(ctx context.Context, expires time.Time) {
 	r.setLeading(true)
 	defer r.setLeading(false)
 	r.o.Log.Info("reconcile lease taken")
+	r.eventsMu.Lock()
+	r.silence = newSilenceWatch(r.store, r.o.Webhooks, r.o.Now(), r.o.Log)
+	r.eventsMu.Unlock()
 	for _, sweep := range []string{SweepEvents, SweepBalances, SweepScrub} {
 		r.progress(sweep)
 	}
@@ -242,6 +250,7 @@ func (r *Runner) sweepEvents(ctx context.Context) {
 	if !ok {
 		r.failed(ctx, SweepEvents, "", err)
 	}
+	unbrought := map[Endpoint][]mirror.Event{}
 	for _, account := range accounts {
 		var result EventsResult
 		err := r.called(account, SweepEvents, func() (err error) {
@@ -250,6 +259,7 @@ func (r *Runner) sweepEvents(ctx context.Context) {
 		})
 		r.m.missed.Add(float64(result.Missed))
 		r.count(result.Opened)
+		unbrought[EndpointOf(account)] = append(unbrought[EndpointOf(account)], result.Unbrought...)
 		if result.Beyond && err == nil {
 			r.takeOver(ctx, account)
 		}
@@ -260,6 +270,11 @@ func (r *Runner) sweepEvents(ctx context.Context) {
 		}
 		if result.Missed > 0 {
 			r.o.Log.Warn("events were missed and are marked", zap.String("account", account), zap.Int("events", result.Missed))
+		}
+	}
+	if r.silence != nil {
+		if err := r.silence.judge(ctx, unbrought, r.o.Now()); err != nil {
+			r.failed(ctx, "webhooks", "", err)
 		}
 	}
 	if ok {

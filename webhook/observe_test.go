@@ -2,6 +2,9 @@ package webhook
 
 import (
 	"bytes"
+	"context"
+	"errors"
+	"fmt"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -119,3 +122,54 @@ func TestLog(t *testing.T) {
 		t.Errorf("%d lines for 4,000 refusals:\n%s", n, text[:2000])
 	}
 }
+
+// An arrival is told of whatever becomes of the event, but only where it proves
+// that the endpoint brings what the mirror follows: verified, of our mode and
+// accounts, of a type that is asked for.
+func TestArrivals(t *testing.T) {
+	t.Parallel()
+	const customer = "cus_1"
+	for _, c := range []struct {
+		name string
+		raw  []byte
+		down bool
+		want string
+	}{
+		{"taken", event("evt_1", customer), false, " 1680216086"},
+		{"of a connected account", eventWith("evt_1", "customer.updated", customer, `,"account":"acct_1"`), false, "acct_1 1680216086"},
+		{"not durable, 503", event("evt_1", customer), true, " 1680216086"},
+		{"nobody's invoice", eventWith("evt_1", "invoice.finalized", "in_1", ""), false, " 1680216086"},
+		{"unreadable", []byte("{"), false, " never"},
+		{"another type", eventWith("evt_1", "charge.succeeded", "ch_1", ""), false, ""},
+		{"another account", eventWith("evt_1", "customer.updated", customer, `,"account":"acct_2"`), false, ""},
+		{"the other mode", bytes.ReplaceAll(event("evt_1", customer), []byte(`"livemode":false`), []byte(`"livemode":true`)), false, ""},
+	} {
+		got := ""
+		b := newBench(t, func(b *bench, o *Options) {
+			o.Accounts = func(account string) bool { return account == "acct_1" }
+			o.Arrived = func(account string, created time.Time) {
+				if got = account + " never"; !created.IsZero() {
+					got = fmt.Sprint(account, " ", created.Unix())
+				}
+			}
+			if c.down {
+				o.Queue = downQueue{}
+			}
+		})
+		b.post(c.raw)
+		if got != c.want {
+			t.Errorf("%s: told %q, want %q", c.name, got, c.want)
+		}
+		got = ""
+		unsigned := signed(c.raw)
+		unsigned.Header.Set("Stripe-Signature", "t=1,v1=00")
+		if b.do(unsigned); got != "" {
+			t.Errorf("%s: an unsigned body is told of as %q", c.name, got)
+		}
+	}
+}
+
+// downQueue is a Redis that refuses.
+type downQueue struct{}
+
+func (downQueue) Mark(context.Context, []Marking) ([]bool, error) { return nil, errors.New("down") }

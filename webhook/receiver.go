@@ -61,6 +61,10 @@ type Options struct {
 	// Accounts tells whether a connected account's events are taken. It is not
 	// asked for the platform's own, which always are. Defaults to none.
 	Accounts func(account string) bool
+	// Arrived, where set, is told of each verified event that the mirror follows,
+	// with its account and time, whatever becomes of it; of one that cannot be read
+	// with neither. It must not block.
+	Arrived func(account string, created time.Time)
 	// APIVersion is the version that reads are pinned to. Events of another are
 	// taken, counted and warned of. Defaults to no comparison.
 	APIVersion string
@@ -99,6 +103,9 @@ func (o *Options) fill() error {
 	need(o.Log != nil, "Log")
 	if o.Accounts == nil {
 		o.Accounts = func(string) bool { return false }
+	}
+	if o.Arrived == nil {
+		o.Arrived = func(string, time.Time) {}
 	}
 	if o.Livemode == nil {
 		o.Livemode = func(bool) bool { return true }
@@ -327,6 +334,9 @@ func (rc *Receiver) take(e mirror.Event) answer {
 	if e.Account != "" && !rc.opts.Accounts(e.Account) {
 		return answerIgnored
 	}
+	if mirror.Interesting(e.Type) {
+		rc.opts.Arrived(e.Account, e.Created)
+	}
 	targets := e.Targets()
 	if len(targets) == 0 {
 		return answerIgnored
@@ -347,6 +357,7 @@ func (rc *Receiver) take(e mirror.Event) answer {
 // keep saves a verified body that could not be read as an event, so that the 200
 // which ends Stripe's deliveries does not lose it.
 func (rc *Receiver) keep(body []byte, now time.Time) answer {
+	rc.opts.Arrived("", time.Time{})
 	if !rc.gate.enter() {
 		return answerStopping
 	}

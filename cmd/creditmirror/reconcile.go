@@ -2,13 +2,9 @@ package main
 
 import (
 	"context"
-	"encoding/csv"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -58,7 +54,7 @@ func newReconcile(e *env) *cobra.Command {
 		if o.dryRun && o.sweep == reconcile.SweepScrub {
 			return fmt.Errorf("%w: --dry-run: a scrub repairs by reading; use verify, or reconcile balances --dry-run", errUsage)
 		}
-		print, err := driftPrinter(e.out, o.format)
+		w, err := newFindingReport(e.out, o.format)
 		if err != nil {
 			return err
 		}
@@ -70,13 +66,19 @@ func newReconcile(e *env) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if err := print(found); err != nil {
+		w.head()
+		left := false
+		for _, f := range found {
+			left = left || f.RepairedAt.IsZero()
+			if err := w.finding(f); err != nil {
+				return err
+			}
+		}
+		if err := w.end(); err != nil {
 			return err
 		}
-		for _, f := range found {
-			if f.RepairedAt.IsZero() {
-				return errFound
-			}
+		if left {
+			return errFound
 		}
 		return nil
 	}
@@ -146,7 +148,7 @@ func passes(ctx context.Context, progress io.Writer, parts *app.Parts, o reconci
 				return nil, err
 			}
 			found = append(found, result.Findings...)
-			fmt.Fprintf(progress, "account %q: %d events since %s, %d missed\n", account, result.Seen, utc(result.From), result.Missed)
+			fmt.Fprintf(progress, "account %q: %d events since %s, %d missed\n", account, result.Seen, rfc3339(result.From), result.Missed)
 			if result.Beyond {
 				fmt.Fprintln(progress, "older events are no longer listed by Stripe: run reconcile balances and reconcile scrub")
 			}
@@ -208,65 +210,4 @@ func repaired(ctx context.Context, parts *app.Parts, accounts []string, since ti
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
-}
-
-// driftPrinter chooses the format of the report; empty is a table on a terminal,
-// else CSV.
-func driftPrinter(out io.Writer, format string) (func([]mirror.Finding) error, error) {
-	if format == "" {
-		format = "csv"
-		if terminal(out) {
-			format = "table"
-		}
-	}
-	columns := []string{"kind", "account", "customer", "currency", "expected", "actual", "cause", "found_at", "repaired_at"}
-	values := func(f mirror.Finding) []string {
-		return []string{string(f.Kind), f.Account, f.Customer, f.Currency, f.Expected, f.Actual, f.Cause, utc(f.FoundAt), utc(f.RepairedAt)}
-	}
-	switch format {
-	case "csv":
-		return func(list []mirror.Finding) error {
-			w := csv.NewWriter(out)
-			rows := [][]string{columns}
-			for _, f := range list {
-				rows = append(rows, values(f))
-			}
-			return w.WriteAll(rows)
-		}, nil
-	case "table":
-		return func(list []mirror.Finding) error {
-			w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-			fmt.Fprintln(w, strings.ToUpper(strings.Join(columns, "\t")))
-			for _, f := range list {
-				fmt.Fprintln(w, strings.Join(values(f), "\t"))
-			}
-			return w.Flush()
-		}, nil
-	case "json":
-		return func(list []mirror.Finding) error {
-			rows := make([]map[string]any, 0, len(list))
-			for _, f := range list {
-				row := map[string]any{}
-				for i, v := range values(f) {
-					row[columns[i]] = v
-				}
-				if f.RepairedAt.IsZero() {
-					row["repaired_at"] = nil
-				}
-				rows = append(rows, row)
-			}
-			enc := json.NewEncoder(out)
-			enc.SetIndent("", "  ")
-			return enc.Encode(rows)
-		}, nil
-	}
-	return nil, fmt.Errorf("%w: --format %q: want table, csv or json", errUsage, format)
-}
-
-// utc writes a time in UTC; the zero time is empty.
-func utc(t time.Time) string {
-	if t.IsZero() {
-		return ""
-	}
-	return t.UTC().Format(time.RFC3339)
 }

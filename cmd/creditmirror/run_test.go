@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -11,9 +13,19 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/creditmirror/creditmirror/app"
+	"github.com/creditmirror/creditmirror/internal/pgtest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	code := pgtest.Main(m)
+	if code == 0 {
+		if err := goleak.Find(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
 
 // cli runs the command line as a user does.
 func cli(t *testing.T, environ []string, args ...string) (code int, out, errOut string) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -22,7 +23,7 @@ func newStatus(e *env) *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
 		Use:   "status",
-		Short: "Tell queue, freshness, drift, sweeps and Stripe calls",
+		Short: "Tell queue, freshness, drift, sweeps, webhooks, dead letters and Stripe calls",
 		Long: lines(
 			"With a Redis of its own (CREDITMIRROR_REDIS_URL) it asks Redis and the database.",
 			"With the embedded one it asks the running serve at CREDITMIRROR_OPS_ADDR."),
@@ -62,27 +63,45 @@ func readStatus(ctx context.Context, cfg config.Config) (app.Status, error) {
 }
 
 // askServe asks a running serve, since only it knows its embedded queue.
-func askServe(ctx context.Context, opsAddr string) (app.Status, error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+func askServe(ctx context.Context, opsAddr string) (s app.Status, err error) {
+	return s, callServe(ctx, opsAddr, http.MethodGet, "/status", nil, &s)
+}
+
+// callServe sends a request to the ops listener of a running serve: only it can
+// reach the queue that is embedded in it.
+func callServe(ctx context.Context, opsAddr, method, path string, body, into any) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	var s app.Status
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+opsAddr+"/status", http.NoBody)
+	var send io.Reader = http.NoBody
+	if body != nil {
+		text, err := json.Marshal(body)
+		if err != nil {
+			return err
+		}
+		send = bytes.NewReader(text)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://"+opsAddr+path, send)
 	if err != nil {
-		return s, err
+		return err
+	}
+	req.Host = "localhost" // whatever name the address has
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return s, fmt.Errorf("no serve answers at %s (the queue is embedded in it, so only it can tell): start serve, or set CREDITMIRROR_OPS_ADDR to its address: %w", opsAddr, err)
+		return fmt.Errorf("no serve answers at %s (the queue is embedded in it, so only it can do this): start serve, or set %s to its address: %w",
+			opsAddr, config.VarOpsAddr, err)
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode != http.StatusOK {
 		text, _ := io.ReadAll(io.LimitReader(resp.Body, 1024))
-		return s, fmt.Errorf("serve at %s answers %s: %s", opsAddr, resp.Status, text)
+		return fmt.Errorf("serve at %s answers %s: %s", opsAddr, resp.Status, text)
 	}
-	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&s); err != nil {
-		return s, fmt.Errorf("what listens at %s is not a creditmirror: %w", opsAddr, err)
+	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(into); err != nil {
+		return fmt.Errorf("what listens at %s is not a creditmirror: %w", opsAddr, err)
 	}
-	return s, nil
+	return nil
 }
 
 func printStatus(out io.Writer, s app.Status) error {
@@ -99,23 +118,51 @@ func printStatus(out io.Writer, s app.Status) error {
 	row("transactions", "%d", s.Transactions)
 	row("events waiting", "%d", s.PendingEvents)
 	row("drift open", "%d", s.DriftOpen)
+	for _, kind := range slices.Sorted(maps.Keys(s.DriftByKind)) {
+		row("drift "+string(kind), "%d", s.DriftByKind[kind])
+	}
 	for _, name := range slices.Sorted(maps.Keys(s.Sweeps)) {
 		sweep := s.Sweeps[name]
 		if sweep.LastSuccess == nil {
 			row("sweep "+name, "not finished yet")
 			continue
 		}
-		row("sweep "+name, "%s, found %d", sweep.LastSuccess.Format(time.RFC3339), sweep.LastFound)
+		row("sweep "+name, "%s, %s ago, found %d", sweep.LastSuccess.Format(time.RFC3339), ago(s.At, sweep.LastSuccess), sweep.LastFound)
+	}
+	for _, endpoint := range slices.Sorted(maps.Keys(s.Webhooks)) {
+		w := s.Webhooks[endpoint]
+		switch {
+		case w.Silent:
+			row("webhooks "+string(endpoint), "SILENT since %s: Stripe has events that none brings", w.SilentSince.Format(time.RFC3339))
+		case w.LastArrival != nil:
+			row("webhooks "+string(endpoint), "last arrived %s ago", ago(s.At, w.LastArrival))
+		}
+	}
+	if d := s.DeadLetters; s.Queue.Dead > 0 {
+		row("dead letters", "%d under an hour old, %d under a day, %d under a week, %d older; %d of them unreadable: see dead list",
+			d.UnderHour, d.UnderDay, d.UnderWeek, d.Older, d.Unreadable)
 	}
 	for _, purpose := range slices.Sorted(maps.Keys(s.Stripe.Calls24h)) {
 		row("stripe calls 24h "+string(purpose), "%d", s.Stripe.Calls24h[purpose])
 	}
-	row("stripe calls, 30 days like this", "%d", s.Stripe.Projection30d)
+	row("stripe calls, 30 days like this", "%d (Stripe allows about %d reads per payment, so as many as with %d payments)",
+		s.Stripe.Projection30d, readsPerPayment, (s.Stripe.Projection30d+readsPerPayment-1)/readsPerPayment)
 	for _, t := range s.Balances {
 		row("sum "+t.Ledger+" "+t.Currency, "%d", t.Amount)
 	}
 	for _, r := range s.AccountsRefused {
 		row("refused by stripe", "account %q %s since %s: %s", r.Account, r.Scope, r.Since.Format(time.RFC3339), r.Reason)
 	}
+	if !s.AccountsRefusedKnown {
+		row("refused by stripe", "not known here: see /readyz of each serve")
+	}
 	return w.Flush()
+}
+
+// readsPerPayment is how many reads Stripe allows for each payment, over 30 days.
+const readsPerPayment = 500
+
+// ago tells how long before now t was, to the second.
+func ago(now time.Time, t *time.Time) time.Duration {
+	return max(now.Sub(*t), 0).Round(time.Second)
 }

@@ -2,15 +2,11 @@ package main
 
 import (
 	"context"
-	"encoding/csv"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
-	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -52,7 +48,7 @@ func newVerify(e *env) *cobra.Command {
 		case cmd.Flags().Changed("customer") && !mirror.ValidCustomerID(customer):
 			return fmt.Errorf("%w: --customer %q: want cus_…", errUsage, customer)
 		}
-		w, err := newFindingWriter(e.out, format)
+		w, err := newFindingReport(e.out, format)
 		if err != nil {
 			return err
 		}
@@ -65,27 +61,36 @@ func newVerify(e *env) *cobra.Command {
 	return c
 }
 
-func runVerify(ctx context.Context, e *env, cfg config.Config, f mirror.AuditFilter, w findingWriter) (err error) {
+// openMirror opens a mirror that is there already, with a schema that fits.
+func openMirror(ctx context.Context, cfg config.Config) (mirror.Store, error) {
 	if path, ok := cfg.SQLitePath(); ok {
-		// Opening it would make an empty one, about which there is nothing to prove.
+		// Opening it would make an empty one, of which there is nothing to tell.
 		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("there is no mirror at %s: set %s, or make the first copy with serve or backfill", path, config.VarDatabaseURL)
+			return nil, fmt.Errorf("there is no mirror at %s: set %s, or make the first copy with serve or backfill", path, config.VarDatabaseURL)
 		}
 	}
 	store, err := app.OpenStore(ctx, cfg)
 	if err != nil {
+		return nil, err
+	}
+	if err := store.CheckSchema(ctx); err != nil {
+		return nil, errors.Join(err, store.Close())
+	}
+	return store, nil
+}
+
+func runVerify(ctx context.Context, e *env, cfg config.Config, f mirror.AuditFilter, w findingReport) (err error) {
+	store, err := openMirror(ctx, cfg)
+	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
-	if err := store.CheckSchema(ctx); err != nil {
-		return err
-	}
 	auditor, ok := store.(mirror.Auditor)
 	if !ok {
 		return errors.New("this database cannot be verified")
 	}
 	start := time.Now()
-	result, err := verify.Run(ctx, auditor, verify.Options{Filter: f}, w.write)
+	result, err := verify.Run(ctx, auditor, verify.Options{Filter: f}, w.finding)
 	if err := errors.Join(err, w.end()); err != nil {
 		return err
 	}
@@ -98,160 +103,14 @@ func runVerify(ctx context.Context, e *env, cfg config.Config, f mirror.AuditFil
 	return nil
 }
 
-// findingWriter prints findings in the report formats, as they come.
-type findingWriter interface {
-	write(mirror.Finding) error
-	end() error
+// findingReport prints findings; verify and reconcile share it.
+type findingReport struct{ *report }
+
+func newFindingReport(out io.Writer, format string) (findingReport, error) {
+	r, err := newReport(out, format, "kind", "account", "customer", "currency", "expected", "actual", "cause", "found_at", "repaired_at")
+	return findingReport{r}, err
 }
 
-func findingColumns() []string {
-	return []string{"kind", "account", "customer", "currency", "expected", "actual", "cause", "found_at", "repaired_at"}
-}
-
-func findingValues(f mirror.Finding) []string {
-	return []string{
-		string(f.Kind), f.Account, f.Customer, f.Currency, f.Expected, f.Actual, f.Cause, rfc3339(f.FoundAt), rfc3339(f.RepairedAt),
-	}
-}
-
-// rfc3339 writes a time in UTC; the zero time is empty.
-func rfc3339(t time.Time) string {
-	if t.IsZero() {
-		return ""
-	}
-	return t.UTC().Format(time.RFC3339)
-}
-
-// newFindingWriter chooses the format; empty is a table on a terminal, else CSV.
-func newFindingWriter(out io.Writer, format string) (findingWriter, error) {
-	if format == "" {
-		format = "csv"
-		if terminal(out) {
-			format = "table"
-		}
-	}
-	switch format {
-	case "table":
-		return &findingTable{w: tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)}, nil
-	case "csv":
-		return &findingCSV{w: csv.NewWriter(out)}, nil
-	case "json":
-		return &findingJSON{w: out}, nil
-	}
-	return nil, fmt.Errorf("%w: --format %q: want table, csv or json", errUsage, format)
-}
-
-// tableBlock is after how many lines a table is printed, and its columns may
-// find another width: a report may be longer than memory.
-const tableBlock = 1000
-
-type findingTable struct {
-	w *tabwriter.Writer
-	n int
-}
-
-func (t *findingTable) write(f mirror.Finding) error {
-	if t.n%tableBlock == 0 {
-		if err := t.end(); err != nil {
-			return err
-		}
-		fmt.Fprintln(t.w, strings.ToUpper(strings.Join(findingColumns(), "\t")))
-	}
-	t.n++
-	values := findingValues(f)
-	for i, v := range values {
-		if values[i] = cell(v); v == "" {
-			values[i] = "-"
-		}
-	}
-	_, err := fmt.Fprintln(t.w, strings.Join(values, "\t"))
-	return err
-}
-
-// cell keeps a value of somebody else's making within its line and column.
-func cell(v string) string {
-	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
-			return ' '
-		}
-		return r
-	}, v)
-}
-
-func (t *findingTable) end() error { return t.w.Flush() }
-
-type findingCSV struct {
-	w    *csv.Writer
-	rows int
-}
-
-func (c *findingCSV) write(f mirror.Finding) error {
-	if err := c.header(); err != nil {
-		return err
-	}
-	return c.w.Write(findingValues(f))
-}
-
-func (c *findingCSV) header() error {
-	c.rows++
-	if c.rows > 1 {
-		return nil
-	}
-	return c.w.Write(findingColumns())
-}
-
-func (c *findingCSV) end() error {
-	if err := c.header(); err != nil {
-		return err
-	}
-	c.w.Flush()
-	return c.w.Error()
-}
-
-type findingJSON struct {
-	w    io.Writer
-	rows int
-}
-
-// findingObject has the report's keys in their order.
-type findingObject struct {
-	Kind       string  `json:"kind"`
-	Account    string  `json:"account"`
-	Customer   string  `json:"customer"`
-	Currency   string  `json:"currency"`
-	Expected   string  `json:"expected"`
-	Actual     string  `json:"actual"`
-	Cause      string  `json:"cause"`
-	FoundAt    string  `json:"found_at"`
-	RepairedAt *string `json:"repaired_at"`
-}
-
-func (j *findingJSON) write(f mirror.Finding) error {
-	o := findingObject{
-		string(f.Kind), f.Account, f.Customer, f.Currency, f.Expected, f.Actual, f.Cause, rfc3339(f.FoundAt), nil,
-	}
-	if !f.RepairedAt.IsZero() {
-		at := rfc3339(f.RepairedAt)
-		o.RepairedAt = &at
-	}
-	line, err := json.Marshal(o)
-	if err != nil {
-		return err
-	}
-	before := ",\n"
-	if j.rows == 0 {
-		before = "[\n"
-	}
-	j.rows++
-	_, err = io.WriteString(j.w, before+string(line))
-	return err
-}
-
-func (j *findingJSON) end() error {
-	text := "\n]\n"
-	if j.rows == 0 {
-		text = "[]\n"
-	}
-	_, err := io.WriteString(j.w, text)
-	return err
+func (r findingReport) finding(f mirror.Finding) error {
+	return r.write(string(f.Kind), f.Account, f.Customer, f.Currency, f.Expected, f.Actual, f.Cause, f.FoundAt, f.RepairedAt)
 }

@@ -20,6 +20,8 @@ func letterCases() []testCase {
 		{"CommitRemovesTheLetter", commitRemovesLetter},
 		{"I10_ListInPagesAndDrop", listAndDrop},
 		{"DueAreClaimedOnce", dueClaimedOnce},
+		{"OneByID", oneLetter},
+		{"CountedByAge", countedByAge},
 	}
 }
 
@@ -193,5 +195,52 @@ func dueClaimedOnce(t *testing.T, h *Harness) {
 		if n != 1 {
 			t.Fatalf("%s was claimed %d times", id, n)
 		}
+	}
+}
+
+func oneLetter(t *testing.T, h *Harness) {
+	body := []byte("{\x00\xff not JSON")
+	for _, d := range []mirror.DeadLetter{
+		letter(mirror.Target{Account: "acct_1", Scope: mirror.ScopeBalance, ID: "cus_A"}),
+		letter(mirror.Target{Scope: mirror.ScopeCredits, ID: "cus_A"}),
+		{
+			ID: mirror.UnreadableID(body), Target: mirror.Target{Account: "acct_1"}, Reason: "not JSON", Attempts: 1,
+			EventIDs: []string{}, Payload: body, FirstFailedAt: epoch0, LastFailedAt: epoch0,
+		},
+	} {
+		if _, err := h.DeadLetter(t.Context(), d.ID); !errors.Is(err, mirror.ErrNotFound) {
+			t.Fatalf("before it is saved: %v, want ErrNotFound", err)
+		}
+		noErr(t, h.SaveDeadLetter(t.Context(), d))
+		if got, err := h.DeadLetter(t.Context(), d.ID); err != nil || fmt.Sprint(got) != fmt.Sprint(d) {
+			t.Fatalf("got %+v, %v\nwant %+v", got, err, d)
+		}
+	}
+	for _, id := range []string{"", "dead_", "dead_' OR 1=1 --"} {
+		if _, err := h.DeadLetter(t.Context(), id); !errors.Is(err, mirror.ErrNotFound) {
+			t.Fatalf("%q: %v, want ErrNotFound", id, err)
+		}
+	}
+}
+
+func countedByAge(t *testing.T, h *Harness) {
+	if got, err := h.DeadLetterAges(t.Context(), epoch0); err != nil || got != (mirror.DeadLetterAges{}) {
+		t.Fatalf("without letters: %+v, %v", got, err)
+	}
+	const day = 24 * time.Hour
+	for i, age := range []time.Duration{0, time.Hour - time.Second, time.Hour, 23 * time.Hour, day, 6 * day, 7 * day, 400 * day} {
+		d := letter(mirror.Target{Scope: mirror.ScopeBalance, ID: fmt.Sprintf("cus_%d", i)})
+		d.FirstFailedAt = epoch0.Add(-age)
+		noErr(t, h.SaveDeadLetter(t.Context(), d))
+	}
+	noErr(t, h.SaveDeadLetter(t.Context(), mirror.DeadLetter{
+		ID: mirror.UnreadableID([]byte("x")), Reason: "unreadable", Attempts: 1, Payload: []byte("x"), FirstFailedAt: epoch0, LastFailedAt: epoch0,
+	}))
+	got, err := h.DeadLetterAges(t.Context(), epoch0)
+	noErr(t, err)
+	oldest := got.Oldest
+	got.Oldest = time.Time{}
+	if want := (mirror.DeadLetterAges{UnderHour: 3, UnderDay: 2, UnderWeek: 2, Older: 2, Unreadable: 1}); got != want || !oldest.Equal(epoch0.Add(-400*day)) {
+		t.Fatalf("got %+v since %v, want %+v", got, oldest, want)
 	}
 }

@@ -42,6 +42,14 @@ WHERE retry_at <= $1 AND (account, id) IN (
 )
 RETURNING ` + letterColumns
 
+	letterByID = `SELECT ` + letterColumns + ` FROM creditmirror.dead_letters WHERE id = $1 LIMIT 1`
+
+	letterAges = `SELECT count(*) FILTER (WHERE first_failed_at > $1),
+  count(*) FILTER (WHERE first_failed_at <= $1 AND first_failed_at > $2),
+  count(*) FILTER (WHERE first_failed_at <= $2 AND first_failed_at > $3),
+  count(*) FILTER (WHERE first_failed_at <= $3), count(*) FILTER (WHERE scope = ''), min(first_failed_at)
+FROM creditmirror.dead_letters`
+
 	dropLetter = `DELETE FROM creditmirror.dead_letters WHERE id = $1`
 )
 
@@ -75,6 +83,30 @@ func (s *Store) DeadLetters(ctx context.Context, after string, limit int) ([]mir
 		return nil, fmt.Errorf("list dead letters after %q: %w", after, err)
 	}
 	return list, nil
+}
+
+// DeadLetter reads one letter.
+func (s *Store) DeadLetter(ctx context.Context, id string) (mirror.DeadLetter, error) {
+	list, err := query(ctx, s, scanLetter, letterByID, id)
+	if err == nil && len(list) == 0 {
+		err = mirror.ErrNotFound
+	}
+	if err != nil {
+		return mirror.DeadLetter{}, fmt.Errorf("read dead letter %s: %w", id, err)
+	}
+	return list[0], nil
+}
+
+// DeadLetterAges counts letters by age.
+func (s *Store) DeadLetterAges(ctx context.Context, now time.Time) (mirror.DeadLetterAges, error) {
+	list, err := query(ctx, s, func(row pgx.CollectableRow) (a mirror.DeadLetterAges, err error) {
+		err = row.Scan(&a.UnderHour, &a.UnderDay, &a.UnderWeek, &a.Older, &a.Unreadable, (*optTime)(&a.Oldest))
+		return a, err
+	}, letterAges, now.Add(-time.Hour), now.AddDate(0, 0, -1), now.AddDate(0, 0, -7))
+	if err != nil {
+		return mirror.DeadLetterAges{}, fmt.Errorf("count dead letters: %w", err)
+	}
+	return list[0], nil
 }
 
 // DueDeadLetters claims letters whose time has come.

@@ -30,6 +30,15 @@ FROM dead_letters `
 
 	listLetters = letterColumns + `WHERE id > ?1 ORDER BY id LIMIT ?2`
 
+	letterByID = letterColumns + `WHERE id = ?1 LIMIT 1`
+
+	letterAges = `
+SELECT count(*) FILTER (WHERE first_failed_at > ?1),
+       count(*) FILTER (WHERE first_failed_at <= ?1 AND first_failed_at > ?2),
+       count(*) FILTER (WHERE first_failed_at <= ?2 AND first_failed_at > ?3),
+       count(*) FILTER (WHERE first_failed_at <= ?3), count(*) FILTER (WHERE scope = ''), min(first_failed_at)
+FROM dead_letters`
+
 	dueLetters = letterColumns + `WHERE retry_at IS NOT NULL AND retry_at <= ?1 ORDER BY retry_at, id LIMIT ?2`
 
 	claimLetters = `
@@ -108,6 +117,39 @@ func (s *Store) DeadLetters(ctx context.Context, after string, limit int) ([]mir
 		return nil, fmt.Errorf("dead letters: %w", err)
 	}
 	return list, nil
+}
+
+// DeadLetter reads one letter.
+func (s *Store) DeadLetter(ctx context.Context, id string) (d mirror.DeadLetter, err error) {
+	found := false
+	err = s.read(ctx, func(r *reading) error {
+		return r.each(letterByID, []any{id}, func(rows *sql.Rows) error {
+			found = true
+			var err error
+			d, err = scanLetter(rows)
+			return err
+		})
+	})
+	if err == nil && !found {
+		err = mirror.ErrNotFound
+	}
+	if err != nil {
+		return mirror.DeadLetter{}, fmt.Errorf("dead letter %s: %w", id, err)
+	}
+	return d, nil
+}
+
+// DeadLetterAges counts letters by age.
+func (s *Store) DeadLetterAges(ctx context.Context, now time.Time) (a mirror.DeadLetterAges, err error) {
+	err = s.read(ctx, func(r *reading) error {
+		_, err := r.row(letterAges, []any{stamp(now.Add(-time.Hour)), stamp(now.AddDate(0, 0, -1)), stamp(now.AddDate(0, 0, -7))},
+			&a.UnderHour, &a.UnderDay, &a.UnderWeek, &a.Older, &a.Unreadable, timeColumn{&a.Oldest})
+		return err
+	})
+	if err != nil {
+		return mirror.DeadLetterAges{}, fmt.Errorf("dead letters by age: %w", err)
+	}
+	return a, nil
 }
 
 // DueDeadLetters claims letters whose time has come.

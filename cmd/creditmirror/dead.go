@@ -1,0 +1,535 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/creditmirror/creditmirror/app"
+	"github.com/creditmirror/creditmirror/config"
+	"github.com/creditmirror/creditmirror/mirror"
+)
+
+func newDead(e *env) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "dead list|show|retry|drop",
+		Short: "Look after work that failed for good",
+		Long: lines(
+			"A dead letter is a customer whose sync failed CREDITMIRROR_MAX_ATTEMPTS times, or an event",
+			"that could not be read. Letters are kept in the mirror's database until a sync of the same",
+			"customer succeeds; serve tries those of customers again every hour by itself.",
+			"",
+			"Works beside a serve, and list, show and drop without one."),
+		Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			return fmt.Errorf("%w: dead: say list, show, retry or drop", errUsage)
+		},
+	}
+	c.AddCommand(newDeadList(e), newDeadShow(e), newDeadRetry(e), newDeadDrop(e))
+	return c
+}
+
+// deadPage is how many letters are read at a time: each may hold a body of 1 MiB.
+const deadPage = 50
+
+// eachLetter calls do with every letter, by id, without holding more than a page.
+func eachLetter(ctx context.Context, store mirror.DeadLetters, do func(mirror.DeadLetter) error) error {
+	for after := ""; ; {
+		page, err := store.DeadLetters(ctx, after, deadPage)
+		if err != nil {
+			return err
+		}
+		for _, d := range page {
+			if err := do(d); err != nil {
+				return err
+			}
+			after = d.ID
+		}
+		if len(page) < deadPage {
+			return nil
+		}
+	}
+}
+
+// withMirror runs do on the mirror's database, as it is.
+func withMirror(ctx context.Context, cfg config.Config, do func(mirror.Store) error) (err error) {
+	store, err := openMirror(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, store.Close()) }()
+	return do(store)
+}
+
+func newDeadList(e *env) *cobra.Command {
+	var account, customer, format string
+	c := &cobra.Command{
+		Use:   "list",
+		Short: "List the dead letters",
+		Long: lines(
+			"One line for each, by id. An event that could not be read has no customer and no scope.",
+			"Of scope grant_owner and clock_customers, the customer is the credit grant or test clock",
+			"whose customer could not be found out."),
+		Args: cobra.NoArgs,
+	}
+	overrides := config.Bind(c.Flags(), config.VarDatabaseURL)
+	c.Flags().StringVar(&account, "account", "", `only this connected account (acct_…); "" is the platform's own (default: all)`)
+	c.Flags().StringVar(&customer, "customer", "", "only this customer (cus_…)")
+	c.Flags().StringVar(&format, "format", "", "table, csv or json (default: table on a terminal, else csv)")
+	c.RunE = func(cmd *cobra.Command, _ []string) error {
+		switch {
+		case account != "" && !mirror.ValidAccountID(account):
+			return fmt.Errorf("%w: --account %q: want acct_…", errUsage, account)
+		case cmd.Flags().Changed("customer") && !mirror.ValidCustomerID(customer):
+			return fmt.Errorf("%w: --customer %q: want cus_…", errUsage, customer)
+		}
+		w, err := newReport(e.out, format, "id", "account", "customer", "scope", "reason", "attempts", "first_failed_at", "last_failed_at")
+		if err != nil {
+			return err
+		}
+		cfg, err := config.Load(e.environ, overrides)
+		if err != nil {
+			return err
+		}
+		return withMirror(cmd.Context(), cfg, func(store mirror.Store) error {
+			w.head()
+			err := eachLetter(cmd.Context(), store, func(d mirror.DeadLetter) error {
+				if cmd.Flags().Changed("account") && d.Target.Account != account || customer != "" && d.Target.ID != customer {
+					return nil
+				}
+				return w.write(d.ID, d.Target.Account, d.Target.ID, string(d.Target.Scope), d.Reason, d.Attempts, d.FirstFailedAt, d.LastFailedAt)
+			})
+			return errors.Join(err, w.end())
+		})
+	}
+	return c
+}
+
+// errNoLetters names ids that there is no letter of.
+func errNoLetters(ids []string) error {
+	return fmt.Errorf("no dead letter %s (see creditmirror dead list)", strings.Join(ids, ", "))
+}
+
+func newDeadShow(e *env) *cobra.Command {
+	var asJSON, payload bool
+	c := &cobra.Command{
+		Use:   "show ID",
+		Short: "Show one dead letter with its events",
+		Long: lines(
+			"Shows everything but the body of an event that could not be read, which may hold your",
+			"customers' data. --payload prints that body alone, byte for byte (on a terminal with",
+			"control characters left out); with --json it comes as payload, in base64."),
+		Args: cobra.ExactArgs(1),
+	}
+	overrides := config.Bind(c.Flags(), config.VarDatabaseURL)
+	c.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
+	c.Flags().BoolVar(&payload, "payload", false, "print the body that could not be read")
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		cfg, err := config.Load(e.environ, overrides)
+		if err != nil {
+			return err
+		}
+		return withMirror(cmd.Context(), cfg, func(store mirror.Store) error {
+			d, err := store.DeadLetter(cmd.Context(), args[0])
+			if errors.Is(err, mirror.ErrNotFound) {
+				return errNoLetters(args)
+			}
+			if err != nil {
+				return err
+			}
+			shown := letterView{DeadLetter: d}
+			if d.Target.Scope != "" {
+				synced, err := store.ObservedAt(cmd.Context(), []mirror.Target{d.Target})
+				if err != nil {
+					return err
+				}
+				shown.synced = synced[0]
+			} else if payload && !asJSON {
+				return printBody(e.out, d.Payload)
+			}
+			switch {
+			case payload && d.Target.Scope != "":
+				return fmt.Errorf("%s is of a customer and has no body", d.ID)
+			case asJSON:
+				return shown.json(e.out, payload)
+			}
+			return shown.text(e.out)
+		})
+	}
+	return c
+}
+
+// letterView is a letter and when its customer was last synced.
+type letterView struct {
+	mirror.DeadLetter
+	synced time.Time
+}
+
+func (v letterView) text(out io.Writer) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	row := func(name, value string) { fmt.Fprintf(w, "%s\t%s\n", name, cell(value)) }
+	orNever := func(t time.Time) string {
+		if t.IsZero() {
+			return "never"
+		}
+		return rfc3339(t)
+	}
+	row("id", v.ID)
+	row("account", v.Target.Account)
+	row("customer", v.Target.ID)
+	row("scope", string(v.Target.Scope))
+	row("reason", v.Reason)
+	row("attempts", fmt.Sprint(v.Attempts))
+	row("first failed at", rfc3339(v.FirstFailedAt))
+	row("last failed at", rfc3339(v.LastFailedAt))
+	if v.Target.Scope == "" {
+		row("next retry at", "never by itself: see creditmirror dead retry")
+		row("body", fmt.Sprintf("%d bytes, shown by --payload", len(v.Payload)))
+	} else {
+		row("next retry at", orNever(v.RetryAt))
+		row("last synced at", orNever(v.synced))
+	}
+	for _, id := range v.EventIDs {
+		row("event", id)
+	}
+	return w.Flush()
+}
+
+func (v letterView) json(out io.Writer, payload bool) error {
+	at := func(t time.Time) *string {
+		if t.IsZero() {
+			return nil
+		}
+		s := rfc3339(t)
+		return &s
+	}
+	o := struct {
+		ID            string   `json:"id"`
+		Account       string   `json:"account"`
+		Customer      string   `json:"customer"`
+		Scope         string   `json:"scope"`
+		Reason        string   `json:"reason"`
+		Attempts      int      `json:"attempts"`
+		FirstFailedAt *string  `json:"first_failed_at"`
+		LastFailedAt  *string  `json:"last_failed_at"`
+		RetryAt       *string  `json:"retry_at"`
+		LastSyncedAt  *string  `json:"last_synced_at"`
+		EventIDs      []string `json:"event_ids"`
+		PayloadBytes  int      `json:"payload_bytes"`
+		Payload       []byte   `json:"payload,omitempty"`
+	}{
+		v.ID, v.Target.Account, v.Target.ID, string(v.Target.Scope), v.Reason, v.Attempts, at(v.FirstFailedAt), at(v.LastFailedAt),
+		at(v.RetryAt), at(v.synced), append([]string{}, v.EventIDs...), len(v.Payload), nil,
+	}
+	if payload {
+		o.Payload = v.Payload
+	}
+	enc := json.NewEncoder(out)
+	enc.SetIndent("", "  ")
+	return enc.Encode(o)
+}
+
+// printBody writes a body as it came. On a terminal, what might steer the terminal
+// is left out: anybody who can sign may have written it.
+func printBody(out io.Writer, body []byte) error {
+	if !terminal(out) {
+		_, err := out.Write(body)
+		return err
+	}
+	_, err := fmt.Fprintln(out, cell(strings.ToValidUTF8(string(body), "\uFFFD")))
+	return err
+}
+
+func newDeadRetry(e *env) *cobra.Command {
+	var all bool
+	var format string
+	c := &cobra.Command{
+		Use:   "retry [ID...|--all]",
+		Short: "Try dead letters again now",
+		Long: lines(
+			"A customer is marked for a sync, ahead of sweeps; the sync removes the letter when it",
+			"succeeds, and renews it when it fails CREDITMIRROR_MAX_ATTEMPTS times more. An event that",
+			"could not be read is read by this version, taken when it can be read now, and its letter",
+			"removed. A letter that a later sync has resolved is no error.",
+			"",
+			"With a Redis of its own (CREDITMIRROR_REDIS_URL) it marks there. With the embedded one it",
+			"asks the running serve at CREDITMIRROR_OPS_ADDR. Exits 1 when something is left."),
+	}
+	// Accounts and key tell which events are taken, as they do in serve.
+	overrides := config.Bind(c.Flags(), config.VarDatabaseURL, config.VarRedisURL, config.VarOpsAddr, config.VarStripeAPIKey, config.VarStripeAccounts)
+	c.Flags().BoolVar(&all, "all", false, "every dead letter")
+	c.Flags().StringVar(&format, "format", "", "table, csv or json (default: table on a terminal, else csv)")
+	c.Args = func(_ *cobra.Command, args []string) error {
+		if all == (len(args) > 0) {
+			return errors.New("dead retry: give the ids of dead letters, or --all")
+		}
+		return nil
+	}
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		w, err := newReport(e.out, format, "id", "outcome", "detail")
+		if err != nil {
+			return err
+		}
+		cfg, err := config.Load(e.environ, overrides)
+		if err != nil {
+			return err
+		}
+		return retryLetters(cmd.Context(), cfg, distinct(args), w)
+	}
+	return c
+}
+
+// distinct drops what was given twice.
+func distinct(ids []string) []string {
+	seen := map[string]bool{}
+	return slices.DeleteFunc(slices.Clone(ids), func(id string) bool {
+		again := seen[id]
+		seen[id] = true
+		return again
+	})
+}
+
+// retryLetters retries the letters named, or all of them where none is.
+func retryLetters(ctx context.Context, cfg config.Config, ids []string, w *report) (err error) {
+	store, err := openMirror(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, store.Close()) }()
+	retry := func(ctx context.Context, ids []string) ([]app.DeadRetry, error) {
+		var reply app.RetryReply
+		err := callServe(ctx, cfg.OpsAddr, "POST", app.DeadRetryPath, app.RetryRequest{IDs: ids}, &reply)
+		return reply.Results, err
+	}
+	if !cfg.EmbeddedRedis() {
+		parts, openErr := app.OpenPartsToLook(ctx, cfg)
+		if openErr != nil {
+			return openErr
+		}
+		defer func() { err = errors.Join(err, parts.Close()) }()
+		retry = parts.RetryDead
+	}
+	w.head()
+	all := len(ids) == 0
+	var left int
+	var unknown []string
+	send := func(ids []string) error {
+		if len(ids) == 0 {
+			return nil
+		}
+		results, err := retry(ctx, ids)
+		if err != nil {
+			return err
+		}
+		if results, err = resolvedOnes(ctx, store, results, all); err != nil {
+			return err
+		}
+		for _, r := range results {
+			if r.Outcome == app.RetryGone {
+				unknown = append(unknown, r.ID)
+				continue
+			}
+			if r.Outcome.Left() {
+				left++
+			}
+			if err := w.write(r.ID, string(r.Outcome), r.Detail); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if all {
+		var batch []string
+		err = eachLetter(ctx, store, func(d mirror.DeadLetter) error {
+			if batch = append(batch, d.ID); len(batch) < app.MaxRetries {
+				return nil
+			}
+			full := batch
+			batch = nil
+			return send(full)
+		})
+		if err == nil {
+			err = send(batch)
+		}
+	} else {
+		for batch := range slices.Chunk(ids, app.MaxRetries) {
+			if err = send(batch); err != nil {
+				break
+			}
+		}
+	}
+	if err = errors.Join(err, w.end()); err != nil {
+		return err
+	}
+	switch {
+	case len(unknown) > 0:
+		return errNoLetters(unknown)
+	case left > 0:
+		return errFound
+	}
+	return nil
+}
+
+// resolvedOnes tells letters that a sync has resolved from ids that never were
+// any. A letter's id is made of its target, so the targets that the mirror holds
+// tell whose it was.
+func resolvedOnes(ctx context.Context, store mirror.Store, results []app.DeadRetry, listed bool) ([]app.DeadRetry, error) {
+	gone := map[string]int{}
+	for i, r := range results {
+		if r.Outcome != app.RetryGone {
+			continue
+		}
+		if listed { // it was there a moment ago
+			results[i] = app.DeadRetry{ID: r.ID, Outcome: app.RetryResolved, Detail: "resolved meanwhile"}
+			continue
+		}
+		gone[r.ID] = i
+	}
+	if len(gone) == 0 {
+		return results, nil
+	}
+	accounts, err := store.Accounts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	sweeps, err := store.Sweeps(ctx) // accounts that are configured by name
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range sweeps {
+		accounts = append(accounts, s.Account)
+	}
+	for _, account := range distinct(append(accounts, "")) {
+		for after := ""; len(gone) > 0; {
+			page, err := store.Customers(ctx, account, after, 1000)
+			if err != nil {
+				return nil, err
+			}
+			for _, c := range page {
+				after = c.ID
+				for _, scope := range []mirror.Scope{mirror.ScopeBalance, mirror.ScopeCredits} {
+					t := mirror.Target{Account: account, Scope: scope, ID: c.ID}
+					id := mirror.DeadLetterID(t)
+					i, ok := gone[id]
+					if !ok {
+						continue
+					}
+					delete(gone, id)
+					synced, err := store.ObservedAt(ctx, []mirror.Target{t})
+					if err != nil {
+						return nil, err
+					}
+					if !synced[0].IsZero() {
+						results[i] = app.DeadRetry{ID: id, Outcome: app.RetryResolved, Detail: fmt.Sprintf("%s of %s was synced at %s", scope, c.ID, rfc3339(synced[0]))}
+					}
+				}
+			}
+			if len(page) < 1000 {
+				break
+			}
+		}
+	}
+	return results, nil
+}
+
+func newDeadDrop(e *env) *cobra.Command {
+	var yes bool
+	c := &cobra.Command{
+		Use:   "drop ID...",
+		Short: "Delete dead letters",
+		Long: lines(
+			"Deletes what is known of the failure. The letter of a customer comes back when a later",
+			"sync fails again: events that nobody answered are still in the inbox, and the sweeps still",
+			"compare the customer. Of an event that could not be read the body is lost for good: what",
+			"it told of is found by the events sweep within Stripe's 30 days, else by the others.",
+			"",
+			"Asks first on a terminal; elsewhere it needs --yes. Deletes nothing when an id is unknown."),
+		Args: cobra.MinimumNArgs(1),
+	}
+	overrides := config.Bind(c.Flags(), config.VarDatabaseURL)
+	c.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		in := cmd.InOrStdin()
+		if f, ok := in.(*os.File); !yes && (!ok || !term.IsTerminal(int(f.Fd()))) { //nolint:gosec // a file descriptor fits an int
+			return fmt.Errorf("%w: dead drop: there is no terminal to ask on; say --yes", errUsage)
+		}
+		ask := func(question string) (bool, error) { return confirm(in, e.err, question) }
+		if yes {
+			ask = func(string) (bool, error) { return true, nil }
+		}
+		cfg, err := config.Load(e.environ, overrides)
+		if err != nil {
+			return err
+		}
+		return withMirror(cmd.Context(), cfg, func(store mirror.Store) error {
+			return dropLetters(cmd.Context(), store, distinct(args), e.err, ask)
+		})
+	}
+	return c
+}
+
+// dropLetters says what would be lost, asks, and deletes.
+func dropLetters(ctx context.Context, store mirror.DeadLetters, ids []string, talk io.Writer, ask func(question string) (bool, error)) error {
+	var unknown []string
+	for _, id := range ids {
+		d, err := store.DeadLetter(ctx, id)
+		switch {
+		case errors.Is(err, mirror.ErrNotFound):
+			unknown = append(unknown, id)
+		case err != nil:
+			return err
+		case d.Target.Scope == "":
+			fmt.Fprintf(talk, "%s: a body of %d bytes would be lost for good (%s)\n", id, len(d.Payload), cell(d.Reason))
+		default:
+			fmt.Fprintf(talk, "%s: %s of %s fails since %s (%s); its %d event ids would be forgotten\n",
+				id, d.Target.Scope, d.Target.ID, rfc3339(d.FirstFailedAt), cell(d.Reason), len(d.EventIDs))
+		}
+	}
+	if len(unknown) > 0 {
+		return fmt.Errorf("%w; nothing was dropped", errNoLetters(unknown))
+	}
+	sure, err := ask(fmt.Sprintf("drop %d of the dead letters? [y/N] ", len(ids)))
+	if err != nil {
+		return err
+	}
+	if !sure {
+		return errors.New("nothing was dropped")
+	}
+	dropped := 0
+	for _, id := range ids {
+		switch err := store.DropDeadLetter(ctx, id); {
+		case errors.Is(err, mirror.ErrNotFound): // a sync or somebody else was faster
+		case err != nil:
+			return fmt.Errorf("%d of %d were dropped: %w", dropped, len(ids), err)
+		default:
+			dropped++
+		}
+	}
+	fmt.Fprintf(talk, "%d dropped\n", dropped)
+	return nil
+}
+
+// confirm asks on a terminal; anything but yes is no.
+func confirm(in io.Reader, out io.Writer, question string) (bool, error) {
+	fmt.Fprint(out, question)
+	line, err := bufio.NewReader(in).ReadString('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return false, err
+	}
+	switch strings.ToLower(strings.TrimSpace(line)) {
+	case "y", "yes":
+		return true, nil
+	}
+	return false, nil
+}
