@@ -27,6 +27,7 @@ type gauges struct {
 
 	targets     *prometheus.GaugeVec
 	oldestReady prometheus.Gauge
+	oldestLive  prometheus.Gauge
 	rows        *prometheus.GaugeVec
 	balance     *prometheus.GaugeVec
 	driftOpen   *prometheus.GaugeVec
@@ -48,6 +49,9 @@ func newGauges(r prometheus.Registerer, p *Parts, gate *worker.Gate, log *zap.Lo
 		parts: p, gate: gate, log: log,
 		targets:     vec("queue_targets", "Targets in the queue by state.", "state"),
 		oldestReady: gauge("queue_oldest_ready_seconds", "How long the target that waits longest has been due."),
+		// Sweeps and first copies may wait for hours by design; alarms and autoscaling
+		// look at what an event asked for.
+		oldestLive:  gauge("queue_oldest_live_seconds", "How long the target that waits longest because of an event has been due."),
 		rows:        vec("mirror_rows", "Rows per table of the mirror.", "table"),
 		balance:     vec("mirror_balance_minor_units", "Sum over all customers, in minor units: balance in Stripe's sign (negative = credit), credits positive = credit left.", "ledger", "currency"),
 		driftOpen:   vec("drift_open", "Differences found and not yet proven gone, by kind.", "kind"),
@@ -89,6 +93,7 @@ func (g *gauges) readQueue(ctx context.Context) {
 	g.targets.WithLabelValues("delayed").Set(float64(s.Delayed))
 	g.targets.WithLabelValues("leased").Set(float64(s.Leased))
 	g.oldestReady.Set(s.OldestReady.Seconds())
+	g.oldestLive.Set(s.OldestLive.Seconds())
 }
 
 func (g *gauges) readMirror(ctx context.Context) {

@@ -175,6 +175,7 @@ func (r *Runner) lead(ctx context.Context, expires time.Time) {
 	defer cancel()
 	r.setLeading(true)
 	defer r.setLeading(false)
+	defer r.m.stalled.Reset() // the next holder tells; a value left here would stand for ever
 	r.o.Log.Info("reconcile lease taken")
 	for _, sweep := range []string{SweepEvents, SweepBalances, SweepScrub} {
 		r.progress(sweep)
