@@ -44,6 +44,8 @@ func TestExitCodes(t *testing.T) {
 		{"unknown variable", "CREDITMIRROR_WORKER=1", "status", 2, "CREDITMIRROR_WORKERS"},
 		{"migrate into a folder that is not there", "CREDITMIRROR_DATABASE_URL=sqlite:/nonexistent-folder/x.db", "migrate", 1, "/nonexistent-folder"},
 		{"status of nobody", "CREDITMIRROR_OPS_ADDR=127.0.0.1:1", "status", 1, "CREDITMIRROR_OPS_ADDR"},
+		{"healthcheck of nobody", "CREDITMIRROR_OPS_ADDR=127.0.0.1:1", "healthcheck", 1, "no serve answers"},
+		{"healthcheck without patience", "", "healthcheck --timeout 0s", 2, "--timeout"},
 		{"demo backwards in time", "", "demo --for -1s", 2, "--for"},
 		{"demo without customers", "", "demo --customers 0", 2, "--customers"},
 		{"demo without changes", "", "demo --rate 0", 2, "--rate"},
