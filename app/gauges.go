@@ -45,7 +45,7 @@ func newGauges(r prometheus.Registerer, p *Parts, gate *worker.Gate, log *zap.Lo
 	gauge := func(name, help string) prometheus.Gauge {
 		return f.NewGauge(prometheus.GaugeOpts{Name: "creditmirror_" + name, Help: help})
 	}
-	return &gauges{
+	g := &gauges{
 		parts: p, gate: gate, log: log,
 		targets:     vec("queue_targets", "Targets in the queue by state.", "state"),
 		oldestReady: gauge("queue_oldest_ready_seconds", "How long the target that waits longest has been due."),
@@ -62,7 +62,17 @@ func newGauges(r prometheus.Registerer, p *Parts, gate *worker.Gate, log *zap.Lo
 			Name: "creditmirror_gauge_failures_total", Help: "Times that figures could not be read, by where from.",
 		}, []string{"source"}),
 	}
+	for _, source := range []string{sourceQueue, sourceMirror} {
+		g.failures.WithLabelValues(source) // so that the first failure counts as an increase
+	}
+	return g
 }
+
+// Where figures are read from.
+const (
+	sourceQueue  = "queue"
+	sourceMirror = "mirror"
+)
 
 func (g *gauges) loop(ctx context.Context) {
 	queueTick, mirrorTick := time.NewTicker(queueGaugeInterval), time.NewTicker(mirrorGaugeInterval)
@@ -86,7 +96,7 @@ func (g *gauges) readQueue(ctx context.Context) {
 	g.refused.Set(float64(len(g.gate.Closures())))
 	s, err := g.parts.Queue.Stats(ctx)
 	if err != nil {
-		g.failed(ctx, "queue", err)
+		g.failed(ctx, sourceQueue, err)
 		return
 	}
 	g.targets.WithLabelValues("ready").Set(float64(s.ReadyLive + s.ReadySweep))
@@ -101,7 +111,7 @@ func (g *gauges) readMirror(ctx context.Context) {
 	defer cancel()
 	t, err := g.parts.Store.Totals(ctx)
 	if err != nil {
-		g.failed(ctx, "mirror", err)
+		g.failed(ctx, sourceMirror, err)
 		return
 	}
 	g.targets.WithLabelValues("dead").Set(float64(t.DeadLetters))

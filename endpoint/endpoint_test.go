@@ -154,7 +154,9 @@ func TestCheckNamesAndCreateMends(t *testing.T) {
 	}{
 		{"disabled", stripeapi.WebhookEndpointChange{Disabled: &yes}, "status", func(o Outcome) bool { return o.Enabled && o.Endpoint.Status == "enabled" }},
 		{
-			"types are missing, others came", stripeapi.WebhookEndpointChange{EnabledEvents: []string{"customer.updated", "charge.succeeded"}}, "events",
+			"types are missing, others came",
+			stripeapi.WebhookEndpointChange{EnabledEvents: []string{"customer.updated", "charge.succeeded"}},
+			"events",
 			func(o Outcome) bool {
 				return len(o.Added) == len(mirror.EventTypes())-1 && slices.Equal(o.Removed, []string{"charge.succeeded"})
 			},

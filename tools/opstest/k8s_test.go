@@ -100,6 +100,8 @@ func newTyped(t testing.TB, o object) any {
 		return &corev1.Service{}
 	case "v1 PersistentVolumeClaim":
 		return &corev1.PersistentVolumeClaim{}
+	case "v1 ConfigMap":
+		return &corev1.ConfigMap{}
 	case "apps/v1 Deployment":
 		return &appsv1.Deployment{}
 	case "batch/v1 Job":
