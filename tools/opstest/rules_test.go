@@ -253,3 +253,9 @@ func prometheusRule(t testing.TB) []byte {
 	}
 	return b.Bytes()
 }
+
+func command(t testing.TB, name string, args ...string) (string, error) {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), name, args...).CombinedOutput()
+	return string(out), err
+}
