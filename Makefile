@@ -19,6 +19,10 @@ test: ## all tests, race detector on; services that are not installed are skippe
 test-ops: ## tests of rules, dashboards, manifests, image and compose file, against the program
 	cd tools/opstest && $(GO) test -timeout 9m ./...
 
+.PHONY: alerts
+alerts: ## a real Prometheus over two mirrors, one of which is broken: see its alerts fire
+	cd tools/opstest && $(GO) test -count=1 -v -run 'TestAlertsFireOnARealPrometheus' .
+
 .PHONY: rules
 rules: ## k8s/monitoring/prometheusrule.yaml from rules.yaml
 	cd tools/opstest && $(GO) test -run 'TestPrometheusRuleIsTheRules' . -update

@@ -10,7 +10,7 @@ import (
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/promql/parser"
 
 	"github.com/creditmirror/creditmirror/app"
@@ -164,7 +164,7 @@ func (c checker) query(t testing.TB, where, query string) {
 		}
 		for _, m := range s.LabelMatchers {
 			switch {
-			case m.Name == labels.MetricName:
+			case m.Name == model.MetricNameLabel:
 			case ok && !slices.Contains(known, m.Name):
 				t.Errorf("%s: %s has no label %q, only %v", where, s.Name, m.Name, known)
 			case m.Name != "code" && wordy.MatchString(m.Value):
