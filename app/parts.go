@@ -48,6 +48,7 @@ type Parts struct {
 	Stripe *stripeapi.Client
 
 	marks    *marks
+	tracing  *Tracing
 	cleanups []cleanup
 }
 
@@ -62,17 +63,17 @@ var ErrEvicts = errors.New("redis may evict keys")
 
 // OpenParts opens them all and brings the database's schema up to date.
 func OpenParts(ctx context.Context, cfg config.Config, registry prometheus.Registerer, log *zap.Logger) (*Parts, error) {
-	return openParts(ctx, cfg, mirror.Store.Migrate, registry, log)
+	return openParts(ctx, cfg, mirror.Store.Migrate, registry, log, nil)
 }
 
 // OpenPartsToLook opens them for a command that only looks: a schema that does not
 // fit is an error, and nothing is changed.
 func OpenPartsToLook(ctx context.Context, cfg config.Config) (*Parts, error) {
-	return openParts(ctx, cfg, mirror.Store.CheckSchema, prometheus.NewRegistry(), zap.NewNop())
+	return openParts(ctx, cfg, mirror.Store.CheckSchema, prometheus.NewRegistry(), zap.NewNop(), nil)
 }
 
-func openParts(ctx context.Context, cfg config.Config, schema func(mirror.Store, context.Context) error, registry prometheus.Registerer, log *zap.Logger) (*Parts, error) {
-	p := &Parts{Config: cfg}
+func openParts(ctx context.Context, cfg config.Config, schema func(mirror.Store, context.Context) error, registry prometheus.Registerer, log *zap.Logger, tracing *Tracing) (*Parts, error) {
+	p := &Parts{Config: cfg, tracing: tracing}
 	err := p.open(ctx, schema, registry, log)
 	if err != nil {
 		return nil, errors.Join(err, p.Close())
@@ -115,7 +116,7 @@ func (p *Parts) open(ctx context.Context, schema func(mirror.Store, context.Cont
 	}
 	p.Stripe, err = stripeapi.New(stripeapi.Options{
 		Key: cfg.StripeAPIKey.Reveal(), Base: cfg.StripeAPIBase, Version: cfg.StripeAPIVersion,
-		Limiter: limiter{p.Budget}, Registerer: registry, Log: log,
+		Limiter: limiter{p.Budget}, Registerer: registry, Log: log, Wrap: p.tracing.transport,
 		FullCustomers: cfg.CustomerFields == config.CustomerFieldsFull,
 	})
 	if err != nil {
@@ -176,9 +177,11 @@ func (p *Parts) pool(gate *worker.Gate, registry prometheus.Registerer, log *zap
 	syncer := func(purpose string) *worker.Syncer {
 		return worker.NewSyncer(p.Stripe.For(purpose), p.Store, p.marks, worker.SyncOptions{Log: log})
 	}
-	return worker.NewPool(p.Queue, syncer(stripeapi.PurposeLive), syncer(stripeapi.PurposeBackfill), p.Store, gate, worker.Options{
-		Workers: p.Config.Workers, MaxAttempts: p.Config.MaxAttempts, Registerer: registry, Log: log,
-	})
+	o := worker.Options{Workers: p.Config.Workers, MaxAttempts: p.Config.MaxAttempts, Registerer: registry, Log: log}
+	if p.tracing != nil {
+		o.Trace = p.tracing.sync
+	}
+	return worker.NewPool(p.Queue, syncer(stripeapi.PurposeLive), syncer(stripeapi.PurposeBackfill), p.Store, gate, o)
 }
 
 func (p *Parts) onClose(name string, fn func() error) {
