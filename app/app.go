@@ -45,8 +45,6 @@ type Options struct {
 	Registry *prometheus.Registry
 	Log      *zap.Logger
 	Build    Build
-	// Tracing is nil where it is off.
-	Tracing *Tracing
 }
 
 // App is one process: parts, roles and listeners.
@@ -90,7 +88,7 @@ func New(ctx context.Context, o Options) (*App, error) {
 
 func (a *App) open(ctx context.Context) error {
 	var err error
-	if a.parts, err = openParts(ctx, a.o.Config, mirror.Store.Migrate, a.o.Registry, a.log, a.o.Tracing); err != nil {
+	if a.parts, err = OpenParts(ctx, a.o.Config, a.o.Registry, a.log); err != nil {
 		return err
 	}
 	if a.inbox, err = newSwitchedInbox(ctx, a.parts, a.o.Config.Inbox, a.o.Registry, a.log); err != nil {
@@ -106,13 +104,13 @@ func (a *App) open(ctx context.Context) error {
 		if a.receiver, err = a.newReceiver(); err != nil {
 			return err
 		}
-		a.webhookServer = webhook.NewServer(a.o.Config.WebhookAddr, a.o.Tracing.handler("webhook", a.receiver.Handler()), a.log)
+		a.webhookServer = webhook.NewServer(a.o.Config.WebhookAddr, a.receiver.Handler(), a.log)
 		if a.webhookListener, err = listen(ctx, a.o.Config.WebhookAddr, config.VarWebhookAddr); err != nil {
 			return err
 		}
 	}
 	if a.has(config.RoleAPI) {
-		a.apiServer = internalServer(a.o.Tracing.handler("api", a.newAPI()), a.log)
+		a.apiServer = internalServer(a.newAPI(), a.log)
 		if a.apiListener, err = listen(ctx, a.o.Config.APIAddr, config.VarAPIAddr); err != nil {
 			return err
 		}

@@ -48,7 +48,6 @@ type Parts struct {
 	Stripe *stripeapi.Client
 
 	marks    *marks
-	tracing  *Tracing
 	cleanups []cleanup
 }
 
@@ -63,17 +62,17 @@ var ErrEvicts = errors.New("redis may evict keys")
 
 // OpenParts opens them all and brings the database's schema up to date.
 func OpenParts(ctx context.Context, cfg config.Config, registry prometheus.Registerer, log *zap.Logger) (*Parts, error) {
-	return openParts(ctx, cfg, mirror.Store.Migrate, registry, log, nil)
+	return openParts(ctx, cfg, mirror.Store.Migrate, registry, log)
 }
 
 // OpenPartsToLook opens them for a command that only looks: a schema that does not
 // fit is an error, and nothing is changed.
 func OpenPartsToLook(ctx context.Context, cfg config.Config) (*Parts, error) {
-	return openParts(ctx, cfg, mirror.Store.CheckSchema, prometheus.NewRegistry(), zap.NewNop(), nil)
+	return openParts(ctx, cfg, mirror.Store.CheckSchema, prometheus.NewRegistry(), zap.NewNop())
 }
 
-func openParts(ctx context.Context, cfg config.Config, schema func(mirror.Store, context.Context) error, registry prometheus.Registerer, log *zap.Logger, tracing *Tracing) (*Parts, error) {
-	p := &Parts{Config: cfg, tracing: tracing}
+func openParts(ctx context.Context, cfg config.Config, schema func(mirror.Store, context.Context) error, registry prometheus.Registerer, log *zap.Logger) (*Parts, error) {
+	p := &Parts{Config: cfg}
 	err := p.open(ctx, schema, registry, log)
 	if err != nil {
 		return nil, errors.Join(err, p.Close())
@@ -116,7 +115,7 @@ func (p *Parts) open(ctx context.Context, schema func(mirror.Store, context.Cont
 	}
 	p.Stripe, err = stripeapi.New(stripeapi.Options{
 		Key: cfg.StripeAPIKey.Reveal(), Base: cfg.StripeAPIBase, Version: cfg.StripeAPIVersion,
-		Limiter: limiter{p.Budget}, Registerer: registry, Log: log, Wrap: p.tracing.transport,
+		Limiter: limiter{p.Budget}, Registerer: registry, Log: log,
 		FullCustomers: cfg.CustomerFields == config.CustomerFieldsFull,
 	})
 	if err != nil {
@@ -177,11 +176,9 @@ func (p *Parts) pool(gate *worker.Gate, registry prometheus.Registerer, log *zap
 	syncer := func(purpose string) *worker.Syncer {
 		return worker.NewSyncer(p.Stripe.For(purpose), p.Store, p.marks, worker.SyncOptions{Log: log})
 	}
-	o := worker.Options{Workers: p.Config.Workers, MaxAttempts: p.Config.MaxAttempts, Registerer: registry, Log: log}
-	if p.tracing != nil {
-		o.Trace = p.tracing.sync
-	}
-	return worker.NewPool(p.Queue, syncer(stripeapi.PurposeLive), syncer(stripeapi.PurposeBackfill), p.Store, gate, o)
+	return worker.NewPool(p.Queue, syncer(stripeapi.PurposeLive), syncer(stripeapi.PurposeBackfill), p.Store, gate, worker.Options{
+		Workers: p.Config.Workers, MaxAttempts: p.Config.MaxAttempts, Registerer: registry, Log: log,
+	})
 }
 
 func (p *Parts) onClose(name string, fn func() error) {

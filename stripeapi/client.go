@@ -70,8 +70,6 @@ type Options struct {
 	// Retries is how often a call is tried again. Defaults to DefaultRetries;
 	// negative means never.
 	Retries int
-	// Wrap, if set, is put around the connections, to trace calls.
-	Wrap func(http.RoundTripper) http.RoundTripper
 	// FullCustomers keeps customers whole in Customer.Raw. By default only the
 	// credit fields are kept: no name, no address, no metadata.
 	FullCustomers bool
@@ -138,12 +136,8 @@ func newClient(o Options, transport http.RoundTripper) (*Client, error) {
 	if transport == nil {
 		transport = newTransport(o.Timeout)
 	}
-	next := transport
-	if o.Wrap != nil {
-		next = o.Wrap(transport)
-	}
 	hc := &http.Client{
-		Transport: &boundedTransport{next: next, idle: transport, maxReply: o.MaxReply},
+		Transport: &boundedTransport{next: transport, maxReply: o.MaxReply},
 		// A redirect would carry the key to wherever the reply points.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}

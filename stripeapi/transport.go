@@ -41,7 +41,6 @@ func newTransport(timeout time.Duration) *http.Transport {
 // reply's status and headers, which stripe-go loses when the body is not JSON.
 type boundedTransport struct {
 	next     http.RoundTripper
-	idle     http.RoundTripper // holds the connections, under whatever next is
 	maxReply int64
 }
 
@@ -60,7 +59,7 @@ func (t *boundedTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 }
 
 func (t *boundedTransport) CloseIdleConnections() {
-	if c, ok := t.idle.(interface{ CloseIdleConnections() }); ok {
+	if c, ok := t.next.(interface{ CloseIdleConnections() }); ok {
 		c.CloseIdleConnections()
 	}
 }

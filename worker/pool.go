@@ -48,12 +48,9 @@ type Options struct {
 	// SyncTimeout bounds one sync, a piece of a long history included. Defaults to
 	// 5 minutes.
 	SyncTimeout time.Duration
-	// Trace, if set, is told of every sync: it returns the context to work under, and
-	// what is called with the outcome at the end.
-	Trace      func(ctx context.Context, t mirror.Target) (context.Context, func(outcome string, err error))
-	Registerer prometheus.Registerer
-	Log        *zap.Logger
-	Now        func() time.Time
+	Registerer  prometheus.Registerer
+	Log         *zap.Logger
+	Now         func() time.Time
 }
 
 // Pool syncs targets from the queue, many at once.
@@ -234,12 +231,7 @@ func (p *Pool) work(ctx context.Context, c queue.Claim) {
 	began := p.o.Now()
 	refs := parseRefs(c.Refs)
 	syncCtx, cancelSync := context.WithTimeout(ctx, p.o.SyncTimeout)
-	traced := func(string, error) {}
-	if p.o.Trace != nil {
-		syncCtx, traced = p.o.Trace(syncCtx, target)
-	}
 	result, err := p.guarded(syncCtx, target, c.Class, refs)
-	traced(judge(err).outcome, err)
 	cancelSync()
 	if cause := context.Cause(ctx); err != nil && cause != nil {
 		err = fmt.Errorf("%w: %w", cause, err)

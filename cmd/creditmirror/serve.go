@@ -1,11 +1,6 @@
 package main
 
 import (
-	"context"
-	"errors"
-	"fmt"
-	"time"
-
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
 
@@ -28,9 +23,7 @@ func newServe(e *env) *cobra.Command {
 			"  api        serves the mirror under Stripe's own paths",
 			"  console    reserved for the operator's page, which this version does not have yet",
 			"",
-			"Every variable of the environment has a flag here, which wins over it.",
-			"",
-			"OTEL_EXPORTER_OTLP_ENDPOINT (http/protobuf) sends traces there; off without it."),
+			"Every variable of the environment has a flag here, which wins over it."),
 		Args: cobra.NoArgs,
 	}
 	overrides := config.Bind(c.Flags(), config.AllVars()...)
@@ -47,21 +40,7 @@ func newServe(e *env) *cobra.Command {
 			settings = append(settings, zap.String(s.Name, s.Value))
 		}
 		log.Info("configuration", settings...)
-		tracing, err := app.StartTracing(cmd.Context(), e.environ, app.ReadBuild(), log)
-		if errors.Is(err, app.ErrTracing) {
-			return fmt.Errorf("%w: %w", errUsage, err)
-		} else if err != nil {
-			return err
-		}
-		defer func() {
-			// A collector that is away must not hold up the stop.
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(cmd.Context()), 2*time.Second)
-			defer cancel()
-			if err := tracing.Shutdown(ctx); err != nil {
-				log.Warn("traces not sent", zap.Error(err))
-			}
-		}()
-		a, err := app.New(cmd.Context(), app.Options{Config: cfg, Roles: list, Log: log, Build: app.ReadBuild(), Tracing: tracing})
+		a, err := app.New(cmd.Context(), app.Options{Config: cfg, Roles: list, Log: log, Build: app.ReadBuild()})
 		if err != nil {
 			return err
 		}
