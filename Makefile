@@ -15,6 +15,18 @@ build: ## build bin/creditmirror, static
 test: ## all tests, race detector on; services that are not installed are skipped with the reason
 	$(GO) test -race -shuffle=on -timeout 7m ./...
 
+.PHONY: test-ops
+test-ops: ## tests of rules, dashboards, manifests, image and compose file, against the program
+	cd tools/opstest && $(GO) test -timeout 9m ./...
+
+.PHONY: alerts
+alerts: ## a real Prometheus over two mirrors, one of which is broken: see its alerts fire
+	cd tools/opstest && $(GO) test -count=1 -v -run 'TestAlertsFireOnARealPrometheus' .
+
+.PHONY: rules
+rules: ## k8s/monitoring/prometheusrule.yaml from rules.yaml
+	cd tools/opstest && $(GO) test -run 'TestPrometheusRuleIsTheRules' . -update
+
 .PHONY: lint
 lint: ## formatting, vet, staticcheck, tidy modules
 	@test -z "$$($(TOOL) gofumpt -l .)" || { $(TOOL) gofumpt -d .; exit 1; }
@@ -22,6 +34,7 @@ lint: ## formatting, vet, staticcheck, tidy modules
 	$(TOOL) staticcheck ./...
 	$(GO) mod tidy -diff
 	$(GO) mod verify
+	cd tools/opstest && $(GO) vet ./...
 
 .PHONY: fmt
 fmt: ## format the code

@@ -28,6 +28,7 @@ type gauges struct {
 
 	targets     *prometheus.GaugeVec
 	oldestReady prometheus.Gauge
+	oldestLive  prometheus.Gauge
 	rows        *prometheus.GaugeVec
 	balance     *prometheus.GaugeVec
 	driftOpen   *prometheus.GaugeVec
@@ -46,10 +47,13 @@ func newGauges(r prometheus.Registerer, p *Parts, gate *worker.Gate, log *zap.Lo
 	gauge := func(name, help string) prometheus.Gauge {
 		return f.NewGauge(prometheus.GaugeOpts{Name: "creditmirror_" + name, Help: help})
 	}
-	return &gauges{
+	g := &gauges{
 		parts: p, gate: gate, log: log,
 		targets:     vec("queue_targets", "Targets in the queue by state.", "state"),
 		oldestReady: gauge("queue_oldest_ready_seconds", "How long the target that waits longest has been due."),
+		// Sweeps and first copies may wait for hours by design; alarms and autoscaling
+		// look at what an event asked for.
+		oldestLive:  gauge("queue_oldest_live_seconds", "How long the target that waits longest because of an event has been due."),
 		rows:        vec("mirror_rows", "Rows per table of the mirror.", "table"),
 		balance:     vec("mirror_balance_minor_units", "Sum over all customers, in minor units: balance in Stripe's sign (negative = credit), credits positive = credit left.", "ledger", "currency"),
 		driftOpen:   vec("drift_open", "Differences found and not yet proven gone, by kind.", "kind"),
@@ -61,7 +65,17 @@ func newGauges(r prometheus.Registerer, p *Parts, gate *worker.Gate, log *zap.Lo
 			Name: "creditmirror_gauge_failures_total", Help: "Times that figures could not be read, by where from.",
 		}, []string{"source"}),
 	}
+	for _, source := range []string{sourceQueue, sourceMirror} {
+		g.failures.WithLabelValues(source) // so that the first failure counts as an increase
+	}
+	return g
 }
+
+// Where figures are read from.
+const (
+	sourceQueue  = "queue"
+	sourceMirror = "mirror"
+)
 
 func (g *gauges) loop(ctx context.Context) {
 	queueTick, mirrorTick := time.NewTicker(queueGaugeInterval), time.NewTicker(mirrorGaugeInterval)
@@ -85,13 +99,14 @@ func (g *gauges) readQueue(ctx context.Context) {
 	g.refused.Set(float64(len(g.gate.Closures())))
 	s, err := g.parts.Queue.Stats(ctx)
 	if err != nil {
-		g.failed(ctx, "queue", err)
+		g.failed(ctx, sourceQueue, err)
 		return
 	}
 	g.targets.WithLabelValues("ready").Set(float64(s.ReadyLive + s.ReadySweep))
 	g.targets.WithLabelValues("delayed").Set(float64(s.Delayed))
 	g.targets.WithLabelValues("leased").Set(float64(s.Leased))
 	g.oldestReady.Set(s.OldestReady.Seconds())
+	g.oldestLive.Set(s.OldestLive.Seconds())
 }
 
 func (g *gauges) readMirror(ctx context.Context) {
@@ -110,7 +125,7 @@ func (g *gauges) readMirror(ctx context.Context) {
 	}
 	t, err := g.parts.Store.Totals(ctx)
 	if err != nil {
-		g.failed(ctx, "mirror", err)
+		g.failed(ctx, sourceMirror, err)
 		return
 	}
 	g.targets.WithLabelValues("dead").Set(float64(t.DeadLetters))

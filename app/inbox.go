@@ -34,6 +34,14 @@ func newSwitchedInbox(ctx context.Context, p *Parts, mode config.Inbox, r promet
 		Name: "creditmirror_redis_durable", Help: "1 when Redis says appendonly yes, appendfsync always and maxmemory-policy noeviction.",
 	})}
 	b.active.Store(mode != config.InboxOff)
+	promauto.With(r).NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "creditmirror_inbox_active", Help: "1 while events are written to the mirror's database before they are marked in Redis.",
+	}, func() float64 {
+		if b.on() {
+			return 1
+		}
+		return 0
+	})
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	return b, b.check(ctx)

@@ -180,6 +180,7 @@ func (r *Runner) lead(ctx context.Context, expires time.Time) {
 	defer cancel()
 	r.setLeading(true)
 	defer r.setLeading(false)
+	defer r.m.stalled.Reset() // the next holder tells; a value left here would stand for ever
 	r.o.Log.Info("reconcile lease taken")
 	r.eventsMu.Lock()
 	r.silence = newSilenceWatch(r.store, r.o.Webhooks, r.o.Now(), r.o.Log)

@@ -273,13 +273,18 @@ func (c *Client) network(err error) error {
 // read makes a GET and hands its body to decode, whose error makes the reply a
 // garbled one.
 func read[T any](ctx context.Context, c *Client, r request, decode func(body []byte) (T, error)) (T, error) {
+	return readReply(ctx, c, r, func(reply Reply) (T, error) { return decode(reply.Body) })
+}
+
+// readReply is read for those who look at the header too.
+func readReply[T any](ctx context.Context, c *Client, r request, decode func(Reply) (T, error)) (T, error) {
 	var zero T
 	r.method = http.MethodGet
 	reply, err := c.call(ctx, r)
 	if err != nil {
 		return zero, err
 	}
-	v, err := decode(reply.Body)
+	v, err := decode(reply)
 	if err != nil {
 		return zero, c.garbled(r.endpoint, reply, err)
 	}

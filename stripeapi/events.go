@@ -19,6 +19,9 @@ type EventsQuery struct {
 	After, Before string
 	// CreatedGTE leaves older events out; whole seconds. Zero: no bound.
 	CreatedGTE time.Time
+	// Undelivered asks only for events that some endpoint of the account has not
+	// taken, yet or for good.
+	Undelivered bool
 	// Limit is 1 to 100; 0 means 100.
 	Limit int
 }
@@ -56,6 +59,9 @@ func (c *Client) EventsPage(ctx context.Context, account string, q EventsQuery) 
 	}
 	if !q.CreatedGTE.IsZero() {
 		v.Add("created[gte]", strconv.FormatInt(q.CreatedGTE.Unix(), 10))
+	}
+	if q.Undelivered {
+		v.Add("delivery_success", "false")
 	}
 	for _, t := range q.Types {
 		v.Add("types[]", t)

@@ -32,6 +32,9 @@ type WebhookEndpoint struct {
 type WebhookEndpointsPage struct {
 	Rows    []WebhookEndpoint
 	HasMore bool
+	// Clock is Stripe's own, in whole seconds, when it answered; zero where the
+	// reply has no date.
+	Clock time.Time
 }
 
 // NewWebhookEndpoint describes an endpoint to be made.
@@ -156,13 +159,14 @@ func (c *Client) WebhookEndpoints(ctx context.Context, account, after string, li
 		return WebhookEndpointsPage{}, err
 	}
 	r := request{endpoint: endpoint, path: webhookPath, account: account, values: v}
-	return read(ctx, c, r, func(body []byte) (WebhookEndpointsPage, error) {
-		l, err := decodeList(body, after)
+	return readReply(ctx, c, r, func(reply Reply) (WebhookEndpointsPage, error) {
+		l, err := decodeList(reply.Body, after)
 		if err != nil {
 			return WebhookEndpointsPage{}, err
 		}
 		rows, err := decodeRows(l, decodeWebhookEndpoint)
-		return WebhookEndpointsPage{Rows: rows, HasMore: l.hasMore}, err
+		clock, _ := http.ParseTime(reply.Header.Get("Date")) // zero, as documented
+		return WebhookEndpointsPage{Rows: rows, HasMore: l.hasMore, Clock: clock}, err
 	})
 }
 

@@ -24,7 +24,9 @@ func newDemo(e *env) *cobra.Command {
 			"of the mirror is compared with the simulator; any difference ends with exit 1.",
 			"",
 			"CREDITMIRROR_DATABASE_URL and CREDITMIRROR_REDIS_URL, when set, run it on",
-			"PostgreSQL and Redis instead of the embedded ones; use empty ones."),
+			"PostgreSQL and Redis instead of the embedded ones; use empty ones.",
+			"CREDITMIRROR_OPS_ADDR, when set, is where metrics are served (the container image",
+			"sets it)."),
 		Args: cobra.NoArgs,
 	}
 	f := c.Flags()
@@ -49,7 +51,8 @@ func newDemo(e *env) *cobra.Command {
 			return err
 		}
 		for _, kv := range e.environ { // other settings of the environment are for serve
-			if strings.HasPrefix(kv, "CREDITMIRROR_DATABASE_URL=") || strings.HasPrefix(kv, "CREDITMIRROR_REDIS_URL=") {
+			if strings.HasPrefix(kv, "CREDITMIRROR_DATABASE_URL=") || strings.HasPrefix(kv, "CREDITMIRROR_REDIS_URL=") ||
+				strings.HasPrefix(kv, "CREDITMIRROR_OPS_ADDR=") {
 				o.Environ = append(o.Environ, kv)
 			}
 		}

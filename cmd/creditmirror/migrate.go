@@ -11,17 +11,32 @@ import (
 )
 
 func newMigrate(e *env) *cobra.Command {
+	var from, to string
 	c := &cobra.Command{
 		Use:   "migrate",
-		Short: "Bring the mirror's database to this version's schema",
+		Short: "Bring the mirror's database to this version's schema, or move a mirror to another one",
 		Long: lines(
 			"Creates or extends the tables, under a lock, so that several may run at once.",
 			"serve does the same at its start; run it beforehand where serve's database user",
-			"may not change the schema."),
+			"may not change the schema.",
+			"",
+			"With --from it moves a whole mirror, in either direction:",
+			"",
+			"  creditmirror migrate --from sqlite:creditmirror.db --to postgres://…",
+			"",
+			"Stop every serve on the old one first. The new one must be empty; all rows of all tables",
+			"are copied in one transaction, read back, and kept only when every value is the same. The",
+			"old one is not changed. The queue is not part of it: what was waiting is marked again when",
+			"serve starts. Without --to it goes to CREDITMIRROR_DATABASE_URL."),
 		Args: cobra.NoArgs,
 	}
 	overrides := config.Bind(c.Flags(), config.VarDatabaseURL)
+	c.Flags().StringVar(&from, "from", "", "the database to move from, sqlite:PATH or postgres://…")
+	c.Flags().StringVar(&to, "to", "", "the database to move to (default: that of the environment, which keeps a password off the command line)")
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
+		if cmd.Flags().Changed("from") || cmd.Flags().Changed("to") {
+			return move(cmd.Context(), e, from, to, cmd.Flags().Changed("to"), overrides)
+		}
 		cfg, err := config.Load(e.environ, overrides)
 		if err != nil {
 			return err

@@ -52,7 +52,7 @@ func newStatus(e *env) *cobra.Command {
 
 func readStatus(ctx context.Context, cfg config.Config) (app.Status, error) {
 	if cfg.EmbeddedRedis() {
-		return askServe(ctx, cfg.OpsAddr)
+		return askServe(ctx, localAddr(cfg.OpsAddr))
 	}
 	parts, err := app.OpenPartsToLook(ctx, cfg)
 	if err != nil {

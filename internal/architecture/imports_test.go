@@ -35,13 +35,14 @@ var allowed = map[string][]string{
 	"worker":            {"mirror", "queue", "stripeapi"},
 	"reconcile":         {"mirror", "stripeapi"},
 	"verify":            {"mirror"},
+	"endpoint":          {"mirror", "stripeapi"}, // the webhook endpoint at Stripe: only a command needs it
 	"app": {
 		"api", "budget", "config", "mirror", "mirror/postgres", "mirror/sqlite", "queue",
 		"reconcile", "redisconn", "stripeapi", "webhook", "worker",
 	},
 	"e2e":              {}, // tests only: the binary from outside
 	"demo":             {"app", "config", "mirror", "stripesim", "webhook"},
-	"cmd/creditmirror": {"app", "config", "demo", "mirror", "reconcile", "stripesim", "verify"},
+	"cmd/creditmirror": {"app", "config", "demo", "endpoint", "mirror", "reconcile", "stripesim", "verify"},
 
 	"internal/architecture": {},
 	"internal/pgtest":       {},
