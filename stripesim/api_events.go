@@ -54,7 +54,7 @@ func (c *call) listEvents() (any, *apiError) {
 			e := a.events[id]
 			return e, e != nil && e.created >= a.eventsSince()
 		},
-		render: func(e *event, _ expansion) any { return e.render(c.s, "", "") },
+		render: func(e *event, _ expansion) any { return e.render(c.a, "", "") },
 	}
 	if typ != "" || len(types) > 0 || bySuccess {
 		l.match = func(e *event) bool {
@@ -75,7 +75,7 @@ func (c *call) getEvent() (any, *apiError) {
 	if e == nil || e.created < c.a.eventsSince() {
 		return nil, errNone(http.StatusNotFound, "event", c.args[0], "id")
 	}
-	return e.render(c.s, "", ""), nil
+	return e.render(c.a, "", ""), nil
 }
 
 // hook is a webhook_endpoint.
@@ -113,14 +113,14 @@ func (a *account) renderHook(h *hook) hookJSON {
 	}
 	return hookJSON{
 		ID: h.id, Object: "webhook_endpoint", APIVersion: h.version, Created: h.created, Description: h.description,
-		EnabledEvents: h.enabled, Livemode: a.s.opts.Livemode, Metadata: notNil(h.metadata), Status: status, URL: h.url,
+		EnabledEvents: h.enabled, Livemode: a.live, Metadata: notNil(h.metadata), Status: status, URL: h.url,
 	}
 }
 
 // publish puts the endpoint's settings in force for deliveries.
 func (a *account) publish(h *hook) {
 	t := &target{
-		id: h.id, account: a.id, url: h.url, secret: h.secret, connect: h.connect, disabled: h.disabled,
+		id: h.id, account: a.id, live: a.live, url: h.url, secret: h.secret, connect: h.connect, disabled: h.disabled,
 		all: slices.Contains(h.enabled, "*"), events: map[string]bool{},
 	}
 	if h.version != nil {
@@ -141,7 +141,7 @@ func (c *call) hookSettings(h *hook) {
 		switch {
 		case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
 			p.fail(errInvalid("url_invalid", "url", "Invalid URL: An explicit scheme (such as https) must be provided."))
-		case c.s.opts.Livemode && u.Scheme != "https":
+		case c.a.live && u.Scheme != "https":
 			p.fail(errInvalid("url_invalid", "url", "Invalid URL: URL must be publicly accessible over https in live mode."))
 		}
 		h.url = v

@@ -66,7 +66,7 @@ func (a *account) addBalance(cz cause, c *customer, ch BalanceChange) *balanceTx
 func (a *account) changeBalance(cz cause, c *customer, ch BalanceChange) *balanceTxn {
 	before := c.profile
 	t := a.addBalance(cz, c, ch)
-	force := t.currency != c.currency && a.s.opts.Switches.NonDefaultCurrencyEvent
+	force := t.currency != c.currency && a.s.switches().NonDefaultCurrencyEvent
 	a.emitCustomerUpdated(cz, c, before, force)
 	return t
 }

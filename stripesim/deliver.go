@@ -20,6 +20,7 @@ import (
 // target is the current setting of one webhook endpoint, as deliveries see it.
 type target struct {
 	id, account string
+	live        bool
 	url, secret string
 	all         bool
 	events      map[string]bool
@@ -30,7 +31,7 @@ type target struct {
 
 // wants tells whether the endpoint takes an event of account a.
 func (t *target) wants(s *Server, a *account, typ string) bool {
-	if t.disabled || !t.all && !t.events[typ] {
+	if t.live != a.live || t.disabled || !t.all && !t.events[typ] {
 		return false
 	}
 	if t.connect {
@@ -40,12 +41,13 @@ func (t *target) wants(s *Server, a *account, typ string) bool {
 	} else if t.account != a.id {
 		return false
 	}
-	old := s.opts.Switches.OldPinsWithoutCreditEvents && t.version != "" && t.version < "2025-03-31"
+	old := s.switches().OldPinsWithoutCreditEvents && t.version != "" && t.version < "2025-03-31"
 	return !old || !matchType("billing.credit_*", typ)
 }
 
 // delivery is one event on its way to one endpoint.
 type delivery struct {
+	a       *account
 	e       *event
 	target  string
 	account string // shown in the event: the connected account, to a Connect endpoint
@@ -149,7 +151,7 @@ func (d *sender) dispatch(a *account, e *event) {
 	}
 	e.pending.Store(int32(len(to)))
 	for _, t := range to {
-		v := &delivery{e: e, target: t.id, arrived: new(atomic.Bool)}
+		v := &delivery{a: a, e: e, target: t.id, arrived: new(atomic.Bool)}
 		if t.connect {
 			v.account = a.id
 		}
@@ -324,7 +326,7 @@ func (d *sender) attempt(v *delivery) outcome {
 	if t == nil {
 		return unwanted
 	}
-	body, err := marshal(v.e.render(d.s, t.version, v.account))
+	body, err := marshal(v.e.render(v.a, t.version, v.account))
 	if err != nil {
 		d.s.log.Error("event cannot be encoded", zap.String("event_id", v.e.id), zap.Error(err))
 		return unwanted
@@ -336,7 +338,7 @@ func (d *sender) attempt(v *delivery) outcome {
 	req.Header.Set("Content-Type", "application/json; charset=utf-8")
 	req.Header.Set("User-Agent", "Stripe/1.0 (+https://stripe.com/docs/webhooks)")
 	header := SignatureHeader(t.secret, d.s.opts.Now(), body)
-	if !d.s.opts.Livemode {
+	if !v.a.live {
 		header += ",v0=" + mac("v0 decoy", d.s.opts.Now().Unix(), body)
 	}
 	req.Header.Set("Stripe-Signature", header)

@@ -45,15 +45,16 @@ type eventRequest struct {
 	IdempotencyKey *string `json:"idempotency_key"`
 }
 
-// render shows the event, in the account's version unless another is given.
-func (e *event) render(s *Server, version, account string) eventJSON {
+// render shows the event, in the account's version unless another is given, and
+// with the id of the connected account, if any.
+func (e *event) render(a *account, version, shown string) eventJSON {
 	if version == "" {
-		version = s.opts.APIVersion
+		version = a.s.opts.APIVersion
 	}
 	return eventJSON{
-		ID: e.id, Object: "event", Account: account, APIVersion: version, Created: e.created,
+		ID: e.id, Object: "event", Account: shown, APIVersion: version, Created: e.created,
 		Data:     eventDataJSON{e.object, e.previous},
-		Livemode: s.opts.Livemode, PendingWebhooks: e.pending.Load(),
+		Livemode: a.live, PendingWebhooks: e.pending.Load(),
 		Request: eventRequest{orNull(e.requestID), orNull(e.idemKey)}, Type: e.typ,
 	}
 }

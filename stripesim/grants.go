@@ -105,7 +105,7 @@ func (a *account) createGrant(cz cause, c *customer, r grantRequest) (*grant, *a
 	addTo(a, &a.grantList, g)
 	addTo(a, &c.grants, g)
 	a.emit(cz, "billing.credit_grant.created", c.id, a.renderGrant(g, nil), nil)
-	if *g.effectiveAt <= now || !a.s.opts.Switches.PendingGrantRowLate {
+	if *g.effectiveAt <= now || !a.s.switches().PendingGrantRowLate {
 		a.grantCredits(cz, g, now)
 	}
 	g.recount()
@@ -230,7 +230,7 @@ func (a *account) ripen(cz cause, g *grant, now, expireBefore int64) {
 	if g.expiresAt != nil && *g.expiresAt <= expireBefore {
 		at := *g.expiresAt
 		a.expireCredits(cz, g, at)
-		if a.s.opts.Switches.ExpirySendsGrantUpdated {
+		if a.s.switches().ExpirySendsGrantUpdated {
 			g.updated = cz.now
 			a.emit(cz, "billing.credit_grant.updated", g.customer.id, a.renderGrant(g, nil), map[string]any{})
 		}

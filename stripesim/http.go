@@ -56,7 +56,7 @@ func (s *Server) serveAPI(w http.ResponseWriter, r *http.Request) {
 	h.Set("Content-Type", "application/json")
 	h.Set("Request-Id", id)
 	version := r.Header.Get("Stripe-Version")
-	if version == "" {
+	if version == "" || !isVersion(version) {
 		version = s.opts.APIVersion
 	}
 	h.Set("Stripe-Version", version)
@@ -110,11 +110,14 @@ func (s *Server) answer(r *http.Request, requestID string) *reply {
 	if e != nil {
 		return errorReply(e)
 	}
+	if v := r.Header.Get("Stripe-Version"); v != "" && !isVersion(v) {
+		return errorReply(errInvalid("", "", "Invalid Stripe API version: %s", v))
+	}
 	if e := a.admit(rt.name); e != nil {
 		return errorReply(e)
 	}
 	defer a.leave()
-	if rt.credits || !s.opts.Switches.ExpiryOnRead {
+	if rt.credits || !s.switches().ExpiryOnRead {
 		a.catchUp()
 	}
 
@@ -148,10 +151,18 @@ func (s *Server) answer(r *http.Request, requestID string) *reply {
 	return rep
 }
 
+// isVersion tells whether v has the form of an API version: a date, and since
+// 2024-09-30 a name after it.
+func isVersion(v string) bool {
+	date, name, named := strings.Cut(v, ".")
+	_, err := time.Parse(time.DateOnly, date)
+	return err == nil && (!named || name != "" && strings.Trim(name, "abcdefghijklmnopqrstuvwxyz_") == "")
+}
+
 func (s *Server) authorize(r *http.Request, rt *route) (*account, *apiError) {
 	key := keyOf(r)
 	id := r.Header.Get("Stripe-Account")
-	a := s.account(id)
+	a := s.accountIn(id, s.keys.mode(key))
 	name := id
 	if a != nil {
 		name = a.public
@@ -233,6 +244,7 @@ func (s *Server) run(rt *route, c *call) (*reply, bool) {
 	}
 	v, e := rt.handle(c)
 	if e != nil {
+		c.a.hint(e)
 		return errorReply(e), e.executed
 	}
 	body, err := marshal(v)

@@ -76,7 +76,7 @@ func (s *Server) tooMany(reason string) *apiError {
 }
 
 func (s *Server) retryAfter(h http.Header) {
-	if d := s.opts.Switches.RetryAfter; d > 0 {
+	if d := s.switches().RetryAfter; d > 0 {
 		h.Set("Retry-After", strconv.FormatInt(ceilSeconds(d), 10))
 	}
 }

@@ -28,6 +28,10 @@ type Options struct {
 	Accounts []string
 	// Livemode makes all objects livemode=true.
 	Livemode bool
+	// BothModes gives every account a second, separate set of objects in the other
+	// mode, reached with the keys of that mode. The Go API and traffic stay with
+	// the mode that Livemode says.
+	BothModes bool
 	// APIVersion is the accounts' default version, shown in events.
 	// Defaults to Version.
 	APIVersion string
@@ -143,9 +147,6 @@ func (o *Options) fill() error {
 	if o.APIVersion == "" {
 		o.APIVersion = Version
 	}
-	if o.Switches.DefaultCurrency == "" {
-		o.Switches.DefaultCurrency = "usd"
-	}
 	d := &o.Delivery
 	if d.Timeout == 0 {
 		d.Timeout = 10 * time.Second
@@ -166,14 +167,7 @@ func (o *Options) fill() error {
 	if d.Timeout < 0 || d.RetryFirst < 0 || d.RetryMax < 0 || d.Attempts < 0 || d.Concurrency < 0 {
 		errs = append(errs, errors.New("delivery: negative value"))
 	}
-	if !isCurrency(o.Switches.DefaultCurrency) {
-		errs = append(errs, fmt.Errorf("switches: default currency %q is not one", o.Switches.DefaultCurrency))
-	}
-	switch o.Switches.SameSecondOrder {
-	case OrderRandom, OrderAscending, OrderDescending:
-	default:
-		errs = append(errs, fmt.Errorf("switches: unknown order %q", o.Switches.SameSecondOrder))
-	}
+	errs = append(errs, o.Switches.fill())
 	for _, id := range o.Accounts {
 		if !strings.HasPrefix(id, "acct_") {
 			errs = append(errs, fmt.Errorf("account %q does not begin with acct_", id))

@@ -26,11 +26,12 @@ type Server struct {
 	log    *zap.Logger
 	faults *faultState
 	limits atomic.Pointer[Limits]
+	sw     atomic.Pointer[Switches]
 	keys   *keyring
 	sender *sender
 
 	accountsMu sync.RWMutex
-	accounts   map[string]*account
+	accounts   map[world]*account
 
 	reqMu  sync.Mutex
 	reqIDs *idMaker
@@ -46,6 +47,12 @@ type Server struct {
 	closeOne sync.Once
 }
 
+// world is one account in one mode.
+type world struct {
+	id   string // "" is the platform's
+	live bool
+}
+
 // New makes a simulator with an empty platform account, and one for each of
 // Options.Accounts. Close must be called.
 func New(opts Options) (*Server, error) {
@@ -53,14 +60,15 @@ func New(opts Options) (*Server, error) {
 		return nil, fmt.Errorf("stripesim: %w", err)
 	}
 	s := &Server{
-		opts: opts, log: opts.Log, accounts: map[string]*account{}, stopped: make(chan struct{}),
-		faults: newFaultState(opts.Seed, opts.Faults), keys: newKeyring(opts.Keys, opts.Livemode),
+		opts: opts, log: opts.Log, accounts: map[world]*account{}, stopped: make(chan struct{}),
+		faults: newFaultState(opts.Seed, opts.Faults), keys: newKeyring(opts.Keys, opts.Livemode, opts.BothModes),
 		reqIDs: newIDMaker(opts.Seed, "requests", opts.Livemode),
 	}
 	s.limits.Store(&opts.Limits)
+	s.sw.Store(&opts.Switches)
 	s.sender = newSender(s)
 	for _, id := range append([]string{""}, opts.Accounts...) {
-		s.accounts[id] = newAccount(s, id)
+		s.addAccount(id)
 	}
 	s.closing, s.stop = context.WithCancel(context.Background())
 	go s.watchExpiry(s.closing)
@@ -87,7 +95,7 @@ func (s *Server) watchExpiry(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-t.C:
-			if !s.opts.Switches.ExpiryOnRead {
+			if !s.switches().ExpiryOnRead {
 				s.catchUp()
 			}
 		}
@@ -109,29 +117,53 @@ func (s *Server) requestID() string {
 	return s.reqIDs.request()
 }
 
-// account returns the account of that id; "" and the platform's own id are the
-// platform.
-func (s *Server) account(id string) *account {
+// account returns the account of that id in the simulator's own mode; "" and the
+// platform's own id are the platform.
+func (s *Server) account(id string) *account { return s.accountIn(id, s.opts.Livemode) }
+
+func (s *Server) accountIn(id string, live bool) *account {
 	s.accountsMu.RLock()
 	defer s.accountsMu.RUnlock()
-	if a := s.accounts[id]; a != nil {
+	if a := s.accounts[world{id, live}]; a != nil {
 		return a
 	}
-	if p := s.accounts[""]; p.public == id {
+	if p := s.accounts[world{"", live}]; p != nil && p.public == id {
 		return p
 	}
 	return nil
 }
 
-// allAccounts returns every account, the platform first, then by id.
+// twin is the same account in the other mode, nil unless Options.BothModes.
+func (a *account) twin() *account { return a.s.accountIn(a.id, !a.live) }
+
+// allAccounts returns every account, the simulator's own mode first, in it the
+// platform first, then by id.
 func (s *Server) allAccounts() []*account {
 	s.accountsMu.RLock()
 	defer s.accountsMu.RUnlock()
-	out := make([]*account, 0, len(s.accounts))
-	for _, id := range slices.Sorted(maps.Keys(s.accounts)) {
-		out = append(out, s.accounts[id])
-	}
+	out := slices.Collect(maps.Values(s.accounts))
+	slices.SortFunc(out, func(x, y *account) int {
+		if x.live != y.live {
+			if x.live == s.opts.Livemode {
+				return -1
+			}
+			return 1
+		}
+		return strings.Compare(x.id, y.id)
+	})
 	return out
+}
+
+// addAccount adds an empty account, in both modes if there are two. The caller
+// holds accountsMu, or is New.
+func (s *Server) addAccount(id string) {
+	own := newAccount(s, id, s.opts.Livemode)
+	s.accounts[world{id, own.live}] = own
+	if s.opts.BothModes {
+		other := newAccount(s, id, !s.opts.Livemode)
+		other.public = own.public // an account has one id in both modes
+		s.accounts[world{id, other.live}] = other
+	}
 }
 
 // AddAccount adds an empty connected account; one that exists is left alone.
@@ -141,8 +173,8 @@ func (s *Server) AddAccount(id string) error {
 	}
 	s.accountsMu.Lock()
 	defer s.accountsMu.Unlock()
-	if s.accounts[id] == nil {
-		s.accounts[id] = newAccount(s, id)
+	if s.accounts[world{id, s.opts.Livemode}] == nil {
+		s.addAccount(id)
 	}
 	return nil
 }
@@ -168,10 +200,25 @@ func (s *Server) SetLimits(l Limits) error {
 	return nil
 }
 
+// switches are the switches in force.
+func (s *Server) switches() *Switches { return s.sw.Load() }
+
+// Switches returns the switches in force.
+func (s *Server) Switches() Switches { return *s.sw.Load() }
+
+// SetSwitches puts other switches in force, for what happens from now on.
+func (s *Server) SetSwitches(sw Switches) error {
+	if err := sw.fill(); err != nil {
+		return err
+	}
+	s.sw.Store(&sw)
+	return nil
+}
+
 // Settle returns when no webhook delivery is outstanding: none ready, in flight,
 // delayed by a fault or waiting to be retried, and no test clock advancing.
 func (s *Server) Settle(ctx context.Context) error {
-	if !s.opts.Switches.ExpiryOnRead {
+	if !s.switches().ExpiryOnRead {
 		s.catchUp()
 	}
 	if err := s.sender.settle(ctx); err != nil {
@@ -199,14 +246,14 @@ func (s *Server) change(acct string, f func(*account, cause) *apiError) error {
 }
 
 func (a *account) catchUpUnlessOnRead() {
-	if !a.s.opts.Switches.ExpiryOnRead {
+	if !a.s.switches().ExpiryOnRead {
 		a.catchUp()
 	}
 }
 
-// live returns a customer that is not deleted, or the error of that status that
+// living returns a customer that is not deleted, or the error of that status that
 // names param.
-func (a *account) live(id, param string, status int) (*customer, *apiError) {
+func (a *account) living(id, param string, status int) (*customer, *apiError) {
 	c := a.customers[id]
 	if c == nil || c.gone {
 		return nil, errNone(status, "customer", id, param)
