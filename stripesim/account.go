@@ -49,6 +49,7 @@ type account struct {
 	nextDue atomic.Int64 // Unix seconds of the head of due; MaxInt64 if none
 
 	inFlight atomic.Int64
+	gate     gate
 	buckets  sync.Map // named endpoint → *bucket; "" is the whole account
 	idem     idemStore
 }

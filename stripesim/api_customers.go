@@ -288,6 +288,6 @@ func (c *call) updateBalanceTxn() (any, *apiError) {
 	if e := c.p.done(); e != nil {
 		return nil, e
 	}
-	a.editBalanceTxn(t, description, metadata)
+	a.editBalanceTxn(c.cz, t, description, metadata)
 	return a.renderBalanceTxn(t, c.x), nil
 }

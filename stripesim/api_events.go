@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 )
 
 //go:embed enabled_events.txt
@@ -82,7 +83,7 @@ func (c *call) getEvent() (any, *apiError) {
 type hook struct {
 	node
 	url         string
-	secret      string
+	secrets     []signSecret // the newest first
 	enabled     []string
 	version     *string
 	connect     bool
@@ -120,7 +121,7 @@ func (a *account) renderHook(h *hook) hookJSON {
 // publish puts the endpoint's settings in force for deliveries.
 func (a *account) publish(h *hook) {
 	t := &target{
-		id: h.id, account: a.id, live: a.live, url: h.url, secret: h.secret, connect: h.connect, disabled: h.disabled,
+		id: h.id, account: a.id, live: a.live, url: h.url, secrets: slices.Clone(h.secrets), connect: h.connect, disabled: h.disabled,
 		all: slices.Contains(h.enabled, "*"), events: map[string]bool{},
 	}
 	if h.version != nil {
@@ -181,12 +182,12 @@ func (c *call) createHook() (any, *apiError) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	h.node = node{id: a.ids.endpoint(), created: c.cz.now}
-	h.secret = a.ids.secret()
+	h.secrets = []signSecret{{text: a.ids.secret()}}
 	a.hooks[h.id] = h
 	addTo(a, &a.hookList, h)
 	a.publish(h)
 	j := a.renderHook(h)
-	j.Secret = h.secret
+	j.Secret = h.secrets[0].text
 	return j, nil
 }
 
@@ -196,6 +197,36 @@ func (c *call) hook() (*hook, *apiError) {
 		return h, nil
 	}
 	return nil, errNone(http.StatusNotFound, "webhook endpoint", c.args[0], "id")
+}
+
+// maxRoll is how long a rolled secret can go on signing.
+const maxRoll = 24 * time.Hour
+
+// RollSecret gives a webhook endpoint a new signing secret and returns it. For
+// keep, at most a day, deliveries are signed with the old one as well.
+func (s *Server) RollSecret(endpoint string, keep time.Duration) (string, error) {
+	if keep < 0 || keep > maxRoll {
+		return "", errInvalid("", "keep", "The old secret can be kept for at most %v.", maxRoll)
+	}
+	for _, a := range s.allAccounts() {
+		a.mu.Lock()
+		h := a.hooks[endpoint]
+		if h == nil || h.gone {
+			a.mu.Unlock()
+			continue
+		}
+		defer a.mu.Unlock()
+		now := s.unix()
+		h.secrets = slices.DeleteFunc(h.secrets, func(o signSecret) bool { return o.until != 0 && o.until <= now })
+		h.secrets[0].until = now + ceilSeconds(keep)
+		if keep == 0 {
+			h.secrets = h.secrets[1:]
+		}
+		h.secrets = append([]signSecret{{text: a.ids.secret()}}, h.secrets...)
+		a.publish(h)
+		return h.secrets[0].text, nil
+	}
+	return "", errNone(http.StatusBadRequest, "webhook endpoint", endpoint, "endpoint")
 }
 
 func (c *call) getHook() (any, *apiError) {

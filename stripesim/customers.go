@@ -133,6 +133,7 @@ func (a *account) createCustomer(cz cause, ch customerChange, clk *clock) *custo
 	if ch.balance != nil && *ch.balance != 0 {
 		a.addBalance(cz, c, BalanceChange{Amount: *ch.balance, Currency: a.s.switches().DefaultCurrency, Type: "initial"})
 	}
+	a.log(cz, "customer.created", c.id, c.id, "")
 	a.emit(cz, "customer.created", c.id, a.renderCustomer(c, nil), nil)
 	return c
 }
@@ -166,6 +167,7 @@ func (a *account) updateCustomer(cz cause, c *customer, ch customerChange) {
 			a.addBalance(cz, c, BalanceChange{Amount: diff, Currency: currency, Type: "adjustment"})
 		}
 	}
+	a.log(cz, "customer.changed", c.id, c.id, "")
 	a.emitCustomerUpdated(cz, c, before, false)
 }
 
@@ -246,6 +248,7 @@ func (a *account) deleteCustomer(cz cause, c *customer, announce bool) {
 	last := a.renderCustomer(c, nil)
 	c.gone = true
 	a.indexEmail(c.email, nil, c)
+	a.log(cz, "customer.deleted", c.id, c.id, "")
 	if announce {
 		a.emit(cz, "customer.deleted", c.id, last, nil)
 	}

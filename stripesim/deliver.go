@@ -21,7 +21,8 @@ import (
 type target struct {
 	id, account string
 	live        bool
-	url, secret string
+	url         string
+	secrets     []signSecret // the newest first
 	all         bool
 	events      map[string]bool
 	connect     bool
@@ -43,6 +44,13 @@ func (t *target) wants(s *Server, a *account, typ string) bool {
 	}
 	old := s.switches().OldPinsWithoutCreditEvents && t.version != "" && t.version < "2025-03-31"
 	return !old || !matchType("billing.credit_*", typ)
+}
+
+// signSecret is a signing secret of an endpoint. A rolled one signs along until
+// its time is over.
+type signSecret struct {
+	text  string
+	until int64 // Unix seconds; 0 is no end
 }
 
 // delivery is one event on its way to one endpoint.
@@ -87,16 +95,20 @@ type sender struct {
 
 	mu          sync.Mutex
 	queues      map[string]*queue
-	timers      map[*time.Timer]struct{}
-	outstanding int           // ready, in flight, delayed or waiting to be retried
-	idle        chan struct{} // closed when outstanding falls to 0; nil if nobody waits
+	outstanding int                  // ready, in flight, delayed or waiting to be retried
+	waiting     int                  // the part of it that waits for its time
+	idle        chan struct{}        // closed when outstanding falls to 0; nil if nobody waits
+	quiet       chan struct{}        // closed when nothing is outstanding but what waits
+	failing     map[string]time.Time // endpoint → since when every attempt has failed
 	closed      bool
+
+	attempts attemptLog
 }
 
 func newSender(s *Server) *sender {
 	ctx, cancel := context.WithCancel(context.Background())
 	d := &sender{
-		s: s, ctx: ctx, cancel: cancel, queues: map[string]*queue{}, timers: map[*time.Timer]struct{}{},
+		s: s, ctx: ctx, cancel: cancel, queues: map[string]*queue{}, failing: map[string]time.Time{},
 		client: &http.Client{
 			Timeout:       s.opts.Delivery.Timeout,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -190,8 +202,10 @@ func (d *sender) send(a *account, v *delivery) {
 	switch {
 	case lost:
 		v.e.pending.Add(-1)
+		d.note(v, 0, 0, "lost by a fault, counted as delivered")
 		return
 	case dropped:
+		d.note(v, 0, 0, "dropped by a fault")
 		return
 	}
 	d.start(v, wait)
@@ -213,26 +227,29 @@ func (d *sender) start(v *delivery, wait time.Duration) {
 // outstanding work until f has returned.
 func (d *sender) after(wait time.Duration, f func()) {
 	d.mu.Lock()
-	defer d.mu.Unlock()
 	if d.closed {
+		d.mu.Unlock()
 		return
 	}
 	d.outstanding++
-	var t *time.Timer
-	t = time.AfterFunc(wait, func() {
+	d.waiting++
+	d.mu.Unlock()
+	d.s.time.after(wait, func() {
 		d.mu.Lock()
-		delete(d.timers, t)
 		if d.closed {
 			d.mu.Unlock()
 			return
 		}
+		d.waiting--
 		d.wg.Add(1)
 		d.mu.Unlock()
 		defer d.wg.Done()
 		f()
 		d.release()
 	})
-	d.timers[t] = struct{}{}
+	d.mu.Lock()
+	d.wake()
+	d.mu.Unlock()
 }
 
 func (d *sender) release() {
@@ -243,9 +260,18 @@ func (d *sender) release() {
 
 func (d *sender) releaseLocked() {
 	d.outstanding--
+	d.wake()
+}
+
+// wake tells those who wait that their state is reached.
+func (d *sender) wake() {
 	if d.outstanding == 0 && d.idle != nil {
 		close(d.idle)
 		d.idle = nil
+	}
+	if d.outstanding == d.waiting && d.quiet != nil {
+		close(d.quiet)
+		d.quiet = nil
 	}
 }
 
@@ -283,6 +309,7 @@ func (d *sender) work(q *queue) {
 
 		outcome := d.attempt(v)
 		v.tried++
+		d.health(v, outcome)
 		retry := outcome == failed && v.tried < d.s.opts.Delivery.Attempts
 		if retry {
 			d.after(d.delay(v.tried), func() { d.enqueue(v) })
@@ -337,18 +364,16 @@ func (d *sender) attempt(v *delivery) outcome {
 	}
 	req.Header.Set("Content-Type", "application/json; charset=utf-8")
 	req.Header.Set("User-Agent", "Stripe/1.0 (+https://stripe.com/docs/webhooks)")
-	header := SignatureHeader(t.secret, d.s.opts.Now(), body)
-	if !v.a.live {
-		header += ",v0=" + mac("v0 decoy", d.s.opts.Now().Unix(), body)
-	}
-	req.Header.Set("Stripe-Signature", header)
+	req.Header.Set("Stripe-Signature", t.sign(d.s.unix(), body, !v.a.live))
 	resp, err := d.client.Do(req)
 	if err != nil {
+		d.note(v, v.tried+1, 0, err.Error())
 		d.s.log.Debug("webhook not delivered", zap.String("event_id", v.e.id), zap.Int("attempt", v.tried+1), zap.Error(err))
 		return failed
 	}
 	_, _ = io.CopyN(io.Discard, resp.Body, 64<<10) // so that the connection can be used again
 	_ = resp.Body.Close()
+	d.note(v, v.tried+1, resp.StatusCode, "")
 	if resp.StatusCode < 200 || resp.StatusCode > 299 {
 		d.s.log.Debug("webhook refused", zap.String("event_id", v.e.id), zap.Int("attempt", v.tried+1), zap.Int("code", resp.StatusCode))
 		return failed
@@ -359,21 +384,69 @@ func (d *sender) attempt(v *delivery) outcome {
 	return delivered
 }
 
+// note keeps what became of an attempt.
+func (d *sender) note(v *delivery, number, status int, trouble string) {
+	d.attempts.add(Attempt{
+		At: d.s.unix(), Event: v.e.id, Type: v.e.typ, Account: v.a.id, Endpoint: v.target, Number: number, Status: status, Error: trouble,
+	})
+}
+
+// health disables an endpoint that has failed for too long, as Stripe does after
+// several days.
+func (d *sender) health(v *delivery, o outcome) {
+	limit := d.s.opts.Delivery.DisableAfter
+	if limit == 0 || o == unwanted {
+		return
+	}
+	now := d.s.opts.Now()
+	d.mu.Lock()
+	since, failing := d.failing[v.target]
+	switch {
+	case o == delivered:
+		delete(d.failing, v.target)
+	case !failing:
+		d.failing[v.target] = now
+	}
+	d.mu.Unlock()
+	t := d.target(v.target)
+	if o == delivered || !failing || now.Sub(since) < limit || t == nil {
+		return
+	}
+	a := d.s.accountIn(t.account, t.live)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if h := a.hooks[t.id]; h != nil && !h.gone && !h.disabled {
+		h.disabled = true
+		a.publish(h)
+		d.s.log.Info("webhook endpoint disabled after failures", zap.String("endpoint", h.id))
+	}
+}
+
 // settle waits until nothing is outstanding.
 func (d *sender) settle(ctx context.Context) error {
+	return d.await(ctx, &d.idle, func() bool { return d.outstanding == 0 })
+}
+
+// quiesce waits until nothing is outstanding but what waits for its time.
+func (d *sender) quiesce(ctx context.Context) error {
+	return d.await(ctx, &d.quiet, func() bool { return d.outstanding == d.waiting })
+}
+
+// await waits for a state that wake announces by closing *signal.
+func (d *sender) await(ctx context.Context, signal *chan struct{}, reached func() bool) error {
 	for {
 		d.mu.Lock()
-		if d.outstanding == 0 || d.closed {
+		if reached() || d.closed {
 			d.mu.Unlock()
 			return nil
 		}
-		if d.idle == nil {
-			d.idle = make(chan struct{})
+		if *signal == nil {
+			*signal = make(chan struct{})
 		}
-		idle := d.idle
+		c := *signal
 		d.mu.Unlock()
 		select {
-		case <-idle:
+		case <-c:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -394,14 +467,14 @@ func (d *sender) stats() []EndpointStats {
 func (d *sender) close() {
 	d.mu.Lock()
 	d.closed = true
-	for t := range d.timers {
-		t.Stop()
-	}
-	if d.idle != nil {
-		close(d.idle)
-		d.idle = nil
+	for _, c := range []*chan struct{}{&d.idle, &d.quiet} {
+		if *c != nil {
+			close(*c)
+			*c = nil
+		}
 	}
 	d.mu.Unlock()
+	d.s.time.close()
 	d.cancel()
 	d.wg.Wait()
 	d.client.CloseIdleConnections()
@@ -413,6 +486,21 @@ func mac(secret string, at int64, payload []byte) string {
 	h.Write([]byte{'.'})
 	h.Write(payload)
 	return hex.EncodeToString(h.Sum(nil))
+}
+
+// sign returns the Stripe-Signature header for a payload: one v1 for each secret
+// that still counts, and in test mode a v0 that nobody may believe.
+func (t *target) sign(at int64, payload []byte, decoy bool) string {
+	header := "t=" + strconv.FormatInt(at, 10)
+	for _, s := range t.secrets {
+		if s.until == 0 || at < s.until {
+			header += ",v1=" + mac(s.text, at, payload)
+		}
+	}
+	if decoy {
+		header += ",v0=" + mac("v0 decoy", at, payload)
+	}
+	return header
 }
 
 // SignatureHeader returns the Stripe-Signature header of a payload: the time in

@@ -75,6 +75,9 @@ func (a *account) emit(cz cause, typ, customer string, object any, previous map[
 			}
 			return false
 		})
+	if times == 0 {
+		a.log(cz, "event.lost", "", customer, typ)
+	}
 	for range times {
 		e := &event{
 			node: node{id: a.ids.event(), created: cz.now}, typ: typ, customer: customer,
@@ -83,6 +86,11 @@ func (a *account) emit(cz cause, typ, customer string, object any, previous map[
 		e.lag = a.lagFor(listEvents, customer)
 		a.events[e.id] = e
 		addTo(a, &a.eventList, e)
+		what := "event.sent"
+		if times > 1 {
+			what = "event.twice"
+		}
+		a.log(cz, what, e.id, customer, typ)
 		a.s.sender.dispatch(a, e)
 	}
 	if a.eventList.len() > 0 {

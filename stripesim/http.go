@@ -135,6 +135,18 @@ func (s *Server) answer(r *http.Request, requestID string) *reply {
 	}
 	c := &call{s: s, a: a, args: args, p: p, cz: cause{now: s.unix(), requestID: requestID, idemKey: key}}
 
+	object := ""
+	if r.Method != http.MethodGet {
+		if object = c.customerID(rt); object == "" && len(args) > 0 {
+			object = args[0]
+		}
+	}
+	done, e := a.enter(rt.name, object)
+	if e != nil {
+		return errorReply(e)
+	}
+	defer done()
+
 	slow, spoil := s.replyFaults(c, rt)
 	if slow != nil && !slow.After {
 		s.wait(r, time.Duration(slow.Delay))
@@ -276,6 +288,7 @@ func (s *Server) replyFaults(c *call, rt *route) (slow, spoil *Fault) {
 		}
 		return replyFaults[k] && spoil == nil
 	}, func(f Fault) bool {
+		c.a.log(c.cz, "fault."+string(f.Kind), rt.name, o.customer, "")
 		if f.Kind == FaultSlow {
 			slow = &f
 		} else {
@@ -304,6 +317,12 @@ func (c *call) customerID(rt *route) string {
 		return c.a.grants[id].customer.id
 	case c.a.credits[id] != nil:
 		return c.a.credits[id].grant.customer.id
+	case c.a.invoices[id] != nil:
+		return c.a.invoices[id].customer.id
+	case c.a.items[id] != nil:
+		return c.a.items[id].customer.id
+	case c.a.notes[id] != nil:
+		return c.a.notes[id].invoice.customer.id
 	}
 	return ""
 }

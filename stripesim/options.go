@@ -48,6 +48,8 @@ type Options struct {
 	// it is handled, on the request's own goroutine and holding no lock, so it may
 	// call the Server. It may be called concurrently.
 	OnRequest func(endpoint string, r *http.Request)
+	// LogSize is how many entries Server.Log keeps. Defaults to 100,000; negative is none.
+	LogSize int
 	// Log receives what the simulator has to say. Defaults to nothing.
 	Log *zap.Logger
 }
@@ -122,6 +124,9 @@ type Delivery struct {
 	Attempts int
 	// Concurrency bounds the deliveries in flight per endpoint. Defaults to 32.
 	Concurrency int
+	// DisableAfter disables an endpoint none of whose deliveries has succeeded for
+	// that long. Zero is never; Stripe does it after several days.
+	DisableAfter time.Duration
 }
 
 // Limits are rate limits in requests per second, as token buckets that hold one
@@ -135,6 +140,13 @@ type Limits struct {
 	Endpoints map[string]float64 `json:"endpoints,omitempty"`
 	// Concurrency bounds the requests in flight per account.
 	Concurrency int `json:"concurrency"`
+	// EndpointConcurrency bounds the requests in flight per named endpoint of each account.
+	EndpointConcurrency int `json:"endpoint_concurrency"`
+	// ObjectWriteRPS bounds the writes to any one customer or other object.
+	ObjectWriteRPS float64 `json:"object_write_rps"`
+	// ObjectLock: while a write to a customer or other object is under way, another
+	// to the same gets lock_timeout.
+	ObjectLock bool `json:"object_lock"`
 }
 
 func (o *Options) fill() error {
@@ -146,6 +158,9 @@ func (o *Options) fill() error {
 	}
 	if o.APIVersion == "" {
 		o.APIVersion = Version
+	}
+	if o.LogSize == 0 {
+		o.LogSize = 100_000
 	}
 	d := &o.Delivery
 	if d.Timeout == 0 {
@@ -164,7 +179,7 @@ func (o *Options) fill() error {
 		d.Concurrency = 32
 	}
 	var errs []error
-	if d.Timeout < 0 || d.RetryFirst < 0 || d.RetryMax < 0 || d.Attempts < 0 || d.Concurrency < 0 {
+	if d.Timeout < 0 || d.RetryFirst < 0 || d.RetryMax < 0 || d.Attempts < 0 || d.Concurrency < 0 || d.DisableAfter < 0 {
 		errs = append(errs, errors.New("delivery: negative value"))
 	}
 	errs = append(errs, o.Switches.fill())
@@ -178,7 +193,7 @@ func (o *Options) fill() error {
 }
 
 func (l Limits) validate() error {
-	if l.AccountRPS < 0 || l.EndpointRPS < 0 || l.Concurrency < 0 {
+	if l.AccountRPS < 0 || l.EndpointRPS < 0 || l.Concurrency < 0 || l.EndpointConcurrency < 0 || l.ObjectWriteRPS < 0 {
 		return errors.New("limits: negative value")
 	}
 	for name, rps := range l.Endpoints {

@@ -29,6 +29,10 @@ type Server struct {
 	sw     atomic.Pointer[Switches]
 	keys   *keyring
 	sender *sender
+	time   *simTime
+	// advancing is held while the clock advances, so that one does at a time.
+	advancing sync.Mutex
+	journal   journal
 
 	accountsMu sync.RWMutex
 	accounts   map[world]*account
@@ -59,7 +63,10 @@ func New(opts Options) (*Server, error) {
 	if err := opts.fill(); err != nil {
 		return nil, fmt.Errorf("stripesim: %w", err)
 	}
+	clock := &simTime{base: opts.Now}
+	opts.Now = clock.now
 	s := &Server{
+		time: clock, journal: journal{size: opts.LogSize},
 		opts: opts, log: opts.Log, accounts: map[world]*account{}, stopped: make(chan struct{}),
 		faults: newFaultState(opts.Seed, opts.Faults), keys: newKeyring(opts.Keys, opts.Livemode, opts.BothModes),
 		reqIDs: newIDMaker(opts.Seed, "requests", opts.Livemode),
@@ -95,9 +102,7 @@ func (s *Server) watchExpiry(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-t.C:
-			if !s.switches().ExpiryOnRead {
-				s.catchUp()
-			}
+			s.catchUpUnlessOnRead()
 		}
 	}
 }
@@ -106,6 +111,12 @@ func (s *Server) watchExpiry(ctx context.Context) {
 func (s *Server) catchUp() {
 	for _, a := range s.allAccounts() {
 		a.catchUp()
+	}
+}
+
+func (s *Server) catchUpUnlessOnRead() {
+	if !s.switches().ExpiryOnRead {
+		s.catchUp()
 	}
 }
 
@@ -218,9 +229,7 @@ func (s *Server) SetSwitches(sw Switches) error {
 // Settle returns when no webhook delivery is outstanding: none ready, in flight,
 // delayed by a fault or waiting to be retried, and no test clock advancing.
 func (s *Server) Settle(ctx context.Context) error {
-	if !s.switches().ExpiryOnRead {
-		s.catchUp()
-	}
+	s.catchUpUnlessOnRead()
 	if err := s.sender.settle(ctx); err != nil {
 		return fmt.Errorf("settle: %w", err)
 	}

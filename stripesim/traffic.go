@@ -171,7 +171,7 @@ func (t *Traffic) step() {
 	case p < 695 && t.o.SilentEdits && m.c.txns.len() > 0:
 		row := m.c.txns.rows[t.rng.IntN(m.c.txns.len())]
 		text := orNull(fmt.Sprintf("Corrected note %d", t.rng.IntN(1_000_000)))
-		m.a.editBalanceTxn(row, &text, map[string]string{"note": fmt.Sprint(t.rng.IntN(1_000_000))})
+		m.a.editBalanceTxn(cz, row, &text, map[string]string{"note": fmt.Sprint(t.rng.IntN(1_000_000))})
 	default:
 		t.adjust(m, cz)
 	}

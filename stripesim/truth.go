@@ -38,9 +38,7 @@ func (s *Server) Truth() []CustomerTruth {
 // Each customer is consistent in itself; changes made meanwhile may or may not
 // show in those that follow. f may call the Server.
 func (s *Server) EachTruth(f func(CustomerTruth) bool) {
-	if !s.switches().ExpiryOnRead {
-		s.catchUp()
-	}
+	s.catchUpUnlessOnRead()
 	for _, a := range s.allAccounts() {
 		for _, c := range a.everyCustomer() {
 			if !f(a.truth(c)) {
