@@ -17,9 +17,11 @@ type account struct {
 	id     string // "" is the platform's own
 	public string // "acct_…"
 	live   bool   // its mode
+	scope  string // of its ids
 
 	mu  sync.RWMutex
 	ids *idMaker
+	pcg *rand.PCG // the source of rng
 	rng *rand.Rand
 
 	customers    map[string]*customer
@@ -60,8 +62,8 @@ func newAccount(s *Server, id string, live bool) *account {
 		scope = "other/" + id
 	}
 	a := &account{
-		s: s, id: id, public: id, live: live,
-		ids:       newIDMaker(s.opts.Seed, scope, live),
+		s: s, id: id, public: id, live: live, scope: scope,
+		ids:       newIDMaker(s.seed.Load(), scope, live),
 		customers: map[string]*customer{}, byEmail: map[string][]*customer{}, txns: map[string]*balanceTxn{},
 		grants: map[string]*grant{}, credits: map[string]*creditTxn{}, events: map[string]*event{},
 		clocks: map[string]*clock{}, hooks: map[string]*hook{}, invoices: map[string]*invoice{},
@@ -73,7 +75,8 @@ func newAccount(s *Server, id string, live bool) *account {
 		clockList: ordered[*clock]{slot: slotAccount}, hookList: ordered[*hook]{slot: slotAccount},
 		idem: idemStore{entries: map[string]*idemEntry{}},
 	}
-	a.rng = rand.New(rand.NewPCG(uint64(s.opts.Seed), a.ids.state))
+	a.pcg = rand.NewPCG(uint64(s.seed.Load()), a.ids.state)
+	a.rng = rand.New(a.pcg)
 	a.nextDue.Store(math.MaxInt64)
 	if id == "" {
 		a.public = a.ids.account()

@@ -35,15 +35,18 @@ func (a *account) advanceClock(cz cause, k *clock, to int64) (clockJSON, *apiErr
 	reply := a.renderClock(k)
 	a.emit(cz, "test_helpers.test_clock.advancing", "", reply, map[string]any{"status": "ready"})
 	if d := a.s.switches().ClockAdvanceTime; d > 0 {
-		a.s.later(d, func() {
-			a.mu.Lock()
-			defer a.mu.Unlock()
-			a.finishAdvance(k)
-		})
+		a.s.later(d, func() { a.endAdvance(k) })
 	} else {
 		a.finishAdvance(k)
 	}
 	return reply, nil
+}
+
+// endAdvance is finishAdvance for a timer.
+func (a *account) endAdvance(k *clock) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.finishAdvance(k)
 }
 
 // finishAdvance replays, in order, what happens to the grants and drafts of the

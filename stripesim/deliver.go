@@ -60,6 +60,7 @@ type delivery struct {
 	target  string
 	account string // shown in the event: the connected account, to a Connect endpoint
 	tried   int
+	due     time.Time // when the next attempt may begin
 	// arrived is shared with duplicates, so that the event is counted as delivered once.
 	arrived *atomic.Bool
 }
@@ -95,11 +96,13 @@ type sender struct {
 
 	mu          sync.Mutex
 	queues      map[string]*queue
-	outstanding int                  // ready, in flight, delayed or waiting to be retried
-	waiting     int                  // the part of it that waits for its time
-	idle        chan struct{}        // closed when outstanding falls to 0; nil if nobody waits
-	quiet       chan struct{}        // closed when nothing is outstanding but what waits
-	failing     map[string]time.Time // endpoint → since when every attempt has failed
+	outstanding int                    // ready, in flight, delayed or waiting to be retried
+	waiting     int                    // the part of it that waits for its time
+	epoch       int                    // how often everything was forgotten
+	idle        chan struct{}          // closed when outstanding falls to 0; nil if nobody waits
+	quiet       chan struct{}          // closed when nothing is outstanding but what waits
+	live        map[*delivery]struct{} // not yet delivered or given up
+	failing     map[string]time.Time   // endpoint → since when every attempt has failed
 	closed      bool
 
 	attempts attemptLog
@@ -108,7 +111,7 @@ type sender struct {
 func newSender(s *Server) *sender {
 	ctx, cancel := context.WithCancel(context.Background())
 	d := &sender{
-		s: s, ctx: ctx, cancel: cancel, queues: map[string]*queue{}, failing: map[string]time.Time{},
+		s: s, ctx: ctx, cancel: cancel, queues: map[string]*queue{}, live: map[*delivery]struct{}{}, failing: map[string]time.Time{},
 		client: &http.Client{
 			Timeout:       s.opts.Delivery.Timeout,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -143,6 +146,30 @@ func (d *sender) remove(id string) {
 	d.targets.Store(&list)
 }
 
+func newFlag(v bool) *atomic.Bool {
+	b := new(atomic.Bool)
+	b.Store(v)
+	return b
+}
+
+// forget removes every target and drops what is to be delivered.
+func (d *sender) forget() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.targets.Store(&[]*target{})
+	clear(d.live)
+	clear(d.failing)
+	for _, q := range d.queues {
+		d.outstanding -= len(q.ready)
+		q.ready = nil
+	}
+	d.queues = map[string]*queue{} // workers under way keep theirs, and end
+	d.outstanding -= d.waiting
+	d.waiting = 0
+	d.epoch++ // timers of before count for nothing
+	d.wake()
+}
+
 func (d *sender) target(id string) *target {
 	for _, t := range *d.targets.Load() {
 		if t.id == id && !t.disabled {
@@ -163,7 +190,7 @@ func (d *sender) dispatch(a *account, e *event) {
 	}
 	e.pending.Store(int32(len(to)))
 	for _, t := range to {
-		v := &delivery{a: a, e: e, target: t.id, arrived: new(atomic.Bool)}
+		v := &delivery{a: a, e: e, target: t.id, arrived: newFlag(false)}
 		if t.connect {
 			v.account = a.id
 		}
@@ -216,6 +243,10 @@ func (d *sender) send(a *account, v *delivery) {
 }
 
 func (d *sender) start(v *delivery, wait time.Duration) {
+	d.mu.Lock()
+	v.due = d.s.opts.Now().Add(wait)
+	d.live[v] = struct{}{}
+	d.mu.Unlock()
 	if wait > 0 {
 		d.after(wait, func() { d.enqueue(v) })
 		return
@@ -233,10 +264,11 @@ func (d *sender) after(wait time.Duration, f func()) {
 	}
 	d.outstanding++
 	d.waiting++
+	epoch := d.epoch
 	d.mu.Unlock()
 	d.s.time.after(wait, func() {
 		d.mu.Lock()
-		if d.closed {
+		if d.closed || d.epoch != epoch {
 			d.mu.Unlock()
 			return
 		}
@@ -310,11 +342,20 @@ func (d *sender) work(q *queue) {
 		outcome := d.attempt(v)
 		v.tried++
 		d.health(v, outcome)
-		retry := outcome == failed && v.tried < d.s.opts.Delivery.Attempts
+		d.mu.Lock()
+		retry := outcome == failed && v.tried < d.s.opts.Delivery.Attempts && d.queues[v.target] == q
+		d.mu.Unlock()
 		if retry {
-			d.after(d.delay(v.tried), func() { d.enqueue(v) })
+			wait := d.delay(v.tried)
+			d.mu.Lock()
+			v.due = d.s.opts.Now().Add(wait)
+			d.mu.Unlock()
+			d.after(wait, func() { d.enqueue(v) })
 		}
 		d.mu.Lock()
+		if !retry {
+			delete(d.live, v)
+		}
 		switch {
 		case outcome == delivered:
 			q.sent++

@@ -1,6 +1,7 @@
 package stripesim
 
 import (
+	"cmp"
 	"slices"
 	"sync"
 )
@@ -27,12 +28,12 @@ type LogEntry struct {
 	Request  string `json:"request,omitempty"` // Request-Id; "" for Stripe's own doing
 }
 
-// journal keeps the newest entries. Its lock is a leaf.
+// journal keeps the newest entries, at least size of them. Its lock is a leaf.
 type journal struct {
 	mu   sync.Mutex
 	size int
 	seq  int64
-	ring []LogEntry // oldest at seq%len once full
+	rows []LogEntry // by Seq
 }
 
 func (j *journal) add(e LogEntry) {
@@ -43,25 +44,32 @@ func (j *journal) add(e LogEntry) {
 	defer j.mu.Unlock()
 	j.seq++
 	e.Seq = j.seq
-	if len(j.ring) < j.size {
-		j.ring = append(j.ring, e)
-		return
+	if len(j.rows) >= 2*j.size { // now and then, so that it costs nothing
+		j.rows = slices.Clone(j.rows[j.size:])
 	}
-	j.ring[int((j.seq-1)%int64(j.size))] = e
+	j.rows = append(j.rows, e)
+}
+
+func (j *journal) reset() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.seq, j.rows = 0, nil
 }
 
 // after returns up to limit entries that come after seq, oldest first.
 func (j *journal) after(seq int64, limit int) []LogEntry {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	first := j.seq - int64(len(j.ring))
-	seq = max(seq, first)
-	n := min(int64(limit), j.seq-seq)
-	out := make([]LogEntry, 0, max(0, n))
-	for i := range n {
-		out = append(out, j.ring[int((seq+i)%int64(len(j.ring)))])
-	}
-	return out
+	i, _ := slices.BinarySearchFunc(j.rows, seq+1, func(e LogEntry, seq int64) int { return cmp.Compare(e.Seq, seq) })
+	rows := j.rows[i:]
+	return slices.Clone(rows[:min(max(0, limit), len(rows))])
+}
+
+// newest returns the last n entries, oldest first.
+func (j *journal) newest(n int) []LogEntry {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return slices.Clone(j.rows[max(0, len(j.rows)-max(0, n)):])
 }
 
 // Log returns up to limit entries of what really happened after the entry seq,

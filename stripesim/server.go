@@ -23,6 +23,7 @@ const expiryTick = 100 * time.Millisecond
 // Server is the simulator. It is safe for concurrent use.
 type Server struct {
 	opts   Options
+	seed   atomic.Int64
 	log    *zap.Logger
 	faults *faultState
 	limits atomic.Pointer[Limits]
@@ -71,12 +72,11 @@ func New(opts Options) (*Server, error) {
 		faults: newFaultState(opts.Seed, opts.Faults), keys: newKeyring(opts.Keys, opts.Livemode, opts.BothModes),
 		reqIDs: newIDMaker(opts.Seed, "requests", opts.Livemode),
 	}
+	s.seed.Store(opts.Seed)
 	s.limits.Store(&opts.Limits)
 	s.sw.Store(&opts.Switches)
 	s.sender = newSender(s)
-	for _, id := range append([]string{""}, opts.Accounts...) {
-		s.addAccount(id)
-	}
+	s.fillAccounts(opts.Accounts)
 	s.closing, s.stop = context.WithCancel(context.Background())
 	go s.watchExpiry(s.closing)
 	return s, nil
@@ -188,6 +188,42 @@ func (s *Server) AddAccount(id string) error {
 		s.addAccount(id)
 	}
 	return nil
+}
+
+// fillAccounts adds the platform and the given accounts, all empty.
+func (s *Server) fillAccounts(ids []string) {
+	for _, id := range append([]string{""}, ids...) {
+		s.addAccount(id)
+	}
+}
+
+// Seed returns the seed in force.
+func (s *Server) Seed() int64 { return s.seed.Load() }
+
+// Reset empties every account and begins anew with a seed: the ids, secrets and
+// faults that follow are those of a new simulator. Webhook endpoints go, too, and
+// what is still to be delivered is dropped. Faults, limits, switches, keys and
+// the clock stay as they are.
+func (s *Server) Reset(seed int64) {
+	s.accountsMu.Lock()
+	var ids []string
+	for w := range s.accounts {
+		if w.id != "" && w.live == s.opts.Livemode {
+			ids = append(ids, w.id)
+		}
+	}
+	slices.Sort(ids)
+	s.seed.Store(seed)
+	s.accounts = map[world]*account{}
+	s.fillAccounts(ids)
+	s.accountsMu.Unlock()
+	s.reqMu.Lock()
+	s.reqIDs = newIDMaker(seed, "requests", s.opts.Livemode)
+	s.reqMu.Unlock()
+	s.faults.reseed(seed)
+	s.sender.forget()
+	s.journal.reset()
+	s.calls.reset()
 }
 
 // PlatformAccount returns the platform's own account id ("acct_…").

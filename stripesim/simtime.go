@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"sync"
 	"time"
 )
@@ -245,15 +244,13 @@ func earlier(a, b time.Time) time.Time {
 
 // nextDue is when something next happens to a grant or a draft by itself.
 func (s *Server) nextDue() time.Time {
-	next := int64(math.MaxInt64)
-	if s.switches().ExpiryOnRead {
-		next = math.MaxInt32 << 8
-	} else {
+	next := int64(1) << 40 // further than any clock goes
+	if !s.switches().ExpiryOnRead {
 		for _, a := range s.allAccounts() {
 			next = min(next, a.nextDue.Load())
 		}
 	}
-	return time.Unix(min(next, 1<<40), 0)
+	return time.Unix(next, 0)
 }
 
 // empty tells whether nothing has been made yet.

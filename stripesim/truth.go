@@ -66,11 +66,7 @@ func (s *Server) CustomerTruth(acct, id string) (CustomerTruth, bool) {
 func (a *account) everyCustomer() []*customer {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
-	out := slices.Clone(a.customerList.rows)
-	for _, k := range a.clockList.rows {
-		out = append(out, k.customers.rows...)
-	}
-	return out
+	return slices.Collect(a.eachCustomer())
 }
 
 func (a *account) truth(c *customer) CustomerTruth {
