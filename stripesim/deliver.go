@@ -405,7 +405,7 @@ func (d *sender) attempt(v *delivery) outcome {
 	}
 	req.Header.Set("Content-Type", "application/json; charset=utf-8")
 	req.Header.Set("User-Agent", "Stripe/1.0 (+https://stripe.com/docs/webhooks)")
-	req.Header.Set("Stripe-Signature", t.sign(d.s.unix(), body, !v.a.live))
+	req.Header.Set("Stripe-Signature", t.sign(d.s.time.base().Unix(), d.s.unix(), body, !v.a.live))
 	resp, err := d.client.Do(req)
 	if err != nil {
 		d.note(v, v.tried+1, 0, err.Error())
@@ -530,11 +530,12 @@ func mac(secret string, at int64, payload []byte) string {
 }
 
 // sign returns the Stripe-Signature header for a payload: one v1 for each secret
-// that still counts, and in test mode a v0 that nobody may believe.
-func (t *target) sign(at int64, payload []byte, decoy bool) string {
+// that still counts, and in test mode a v0 that nobody may believe. It is dated by
+// the real clock, at: whoever verifies it knows of no other.
+func (t *target) sign(at, now int64, payload []byte, decoy bool) string {
 	header := "t=" + strconv.FormatInt(at, 10)
 	for _, s := range t.secrets {
-		if s.until == 0 || at < s.until {
+		if s.until == 0 || now < s.until {
 			header += ",v1=" + mac(s.text, at, payload)
 		}
 	}

@@ -193,7 +193,7 @@ func (o *Options) fill() error {
 }
 
 func (l Limits) validate() error {
-	if l.AccountRPS < 0 || l.EndpointRPS < 0 || l.Concurrency < 0 || l.EndpointConcurrency < 0 || l.ObjectWriteRPS < 0 {
+	if !(l.AccountRPS >= 0 && l.EndpointRPS >= 0 && l.ObjectWriteRPS >= 0) || l.Concurrency < 0 || l.EndpointConcurrency < 0 {
 		return errors.New("limits: negative value")
 	}
 	for name, rps := range l.Endpoints {
