@@ -33,12 +33,17 @@ type reply struct {
 	reset  bool // drop the connection instead
 }
 
-// Handler serves the API under /v1/ and the control API under /_sim/.
+// Handler serves the API under /v1/, the control API under /_sim/ and the console
+// for people under / and /console/.
 func (s *Server) Handler() http.Handler {
-	control := s.controlHandler()
+	control, console := s.controlHandler(), s.consoleHandler()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasPrefix(r.URL.Path, "/_sim/") {
 			control.ServeHTTP(w, r)
+			return
+		}
+		if r.URL.Path == "/" || strings.HasPrefix(r.URL.Path, "/console/") {
+			console.ServeHTTP(w, r)
 			return
 		}
 		s.serveAPI(w, r)
