@@ -35,6 +35,11 @@ bench: ## all benchmarks, once; docs/benchmarks.md tells how they are compared
 demo: ## the whole system against the simulator for 20 seconds
 	$(GO) run ./cmd/creditmirror demo --for 20s
 
+.PHONY: sdk
+sdk: ## fetch the SDKs that drive the simulator in its tests: stripe-node, the newest stripe-go
+	cd stripesim/testdata/sdk/node && npm ci --silent --no-audit --no-fund
+	cd stripesim/testdata/sdk/go && $(GO) mod download
+
 .PHONY: fuzz
 fuzz: ## every fuzz target for 20 seconds
 	@for pkg in $$($(GO) list ./...); do \
