@@ -79,7 +79,7 @@ func (c *call) createGrant() (any, *apiError) {
 		}
 		r.priority = n
 	}
-	r.metadata, _ = p.metadata(nil)
+	r.metadata, _ = p.metadataHash(nil)
 	if customerID == "" && accountID == "" {
 		p.fail(errMissing("customer"))
 	}
@@ -150,7 +150,7 @@ func (c *call) updateGrant() (any, *apiError) {
 		} else if n, ok := c.p.int("expires_at"); ok {
 			u.setExpiry, u.expiresAt = true, &n
 		}
-		u.metadata, _ = c.p.metadata(g.metadata)
+		u.metadata, _ = c.p.metadataHash(g.metadata)
 		if e := c.p.done(); e != nil {
 			return e
 		}

@@ -722,7 +722,7 @@ func (c *call) createPrice() (any, *apiError) {
 		if p.id("name") == "" {
 			p.fail(errMissing("product_data[name]"))
 		}
-		p.metadata(nil)
+		p.metadataHash(nil)
 	}) == (v.product != "") {
 		p.fail(errInvalid("parameter_missing", "product", "You must specify exactly one of product and product_data."))
 	}
@@ -731,7 +731,7 @@ func (c *call) createPrice() (any, *apiError) {
 	}
 	p.enum("billing_scheme", "per_unit")
 	set(&v.nickname, textChange(p, "nickname", maxText))
-	v.metadata, _ = p.metadata(nil)
+	v.metadata, _ = p.metadataHash(nil)
 	p.hash("recurring", func(p *params) {
 		v.usage = "licensed"
 		if v.interval, has = p.enum("interval", "day", "month", "week", "year"); !has {
@@ -891,7 +891,7 @@ func (c *call) createNote() (any, *apiError) {
 		n.memo = orNull(v)
 	}
 	n.reason, _ = p.enum("reason", "duplicate", "fraudulent", "order_change", "product_unsatisfactory")
-	n.metadata, _ = p.metadata(nil)
+	n.metadata, _ = p.metadataHash(nil)
 	p.enum("email_type", "credit_note", "none")
 	n.effectiveAt = c.cz.now
 	if at, ok := p.int("effective_at"); ok {
@@ -963,7 +963,7 @@ func (c *call) updateNote() (any, *apiError) {
 		return nil, e
 	}
 	memo := textChange(c.p, "memo", maxText)
-	metadata, _ := c.p.metadata(n.metadata)
+	metadata, _ := c.p.metadataHash(n.metadata)
 	if e := c.p.done(); e != nil {
 		return nil, e
 	}

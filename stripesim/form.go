@@ -296,6 +296,15 @@ func (p *params) metadata(old map[string]string) (map[string]string, bool) {
 	return p.metadataNamed("metadata", old)
 }
 
+// metadataHash is metadata that cannot be cleared with "": so some endpoints have
+// it in Stripe's specification.
+func (p *params) metadataHash(old map[string]string) (map[string]string, bool) {
+	if f := p.root.kids["metadata"]; f != nil && f.leaf {
+		p.fail(errInvalid("", f.name, "Invalid object"))
+	}
+	return p.metadataNamed("metadata", old)
+}
+
 func (p *params) metadataNamed(name string, old map[string]string) (map[string]string, bool) {
 	f := p.root.kids[name]
 	if f == nil {
