@@ -328,9 +328,9 @@ func (d *differ) values(endpoint, param string) []string {
 	case "api_version":
 		return one(Version)
 	case "enabled_events":
-		return []string{"enabled_events[]=customer.updated", "enabled_events[]=invoice.paid"}
+		return []string{"enabled_events[]=invoice.sent", "enabled_events[]=invoice.upcoming"} // which the simulator never sends
 	case "url":
-		return one("https://example.com/hook")
+		return one("http://127.0.0.1:1/hook") // where nobody listens
 	case "frozen_time":
 		if strings.HasSuffix(path, "advance") {
 			return one("5000")
