@@ -51,3 +51,7 @@ fuzz: ## every fuzz target for 20 seconds
 .PHONY: soak
 soak: ## serve on PostgreSQL and Redis, killed every few seconds under 20,000 changes
 	CREDITMIRROR_REQUIRE_SERVICES=1 CREDITMIRROR_SOAK=1 $(GO) test -count=1 -v -timeout 30m -run TestSoak ./e2e
+
+.PHONY: bench-sim
+bench-sim: ## the simulator's figures of docs/simulator.md: requests/s, memory at a million customers, deep pages
+	CREDITMIRROR_BENCH=1 $(GO) test -count=1 -v -timeout 30m -run 'TestListRate|TestScale' ./stripesim
