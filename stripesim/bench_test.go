@@ -245,16 +245,15 @@ func TestScale(t *testing.T) {
 	page, _ := get("/")
 	t.Logf("console: %.200s", page[bytes.Index(page, []byte(" customers, "))-10:])
 	// Cursors at any depth, found by the time of creation.
-	median := func(path string) time.Duration {
-		var all []time.Duration
-		for range 101 {
+	fastest := func(path string) time.Duration { // what else runs on the machine only adds
+		best := time.Hour
+		for range 200 {
 			_, d := get(path)
-			all = append(all, d)
+			best = min(best, d)
 		}
-		slices.Sort(all)
-		return all[50]
+		return best
 	}
-	first := median("/v1/customers?limit=100")
+	first := fastest("/v1/customers?limit=100")
 	var worst time.Duration
 	now := time.Now().Unix()
 	for _, days := range []int64{230, 260, 300, 340, 380, 399} {
@@ -263,12 +262,12 @@ func TestScale(t *testing.T) {
 		if i < 0 {
 			continue
 		}
-		d := median("/v1/customers?limit=100&starting_after=" + string(raw[i:i+18]))
+		d := fastest("/v1/customers?limit=100&starting_after=" + string(raw[i:i+18]))
 		worst = max(worst, d)
 		t.Logf("page of 100 after a cursor %d days back: %v", days, d)
 	}
 	t.Logf("first page of 100: %v; worst of the deep ones %v", first, worst)
-	if worst > 3*first+time.Millisecond {
+	if worst > 2*first {
 		t.Errorf("a deep page takes %v, the first %v", worst, first)
 	}
 	current, peak := rss(t, cmd.Process.Pid)
