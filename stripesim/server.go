@@ -229,6 +229,17 @@ func (s *Server) Reset(seed int64) {
 // PlatformAccount returns the platform's own account id ("acct_…").
 func (s *Server) PlatformAccount() string { return s.account("").public }
 
+// Accounts returns the ids of the connected accounts, sorted.
+func (s *Server) Accounts() []string {
+	var out []string
+	for _, a := range s.allAccounts() {
+		if a.id != "" && a.live == s.opts.Livemode {
+			out = append(out, a.id)
+		}
+	}
+	return out
+}
+
 // SetFaults puts other faults in force; their counts begin anew.
 func (s *Server) SetFaults(f Faults) error {
 	if err := f.validate(); err != nil {

@@ -95,3 +95,12 @@ func TestSimKeepsItsState(t *testing.T) {
 		t.Fatalf("exit %d: %s", code, errOut)
 	}
 }
+
+// A mirror of a scenario with connected accounts equals it.
+func TestDemoOfAScenario(t *testing.T) {
+	t.Parallel()
+	code, out, errOut := cli(t, nil, "demo", "--for", "1s", "--customers", "10", "--scenario", "marketplace")
+	if code != 0 || !strings.Contains(out, "the mirror equals the simulator") {
+		t.Fatalf("exit %d\n%s\n%s", code, out, errOut)
+	}
+}
