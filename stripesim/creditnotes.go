@@ -54,7 +54,11 @@ func (a *account) createNote(cz cause, n *creditNote) {
 	inv := n.invoice
 	c := inv.customer
 	n.node = node{id: a.ids.note(), created: cz.now}
-	n.number = fmt.Sprintf("%s-CN-%02d", *inv.number, len(inv.notes)+1)
+	of := inv.id // a stand-in that only used credits has no number
+	if inv.number != nil {
+		of = *inv.number
+	}
+	n.number = fmt.Sprintf("%s-CN-%02d", of, len(inv.notes)+1)
 	for i := range n.lines {
 		n.lines[i].id = a.ids.noteLine()
 	}

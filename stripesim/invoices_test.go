@@ -187,6 +187,20 @@ func TestCreditNotes(t *testing.T) {
 	equal(t, "settled", s.get("/v1/invoices/"+open).str("status"), "paid")
 }
 
+func TestCreditNoteOfAStandIn(t *testing.T) {
+	t.Parallel()
+	s := start(t, Options{})
+	cus := s.customer()
+	s.grant(cus, 100)
+	r, err := s.ApplyCredits(InvoiceUse{Customer: cus, Currency: "usd", Amount: 500})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := s.post("/v1/credit_notes", "invoice="+r.Invoice, "amount=50")
+	equal(t, "number", n.str("number"), r.Invoice+"-CN-01")
+	equal(t, "due", s.get("/v1/invoices/"+r.Invoice).num("amount_due"), 350)
+}
+
 func TestCreditsOfAVoidedInvoiceKeepTheirLine(t *testing.T) {
 	t.Parallel()
 	s := start(t, Options{})
