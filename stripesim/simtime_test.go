@@ -160,7 +160,7 @@ func TestObjectLimits(t *testing.T) {
 		Limits: Limits{ObjectLock: true},
 		Faults: Faults{{Kind: FaultSlow, Count: 1, Delay: Duration(time.Hour), Endpoint: "POST /v1/customers/{id}/balance_transactions"}},
 		OnRequest: func(endpoint string, r *http.Request) {
-			if hold.Load() && strings.HasSuffix(endpoint, "/balance_transactions") && r.Header.Get("X-First") != "" {
+			if strings.HasSuffix(endpoint, "/balance_transactions") && r.Header.Get("X-First") != "" && hold.CompareAndSwap(true, false) {
 				close(inside)
 			}
 		},
@@ -170,10 +170,12 @@ func TestObjectLimits(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() {
 		defer close(release)
-		req, _ := http.NewRequestWithContext(ctx, "POST", s.url+"/v1/customers/"+cus+"/balance_transactions", strings.NewReader("amount=-1&currency=usd"))
-		req.Header = http.Header{"Authorization": {"Bearer " + testKey}, "Content-Type": {"application/x-www-form-urlencoded"}, "X-First": {"1"}}
-		if resp, err := s.http.Do(req); err == nil {
-			resp.Body.Close()
+		for ctx.Err() == nil { // again, should the others hold the lock when it comes
+			req, _ := http.NewRequestWithContext(ctx, "POST", s.url+"/v1/customers/"+cus+"/balance_transactions", strings.NewReader("amount=-1&currency=usd"))
+			req.Header = http.Header{"Authorization": {"Bearer " + testKey}, "Content-Type": {"application/x-www-form-urlencoded"}, "X-First": {"1"}}
+			if resp, err := s.http.Do(req); err == nil {
+				resp.Body.Close()
+			}
 		}
 	}()
 	<-inside
