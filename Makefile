@@ -48,6 +48,11 @@ bench: ## all benchmarks, once; docs/benchmarks.md tells how they are compared
 demo: ## the whole system against the simulator for 20 seconds
 	$(GO) run ./cmd/creditmirror demo --for 20s
 
+.PHONY: sdk
+sdk: ## fetch the SDKs that drive the simulator in its tests: stripe-node, the newest stripe-go
+	cd stripesim/testdata/sdk/node && npm ci --silent --no-audit --no-fund
+	cd stripesim/testdata/sdk/go && $(GO) mod download
+
 .PHONY: fuzz
 fuzz: ## every fuzz target for 20 seconds
 	@for pkg in $$($(GO) list ./...); do \
@@ -59,3 +64,7 @@ fuzz: ## every fuzz target for 20 seconds
 .PHONY: soak
 soak: ## serve on PostgreSQL and Redis, killed every few seconds under 20,000 changes
 	CREDITMIRROR_REQUIRE_SERVICES=1 CREDITMIRROR_SOAK=1 $(GO) test -count=1 -v -timeout 30m -run TestSoak ./e2e
+
+.PHONY: bench-sim
+bench-sim: ## the simulator's figures of docs/simulator.md: requests/s, memory at a million customers, deep pages
+	CREDITMIRROR_BENCH=1 $(GO) test -count=1 -v -timeout 30m -run 'TestListRate|TestScale' ./stripesim

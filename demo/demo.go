@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -45,6 +46,9 @@ type Options struct {
 	// 429s, 5xx, broken replies.
 	Chaos bool
 	Seed  int64
+	// Scenario is a scenario of the simulator, by name or file, that is played
+	// before the mirror starts. Connected accounts that it makes are mirrored, too.
+	Scenario string
 	// Data is the folder of the mirror; empty is a temporary one, removed at the end.
 	Data string
 	// Environ may hold CREDITMIRROR_DATABASE_URL, CREDITMIRROR_REDIS_URL and other
@@ -92,6 +96,15 @@ func Run(ctx context.Context, o Options) (Summary, error) {
 		return Summary{}, err
 	}
 	defer stopSim()
+	if o.Scenario != "" { // history that the mirror finds when it starts
+		script, err := stripesim.OpenScenario(o.Scenario)
+		if err != nil {
+			return Summary{}, err
+		}
+		if err := stripesim.NewPlay(sim, script, o.Seed).Run(ctx); err != nil {
+			return Summary{}, err
+		}
+	}
 	traffic, err := stripesim.NewTraffic(sim, stripesim.TrafficOptions{Seed: o.Seed, Customers: o.Customers, Rate: o.Rate})
 	if err != nil {
 		return Summary{}, err
@@ -99,7 +112,7 @@ func Run(ctx context.Context, o Options) (Summary, error) {
 	if err := traffic.Seed(ctx); err != nil {
 		return Summary{}, err
 	}
-	a, err := startMirror(ctx, o, simURL)
+	a, err := startMirror(ctx, o, simURL, sim.Accounts())
 	if err != nil {
 		return Summary{}, err
 	}
@@ -175,8 +188,9 @@ func startSim(ctx context.Context, o Options) (sim *stripesim.Server, base strin
 }
 
 // startMirror registers a webhook endpoint with the simulator, as a user would
-// at Stripe, and opens a mirror with its secret.
-func startMirror(ctx context.Context, o Options, simURL string) (*app.App, error) {
+// at Stripe, and opens a mirror with its secret. Connected accounts need a second
+// endpoint.
+func startMirror(ctx context.Context, o Options, simURL string, accounts []string) (*app.App, error) {
 	webhookAddr, err := freeAddr(ctx, "127.0.0.1:8080")
 	if err != nil {
 		return nil, err
@@ -189,9 +203,16 @@ func startMirror(ctx context.Context, o Options, simURL string) (*app.App, error
 	if err != nil {
 		return nil, err
 	}
-	secret, err := register(ctx, simURL, "http://"+webhookAddr+webhook.Path)
+	secret, err := register(ctx, simURL, "http://"+webhookAddr+webhook.Path, false)
 	if err != nil {
 		return nil, err
+	}
+	if len(accounts) > 0 {
+		connect, err := register(ctx, simURL, "http://"+webhookAddr+webhook.Path, true)
+		if err != nil {
+			return nil, err
+		}
+		secret += "," + connect
 	}
 	environ := []string{
 		"STRIPE_API_KEY=" + apiKey, "STRIPE_WEBHOOK_SECRET=" + secret, "STRIPE_API_BASE=" + simURL,
@@ -201,6 +222,9 @@ func startMirror(ctx context.Context, o Options, simURL string) (*app.App, error
 		// webhook in a demo.
 		"CREDITMIRROR_STRIPE_RPS=400", "CREDITMIRROR_STRIPE_ENDPOINT_RPS=200", "CREDITMIRROR_EVENTS_INTERVAL=2s",
 		"CREDITMIRROR_BALANCES_INTERVAL=10s", "CREDITMIRROR_SCRUB_PERIOD=1m",
+	}
+	if len(accounts) > 0 {
+		environ = append(environ, "STRIPE_ACCOUNTS="+strings.Join(accounts, ","))
 	}
 	environ = append(environ, o.Environ...)
 	roles := config.AllRoles()
@@ -228,8 +252,8 @@ func freeAddr(ctx context.Context, addr string) (string, error) {
 	return l.Addr().String(), nil
 }
 
-func register(ctx context.Context, simURL, target string) (secret string, err error) {
-	form := url.Values{"url": {target}, "api_version": {stripesim.Version}}
+func register(ctx context.Context, simURL, target string, connect bool) (secret string, err error) {
+	form := url.Values{"url": {target}, "api_version": {stripesim.Version}, "connect": {strconv.FormatBool(connect)}}
 	for _, t := range mirror.EventTypes() {
 		form.Add("enabled_events[]", t)
 	}

@@ -16,9 +16,12 @@ type account struct {
 	s      *Server
 	id     string // "" is the platform's own
 	public string // "acct_…"
+	live   bool   // its mode
+	scope  string // of its ids
 
 	mu  sync.RWMutex
 	ids *idMaker
+	pcg *rand.PCG // the source of rng
 	rng *rand.Rand
 
 	customers    map[string]*customer
@@ -36,28 +39,44 @@ type account struct {
 	hooks        map[string]*hook
 	hookList     ordered[*hook]
 	invoices     map[string]*invoice
+	invoiceList  ordered[*invoice]
+	items        map[string]*invoiceItem
+	itemList     ordered[*invoiceItem]
+	notes        map[string]*creditNote
+	noteList     ordered[*creditNote]
+	prices       map[string]*price
+	priceList    ordered[*price]
 
 	due     dueHeap
 	nextDue atomic.Int64 // Unix seconds of the head of due; MaxInt64 if none
 
 	inFlight atomic.Int64
+	gate     gate
 	buckets  sync.Map // named endpoint → *bucket; "" is the whole account
 	idem     idemStore
 }
 
-func newAccount(s *Server, id string) *account {
+func newAccount(s *Server, id string, live bool) *account {
+	scope := "account/" + id
+	if live != s.opts.Livemode { // the second mode of Options.BothModes
+		scope = "other/" + id
+	}
 	a := &account{
-		s: s, id: id, public: id,
-		ids:       newIDMaker(s.opts.Seed, "account/"+id, s.opts.Livemode),
+		s: s, id: id, public: id, live: live, scope: scope,
+		ids:       newIDMaker(s.seed.Load(), scope, live),
 		customers: map[string]*customer{}, byEmail: map[string][]*customer{}, txns: map[string]*balanceTxn{},
 		grants: map[string]*grant{}, credits: map[string]*creditTxn{}, events: map[string]*event{},
 		clocks: map[string]*clock{}, hooks: map[string]*hook{}, invoices: map[string]*invoice{},
+		items: map[string]*invoiceItem{}, notes: map[string]*creditNote{}, prices: map[string]*price{},
+		invoiceList: ordered[*invoice]{slot: slotAccount}, itemList: ordered[*invoiceItem]{slot: slotAccount},
+		noteList: ordered[*creditNote]{slot: slotAccount}, priceList: ordered[*price]{slot: slotAccount},
 		customerList: ordered[*customer]{slot: slotAccount}, grantList: ordered[*grant]{slot: slotAccount},
 		creditList: ordered[*creditTxn]{slot: slotAccount}, eventList: ordered[*event]{slot: slotAccount},
 		clockList: ordered[*clock]{slot: slotAccount}, hookList: ordered[*hook]{slot: slotAccount},
 		idem: idemStore{entries: map[string]*idemEntry{}},
 	}
-	a.rng = rand.New(rand.NewPCG(uint64(s.opts.Seed), a.ids.state))
+	a.pcg = rand.NewPCG(uint64(s.seed.Load()), a.ids.state)
+	a.rng = rand.New(a.pcg)
 	a.nextDue.Store(math.MaxInt64)
 	if id == "" {
 		a.public = a.ids.account()
@@ -99,7 +118,7 @@ func (a *account) lagFor(endpoint, customer string) *lag {
 }
 
 func addTo[T listed](a *account, l *ordered[T], v T) {
-	l.add(v, a.s.opts.Switches.SameSecondOrder, a.rng)
+	l.add(v, a.s.switches().SameSecondOrder, a.rng)
 }
 
 // clock is a test clock. Its customers' ledger time is frozen, not the wall's.
@@ -113,13 +132,22 @@ type clock struct {
 	customers ordered[*customer]
 }
 
-// dueItem is a moment at which something happens to a grant by itself.
+// dueItem is a moment at which something happens by itself to a grant or to a
+// draft invoice.
 type dueItem struct {
-	at int64
-	g  *grant
+	at  int64
+	g   *grant
+	inv *invoice
 }
 
-// dueHeap is a min-heap by time, grant ids deciding ties. Items whose grant has
+func (d dueItem) id() string {
+	if d.g != nil {
+		return d.g.id
+	}
+	return d.inv.id
+}
+
+// dueHeap is a min-heap by time, ids deciding ties. Items whose object has
 // changed meanwhile are skipped when their time comes.
 type dueHeap []dueItem
 
@@ -128,7 +156,7 @@ func (h dueHeap) Less(i, j int) bool {
 	if h[i].at != h[j].at {
 		return h[i].at < h[j].at
 	}
-	return h[i].g.id < h[j].g.id
+	return h[i].id() < h[j].id()
 }
 func (h dueHeap) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
 
@@ -152,12 +180,20 @@ func (a *account) schedule(g *grant) {
 		return
 	}
 	if !g.granted {
-		heap.Push(&a.due, dueItem{*g.effectiveAt, g})
+		heap.Push(&a.due, dueItem{at: *g.effectiveAt, g: g})
 	}
 	if g.expiresAt != nil {
-		heap.Push(&a.due, dueItem{*g.expiresAt + ceilSeconds(a.s.opts.Switches.ExpiryDelay), g})
+		heap.Push(&a.due, dueItem{at: *g.expiresAt + ceilSeconds(a.s.switches().ExpiryDelay), g: g})
 	}
 	a.noteDue()
+}
+
+// scheduleInvoice notes when a draft finalizes by itself.
+func (a *account) scheduleInvoice(inv *invoice) {
+	if inv.customer.clock == nil {
+		heap.Push(&a.due, dueItem{at: *inv.finalizesAt, inv: inv})
+		a.noteDue()
+	}
 }
 
 func ceilSeconds(d time.Duration) int64 { return int64((d + time.Second - 1) / time.Second) }
@@ -171,7 +207,7 @@ func (a *account) noteDue() {
 }
 
 // catchUp makes what the wall clock has brought about: late credits_granted
-// rows and natural expiry.
+// rows, natural expiry and drafts that finalize by themselves.
 func (a *account) catchUp() {
 	now := a.s.unix()
 	if a.nextDue.Load() > now {
@@ -183,10 +219,14 @@ func (a *account) catchUp() {
 }
 
 func (a *account) catchUpLocked(now int64) {
-	delay := ceilSeconds(a.s.opts.Switches.ExpiryDelay)
+	delay := ceilSeconds(a.s.switches().ExpiryDelay)
 	for len(a.due) > 0 && a.due[0].at <= now {
-		g := heap.Pop(&a.due).(dueItem).g
-		a.ripen(cause{now: now}, g, now, now-delay)
+		d := heap.Pop(&a.due).(dueItem)
+		if d.inv != nil {
+			a.autoFinalize(cause{now: now}, d.inv, now)
+			continue
+		}
+		a.ripen(cause{now: now}, d.g, now, now-delay)
 	}
 	a.noteDue()
 }

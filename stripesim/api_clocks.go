@@ -12,7 +12,7 @@ func (c *call) createClock() (any, *apiError) {
 	if e := c.p.done(); e != nil {
 		return nil, e
 	}
-	if c.s.opts.Livemode {
+	if c.a.live {
 		return nil, errInvalid("testmode_only", "", "Test clocks can only be used in test mode.")
 	}
 	c.a.mu.Lock()
@@ -95,6 +95,6 @@ func (c *call) getAccount() (any, *apiError) {
 	}
 	return map[string]any{
 		"id": c.a.public, "object": "account", "charges_enabled": true, "country": "US",
-		"default_currency": c.s.opts.Switches.DefaultCurrency, "details_submitted": true, "payouts_enabled": true, "type": "standard",
+		"default_currency": c.s.switches().DefaultCurrency, "details_submitted": true, "payouts_enabled": true, "type": "standard",
 	}, nil
 }

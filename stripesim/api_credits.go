@@ -79,7 +79,7 @@ func (c *call) createGrant() (any, *apiError) {
 		}
 		r.priority = n
 	}
-	r.metadata, _ = p.metadata(nil)
+	r.metadata, _ = p.metadataHash(nil)
 	if customerID == "" && accountID == "" {
 		p.fail(errMissing("customer"))
 	}
@@ -92,7 +92,7 @@ func (c *call) createGrant() (any, *apiError) {
 	if customerID == "" { // no customer here is backed by an account
 		return nil, errNone(http.StatusBadRequest, "account", accountID, "customer_account")
 	}
-	cus, e := a.live(customerID, "customer", http.StatusBadRequest)
+	cus, e := a.living(customerID, "customer", http.StatusBadRequest)
 	if e != nil {
 		return nil, e
 	}
@@ -150,7 +150,7 @@ func (c *call) updateGrant() (any, *apiError) {
 		} else if n, ok := c.p.int("expires_at"); ok {
 			u.setExpiry, u.expiresAt = true, &n
 		}
-		u.metadata, _ = c.p.metadata(g.metadata)
+		u.metadata, _ = c.p.metadataHash(g.metadata)
 		if e := c.p.done(); e != nil {
 			return e
 		}
@@ -181,7 +181,7 @@ func (c *call) customerFilter(customerID, accountID string) (*customer, *apiErro
 	if customerID == "" {
 		return nil, nil
 	}
-	if cus := c.a.customers[customerID]; cus != nil && (!cus.gone || c.s.opts.Switches.DeletedCustomerLists) {
+	if cus := c.a.customers[customerID]; cus != nil && (!cus.gone || c.s.switches().DeletedCustomerLists) {
 		return cus, nil
 	}
 	status := http.StatusBadRequest
@@ -217,7 +217,7 @@ func (c *call) listGrants() (any, *apiError) {
 func (c *call) listCreditTxns() (any, *apiError) {
 	pg := c.paging()
 	customerID, accountID, grantID := c.p.id("customer"), c.p.id("customer_account"), c.p.id("credit_grant")
-	if customerID == "" && accountID == "" && !c.s.opts.Switches.CreditListWithoutCustomer {
+	if customerID == "" && accountID == "" && !c.s.switches().CreditListWithoutCustomer {
 		c.p.fail(errMissing("customer"))
 	}
 	if e := c.p.done(); e != nil {
@@ -319,21 +319,21 @@ func (c *call) creditSummary() (any, *apiError) {
 	} else {
 		grants = slices.DeleteFunc(slices.Clone(grants), func(g *grant) bool {
 			if priceType != "" {
-				return g.priceType == "" && !c.s.opts.Switches.MeteredCountsPriceScoped
+				return g.priceType == "" && !c.s.switches().MeteredCountsPriceScoped
 			}
 			return !slices.ContainsFunc(g.prices, func(id string) bool { return slices.Contains(prices, id) })
 		})
 	}
 	return summaryJSON{
-		Object: "billing.credit_balance_summary", Balances: summarize(grants, cus.ledgerNow(c.cz)),
-		Customer: a.customerRef(cus, c.x), Livemode: c.s.opts.Livemode,
+		Object: "billing.credit_balance_summary", Balances: summarize(grants, cus.claimed(), cus.ledgerNow(c.cz)),
+		Customer: a.customerRef(cus, c.x), Livemode: c.a.live,
 	}, nil
 }
 
 // summarize adds grants up per currency. The ledger balance is what the rows say;
-// the available balance leaves out what is pending, or past its time though the
-// ledger has yet to say so.
-func summarize(grants []*grant, now int64) []summaryEntry {
+// the available balance leaves out what is pending, what drafts have claimed, and
+// what is past its time though the ledger has yet to say so.
+func summarize(grants []*grant, claimed map[*grant]int64, now int64) []summaryEntry {
 	out := []summaryEntry{}
 	at := map[string]int{}
 	for _, g := range grants {
@@ -345,7 +345,7 @@ func summarize(grants []*grant, now int64) []summaryEntry {
 		}
 		out[i].LedgerBalance.Monetary.Value += g.remaining
 		if g.usable(now) {
-			out[i].AvailableBalance.Monetary.Value += g.remaining
+			out[i].AvailableBalance.Monetary.Value += g.remaining - claimed[g]
 		}
 	}
 	return out

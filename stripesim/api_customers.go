@@ -104,7 +104,7 @@ func (c *call) updateCustomer() (any, *apiError) {
 	a := c.a
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	cus, e := a.live(c.args[0], "id", http.StatusNotFound)
+	cus, e := a.living(c.args[0], "id", http.StatusNotFound)
 	if e != nil {
 		return nil, e
 	}
@@ -123,7 +123,7 @@ func (c *call) deleteCustomer() (any, *apiError) {
 	a := c.a
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	cus, e := a.live(c.args[0], "id", http.StatusNotFound)
+	cus, e := a.living(c.args[0], "id", http.StatusNotFound)
 	if e != nil {
 		return nil, e
 	}
@@ -184,7 +184,7 @@ func (c *call) listCustomers() (any, *apiError) {
 
 // owner returns the customer of a nested path for reading.
 func (c *call) owner() (*customer, *apiError) {
-	if cus := c.a.customers[c.args[0]]; cus != nil && (!cus.gone || c.s.opts.Switches.DeletedCustomerLists) {
+	if cus := c.a.customers[c.args[0]]; cus != nil && (!cus.gone || c.s.switches().DeletedCustomerLists) {
 		return cus, nil
 	}
 	return nil, errNone(http.StatusNotFound, "customer", c.args[0], "customer")
@@ -237,7 +237,7 @@ func (c *call) createBalanceTxn() (any, *apiError) {
 	a := c.a
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	cus, e := a.live(c.args[0], "customer", http.StatusNotFound)
+	cus, e := a.living(c.args[0], "customer", http.StatusNotFound)
 	if e != nil {
 		return nil, e
 	}
@@ -275,7 +275,7 @@ func (c *call) updateBalanceTxn() (any, *apiError) {
 	a := c.a
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	cus, e := a.live(c.args[0], "customer", http.StatusNotFound)
+	cus, e := a.living(c.args[0], "customer", http.StatusNotFound)
 	if e != nil {
 		return nil, e
 	}
@@ -288,6 +288,6 @@ func (c *call) updateBalanceTxn() (any, *apiError) {
 	if e := c.p.done(); e != nil {
 		return nil, e
 	}
-	a.editBalanceTxn(t, description, metadata)
+	a.editBalanceTxn(c.cz, t, description, metadata)
 	return a.renderBalanceTxn(t, c.x), nil
 }

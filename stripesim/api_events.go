@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 )
 
 //go:embed enabled_events.txt
@@ -54,7 +55,7 @@ func (c *call) listEvents() (any, *apiError) {
 			e := a.events[id]
 			return e, e != nil && e.created >= a.eventsSince()
 		},
-		render: func(e *event, _ expansion) any { return e.render(c.s, "", "") },
+		render: func(e *event, _ expansion) any { return e.render(c.a, "", "") },
 	}
 	if typ != "" || len(types) > 0 || bySuccess {
 		l.match = func(e *event) bool {
@@ -75,14 +76,14 @@ func (c *call) getEvent() (any, *apiError) {
 	if e == nil || e.created < c.a.eventsSince() {
 		return nil, errNone(http.StatusNotFound, "event", c.args[0], "id")
 	}
-	return e.render(c.s, "", ""), nil
+	return e.render(c.a, "", ""), nil
 }
 
 // hook is a webhook_endpoint.
 type hook struct {
 	node
 	url         string
-	secret      string
+	secrets     []signSecret // the newest first
 	enabled     []string
 	version     *string
 	connect     bool
@@ -113,14 +114,14 @@ func (a *account) renderHook(h *hook) hookJSON {
 	}
 	return hookJSON{
 		ID: h.id, Object: "webhook_endpoint", APIVersion: h.version, Created: h.created, Description: h.description,
-		EnabledEvents: h.enabled, Livemode: a.s.opts.Livemode, Metadata: notNil(h.metadata), Status: status, URL: h.url,
+		EnabledEvents: h.enabled, Livemode: a.live, Metadata: notNil(h.metadata), Status: status, URL: h.url,
 	}
 }
 
 // publish puts the endpoint's settings in force for deliveries.
 func (a *account) publish(h *hook) {
 	t := &target{
-		id: h.id, account: a.id, url: h.url, secret: h.secret, connect: h.connect, disabled: h.disabled,
+		id: h.id, account: a.id, live: a.live, url: h.url, secrets: slices.Clone(h.secrets), connect: h.connect, disabled: h.disabled,
 		all: slices.Contains(h.enabled, "*"), events: map[string]bool{},
 	}
 	if h.version != nil {
@@ -141,7 +142,7 @@ func (c *call) hookSettings(h *hook) {
 		switch {
 		case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
 			p.fail(errInvalid("url_invalid", "url", "Invalid URL: An explicit scheme (such as https) must be provided."))
-		case c.s.opts.Livemode && u.Scheme != "https":
+		case c.a.live && u.Scheme != "https":
 			p.fail(errInvalid("url_invalid", "url", "Invalid URL: URL must be publicly accessible over https in live mode."))
 		}
 		h.url = v
@@ -181,12 +182,12 @@ func (c *call) createHook() (any, *apiError) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	h.node = node{id: a.ids.endpoint(), created: c.cz.now}
-	h.secret = a.ids.secret()
+	h.secrets = []signSecret{{text: a.ids.secret()}}
 	a.hooks[h.id] = h
 	addTo(a, &a.hookList, h)
 	a.publish(h)
 	j := a.renderHook(h)
-	j.Secret = h.secret
+	j.Secret = h.secrets[0].text
 	return j, nil
 }
 
@@ -196,6 +197,36 @@ func (c *call) hook() (*hook, *apiError) {
 		return h, nil
 	}
 	return nil, errNone(http.StatusNotFound, "webhook endpoint", c.args[0], "id")
+}
+
+// maxRoll is how long a rolled secret can go on signing.
+const maxRoll = 24 * time.Hour
+
+// RollSecret gives a webhook endpoint a new signing secret and returns it. For
+// keep, at most a day, deliveries are signed with the old one as well.
+func (s *Server) RollSecret(endpoint string, keep time.Duration) (string, error) {
+	if keep < 0 || keep > maxRoll {
+		return "", errInvalid("", "keep", "The old secret can be kept for at most %v.", maxRoll)
+	}
+	for _, a := range s.allAccounts() {
+		a.mu.Lock()
+		h := a.hooks[endpoint]
+		if h == nil || h.gone {
+			a.mu.Unlock()
+			continue
+		}
+		defer a.mu.Unlock()
+		now := s.unix()
+		h.secrets = slices.DeleteFunc(h.secrets, func(o signSecret) bool { return o.until != 0 && o.until <= now })
+		h.secrets[0].until = now + ceilSeconds(keep)
+		if keep == 0 {
+			h.secrets = h.secrets[1:]
+		}
+		h.secrets = append([]signSecret{{text: a.ids.secret()}}, h.secrets...)
+		a.publish(h)
+		return h.secrets[0].text, nil
+	}
+	return "", errNone(http.StatusBadRequest, "webhook endpoint", endpoint, "endpoint")
 }
 
 func (c *call) getHook() (any, *apiError) {

@@ -59,6 +59,7 @@ func (a *account) addBalance(cz cause, c *customer, ch BalanceChange) *balanceTx
 	}
 	a.txns[t.id] = t
 	addTo(a, &c.txns, t)
+	a.logAmount(cz, "balance_transaction.created", t.id, c.id, t.typ, t.amount, t.currency)
 	return t
 }
 
@@ -66,13 +67,14 @@ func (a *account) addBalance(cz cause, c *customer, ch BalanceChange) *balanceTx
 func (a *account) changeBalance(cz cause, c *customer, ch BalanceChange) *balanceTxn {
 	before := c.profile
 	t := a.addBalance(cz, c, ch)
-	force := t.currency != c.currency && a.s.opts.Switches.NonDefaultCurrencyEvent
+	force := t.currency != c.currency && a.s.switches().NonDefaultCurrencyEvent
 	a.emitCustomerUpdated(cz, c, before, force)
 	return t
 }
 
 // editBalanceTxn changes what can be changed. No event tells of it.
-func (a *account) editBalanceTxn(t *balanceTxn, description **string, metadata map[string]string) {
+func (a *account) editBalanceTxn(cz cause, t *balanceTxn, description **string, metadata map[string]string) {
 	set(&t.description, description)
 	t.metadata = metadata
+	a.log(cz, "balance_transaction.edited", t.id, t.customer.id, "")
 }

@@ -34,20 +34,23 @@ func (a *account) advanceClock(cz cause, k *clock, to int64) (clockJSON, *apiErr
 	k.advancing, k.target = true, to
 	reply := a.renderClock(k)
 	a.emit(cz, "test_helpers.test_clock.advancing", "", reply, map[string]any{"status": "ready"})
-	if d := a.s.opts.Switches.ClockAdvanceTime; d > 0 {
-		a.s.later(d, func() {
-			a.mu.Lock()
-			defer a.mu.Unlock()
-			a.finishAdvance(k)
-		})
+	if d := a.s.switches().ClockAdvanceTime; d > 0 {
+		a.s.later(d, func() { a.endAdvance(k) })
 	} else {
 		a.finishAdvance(k)
 	}
 	return reply, nil
 }
 
-// finishAdvance replays, in order, what happens to the grants of the clock's
-// customers on the way, then says that it is ready.
+// endAdvance is finishAdvance for a timer.
+func (a *account) endAdvance(k *clock) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.finishAdvance(k)
+}
+
+// finishAdvance replays, in order, what happens to the grants and drafts of the
+// clock's customers on the way, then says that it is ready.
 func (a *account) finishAdvance(k *clock) {
 	if k.gone || !k.advancing {
 		return
@@ -59,20 +62,29 @@ func (a *account) finishAdvance(k *clock) {
 				continue
 			}
 			if !g.granted {
-				due = append(due, dueItem{*g.effectiveAt, g})
+				due = append(due, dueItem{at: *g.effectiveAt, g: g})
 			}
 			if g.expiresAt != nil {
-				due = append(due, dueItem{*g.expiresAt, g})
+				due = append(due, dueItem{at: *g.expiresAt, g: g})
+			}
+		}
+		for _, inv := range c.invoices.rows {
+			if inv.finalizesAt != nil {
+				due = append(due, dueItem{at: *inv.finalizesAt, inv: inv})
 			}
 		}
 	}
 	slices.SortFunc(due, func(x, y dueItem) int {
-		return cmp.Or(cmp.Compare(x.at, y.at), cmp.Compare(x.g.id, y.g.id))
+		return cmp.Or(cmp.Compare(x.at, y.at), cmp.Compare(x.id(), y.id()))
 	})
 	cz := a.systemCause()
 	for _, d := range due {
 		if d.at <= k.target {
 			k.frozen = max(k.frozen, d.at)
+			if d.inv != nil {
+				a.autoFinalize(cz, d.inv, d.at)
+				continue
+			}
 			a.ripen(cz, d.g, d.at, d.at)
 		}
 	}
@@ -85,7 +97,7 @@ func (a *account) deleteClock(cz cause, k *clock) {
 	k.gone = true
 	for _, c := range k.customers.rows {
 		if !c.gone {
-			a.deleteCustomer(cz, c, a.s.opts.Switches.ClockDeleteSendsCustomerDeleted)
+			a.deleteCustomer(cz, c, a.s.switches().ClockDeleteSendsCustomerDeleted)
 		}
 	}
 	a.emit(cz, "test_helpers.test_clock.deleted", "", last, nil)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"strconv"
 	"time"
 )
 
@@ -94,6 +95,52 @@ type keyRequest struct {
 	Deny  []string `json:"deny,omitempty"`
 }
 
+type clockRequest struct {
+	Virtual bool      `json:"virtual"`
+	Now     time.Time `json:"now"`
+}
+
+type clockAdvance struct {
+	By Duration  `json:"by"`
+	To time.Time `json:"to"`
+}
+
+type seedRequest struct {
+	Seed int64 `json:"seed"`
+}
+
+func (s *Server) serveState(w http.ResponseWriter, _ *http.Request) {
+	b, err := s.stateBytes()
+	if err != nil {
+		writeControl(w, nil, err)
+		return
+	}
+	w.Header().Set("Content-Type", "application/jsonl")
+	_, _ = w.Write(b)
+}
+
+// logPage is how many entries of the log one request gets unless it asks for
+// another number.
+const logPage = 1000
+
+func (s *Server) serveLog(r *http.Request, _ none) (any, error) {
+	n := map[string]int64{"after": 0, "limit": logPage}
+	for name := range n {
+		if v := r.URL.Query().Get(name); v != "" {
+			i, err := strconv.ParseInt(v, 10, 64)
+			if err != nil || i < 0 {
+				return nil, errInvalid("parameter_invalid_integer", name, "Invalid integer: %s", v)
+			}
+			n[name] = i
+		}
+	}
+	rows := s.Log(n["after"], int(min(n["limit"], 100*logPage)))
+	if rows == nil {
+		rows = []LogEntry{}
+	}
+	return rows, nil
+}
+
 // control adapts a function from a decoded request to a reply.
 func control[Q any](f func(r *http.Request, q Q) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
@@ -151,6 +198,69 @@ func (s *Server) controlHandler() http.Handler {
 	}))
 	m.HandleFunc("GET /_sim/limits", control(func(*http.Request, none) (any, error) { return s.limits.Load(), nil }))
 	m.HandleFunc("PUT /_sim/limits", control(func(_ *http.Request, q Limits) (any, error) { return q, bad(s.SetLimits(q)) }))
+	m.HandleFunc("GET /_sim/switches", control(func(*http.Request, none) (any, error) { return s.Switches(), nil }))
+	m.HandleFunc("PUT /_sim/switches", control(func(_ *http.Request, q json.RawMessage) (any, error) {
+		sw := s.Switches() // those that are not named stay as they are
+		if err := json.Unmarshal(q, &sw); err != nil {
+			return nil, bad(err)
+		}
+		if err := s.SetSwitches(sw); err != nil {
+			return nil, bad(err)
+		}
+		return s.Switches(), nil
+	}))
+	m.HandleFunc("GET /_sim/clock", control(func(*http.Request, none) (any, error) { return s.Clock(), nil }))
+	m.HandleFunc("PUT /_sim/clock", control(func(_ *http.Request, q clockRequest) (any, error) {
+		if !q.Virtual {
+			if !q.Now.IsZero() {
+				return nil, errInvalid("", "now", "Only a virtual clock can be set. To let the real one jump, advance it.")
+			}
+			s.ReleaseClock()
+			return s.Clock(), nil
+		}
+		if err := s.FreezeClock(q.Now); err != nil {
+			return nil, bad(err)
+		}
+		return s.Clock(), nil
+	}))
+	m.HandleFunc("POST /_sim/clock/advance", control(func(r *http.Request, q clockAdvance) (any, error) {
+		by := time.Duration(q.By)
+		if !q.To.IsZero() {
+			if q.By != 0 {
+				return nil, errInvalid("", "to", "You may only specify one of by and to.")
+			}
+			by = q.To.Sub(s.Clock().Now)
+		}
+		if err := s.AdvanceClock(r.Context(), by); err != nil {
+			return nil, bad(err)
+		}
+		return s.Clock(), nil
+	}))
+	m.HandleFunc("GET /_sim/seed", control(func(*http.Request, none) (any, error) { return seedRequest{s.Seed()}, nil }))
+	m.HandleFunc("PUT /_sim/seed", control(func(_ *http.Request, q seedRequest) (any, error) {
+		s.stopTraffic()
+		s.Reset(q.Seed)
+		return q, nil
+	}))
+	m.HandleFunc("GET /_sim/state", s.serveState)
+	m.HandleFunc("PUT /_sim/state", func(w http.ResponseWriter, r *http.Request) {
+		s.stopTraffic()
+		writeControl(w, map[string]bool{"loaded": true}, bad(s.Load(r.Body)))
+	})
+	m.HandleFunc("GET /_sim/log", control(s.serveLog))
+	m.HandleFunc("GET /_sim/deliveries", control(func(r *http.Request, _ none) (any, error) {
+		return s.Attempts(r.URL.Query().Get("event")), nil
+	}))
+	m.HandleFunc("POST /_sim/endpoints/{id}/roll", control(func(r *http.Request, q struct {
+		Keep Duration `json:"keep"`
+	},
+	) (any, error) {
+		secret, err := s.RollSecret(r.PathValue("id"), time.Duration(q.Keep))
+		return map[string]string{"secret": secret}, err
+	}))
+	m.HandleFunc("POST /_sim/invoices/pay", control(func(_ *http.Request, q InvoiceUse) (any, error) {
+		return result(s.PayInvoice(q.Account, q.Invoice, q.Amount))
+	}))
 	m.HandleFunc("GET /_sim/calls", control(func(*http.Request, none) (any, error) { return s.Calls(), nil }))
 	m.HandleFunc("DELETE /_sim/calls", control(func(*http.Request, none) (any, error) {
 		s.ResetCalls()

@@ -36,12 +36,14 @@ type address struct {
 type customer struct {
 	node
 	profile
-	clock   *clock
-	ends    []currencyBalance // per currency, in order of first use
-	txns    ordered[*balanceTxn]
-	grants  ordered[*grant]
-	credits ordered[*creditTxn]
-	unused  int // grants that count towards the limit of 100
+	clock    *clock
+	ends     []currencyBalance // per currency, in order of first use
+	txns     ordered[*balanceTxn]
+	grants   ordered[*grant]
+	credits  ordered[*creditTxn]
+	invoices ordered[*invoice]
+	items    ordered[*invoiceItem]
+	unused   int // grants that count towards the limit of 100
 }
 
 type currencyBalance struct {
@@ -115,6 +117,7 @@ func (a *account) createCustomer(cz cause, ch customerChange, clk *clock) *custo
 	c := &customer{
 		node: node{id: a.ids.customer(), created: cz.now}, clock: clk,
 		txns: ordered[*balanceTxn]{slot: slotOwner}, grants: ordered[*grant]{slot: slotOwner}, credits: ordered[*creditTxn]{slot: slotOwner},
+		invoices: ordered[*invoice]{slot: slotOwner}, items: ordered[*invoiceItem]{slot: slotOwner},
 	}
 	c.taxExempt, c.nextInvoice = "none", 1
 	c.invoicePrefix = strings.ToUpper(c.id[len(c.id)-8:])
@@ -128,8 +131,9 @@ func (a *account) createCustomer(cz cause, ch customerChange, clk *clock) *custo
 	}
 	a.indexEmail(nil, c.email, c)
 	if ch.balance != nil && *ch.balance != 0 {
-		a.addBalance(cz, c, BalanceChange{Amount: *ch.balance, Currency: a.s.opts.Switches.DefaultCurrency, Type: "initial"})
+		a.addBalance(cz, c, BalanceChange{Amount: *ch.balance, Currency: a.s.switches().DefaultCurrency, Type: "initial"})
 	}
+	a.log(cz, "customer.created", c.id, c.id, "")
 	a.emit(cz, "customer.created", c.id, a.renderCustomer(c, nil), nil)
 	return c
 }
@@ -157,12 +161,13 @@ func (a *account) updateCustomer(cz cause, c *customer, ch customerChange) {
 	if ch.balance != nil {
 		currency := c.currency
 		if currency == "" {
-			currency = a.s.opts.Switches.DefaultCurrency
+			currency = a.s.switches().DefaultCurrency
 		}
 		if diff := *ch.balance - c.end(currency); diff != 0 {
 			a.addBalance(cz, c, BalanceChange{Amount: diff, Currency: currency, Type: "adjustment"})
 		}
 	}
+	a.log(cz, "customer.changed", c.id, c.id, "")
 	a.emitCustomerUpdated(cz, c, before, false)
 }
 
@@ -243,6 +248,7 @@ func (a *account) deleteCustomer(cz cause, c *customer, announce bool) {
 	last := a.renderCustomer(c, nil)
 	c.gone = true
 	a.indexEmail(c.email, nil, c)
+	a.log(cz, "customer.deleted", c.id, c.id, "")
 	if announce {
 		a.emit(cz, "customer.deleted", c.id, last, nil)
 	}

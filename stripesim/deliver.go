@@ -20,7 +20,9 @@ import (
 // target is the current setting of one webhook endpoint, as deliveries see it.
 type target struct {
 	id, account string
-	url, secret string
+	live        bool
+	url         string
+	secrets     []signSecret // the newest first
 	all         bool
 	events      map[string]bool
 	connect     bool
@@ -30,7 +32,7 @@ type target struct {
 
 // wants tells whether the endpoint takes an event of account a.
 func (t *target) wants(s *Server, a *account, typ string) bool {
-	if t.disabled || !t.all && !t.events[typ] {
+	if t.live != a.live || t.disabled || !t.all && !t.events[typ] {
 		return false
 	}
 	if t.connect {
@@ -40,16 +42,25 @@ func (t *target) wants(s *Server, a *account, typ string) bool {
 	} else if t.account != a.id {
 		return false
 	}
-	old := s.opts.Switches.OldPinsWithoutCreditEvents && t.version != "" && t.version < "2025-03-31"
+	old := s.switches().OldPinsWithoutCreditEvents && t.version != "" && t.version < "2025-03-31"
 	return !old || !matchType("billing.credit_*", typ)
+}
+
+// signSecret is a signing secret of an endpoint. A rolled one signs along until
+// its time is over.
+type signSecret struct {
+	text  string
+	until int64 // Unix seconds; 0 is no end
 }
 
 // delivery is one event on its way to one endpoint.
 type delivery struct {
+	a       *account
 	e       *event
 	target  string
 	account string // shown in the event: the connected account, to a Connect endpoint
 	tried   int
+	due     time.Time // when the next attempt may begin
 	// arrived is shared with duplicates, so that the event is counted as delivered once.
 	arrived *atomic.Bool
 }
@@ -85,16 +96,22 @@ type sender struct {
 
 	mu          sync.Mutex
 	queues      map[string]*queue
-	timers      map[*time.Timer]struct{}
-	outstanding int           // ready, in flight, delayed or waiting to be retried
-	idle        chan struct{} // closed when outstanding falls to 0; nil if nobody waits
+	outstanding int                    // ready, in flight, delayed or waiting to be retried
+	waiting     int                    // the part of it that waits for its time
+	epoch       int                    // how often everything was forgotten
+	idle        chan struct{}          // closed when outstanding falls to 0; nil if nobody waits
+	quiet       chan struct{}          // closed when nothing is outstanding but what waits
+	live        map[*delivery]struct{} // not yet delivered or given up
+	failing     map[string]time.Time   // endpoint → since when every attempt has failed
 	closed      bool
+
+	attempts attemptLog
 }
 
 func newSender(s *Server) *sender {
 	ctx, cancel := context.WithCancel(context.Background())
 	d := &sender{
-		s: s, ctx: ctx, cancel: cancel, queues: map[string]*queue{}, timers: map[*time.Timer]struct{}{},
+		s: s, ctx: ctx, cancel: cancel, queues: map[string]*queue{}, live: map[*delivery]struct{}{}, failing: map[string]time.Time{},
 		client: &http.Client{
 			Timeout:       s.opts.Delivery.Timeout,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -129,6 +146,30 @@ func (d *sender) remove(id string) {
 	d.targets.Store(&list)
 }
 
+func newFlag(v bool) *atomic.Bool {
+	b := new(atomic.Bool)
+	b.Store(v)
+	return b
+}
+
+// forget removes every target and drops what is to be delivered.
+func (d *sender) forget() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.targets.Store(&[]*target{})
+	clear(d.live)
+	clear(d.failing)
+	for _, q := range d.queues {
+		d.outstanding -= len(q.ready)
+		q.ready = nil
+	}
+	d.queues = map[string]*queue{} // workers under way keep theirs, and end
+	d.outstanding -= d.waiting
+	d.waiting = 0
+	d.epoch++ // timers of before count for nothing
+	d.wake()
+}
+
 func (d *sender) target(id string) *target {
 	for _, t := range *d.targets.Load() {
 		if t.id == id && !t.disabled {
@@ -149,7 +190,7 @@ func (d *sender) dispatch(a *account, e *event) {
 	}
 	e.pending.Store(int32(len(to)))
 	for _, t := range to {
-		v := &delivery{e: e, target: t.id, arrived: new(atomic.Bool)}
+		v := &delivery{a: a, e: e, target: t.id, arrived: newFlag(false)}
 		if t.connect {
 			v.account = a.id
 		}
@@ -188,8 +229,10 @@ func (d *sender) send(a *account, v *delivery) {
 	switch {
 	case lost:
 		v.e.pending.Add(-1)
+		d.note(v, 0, 0, "lost by a fault, counted as delivered")
 		return
 	case dropped:
+		d.note(v, 0, 0, "dropped by a fault")
 		return
 	}
 	d.start(v, wait)
@@ -200,6 +243,10 @@ func (d *sender) send(a *account, v *delivery) {
 }
 
 func (d *sender) start(v *delivery, wait time.Duration) {
+	d.mu.Lock()
+	v.due = d.s.opts.Now().Add(wait)
+	d.live[v] = struct{}{}
+	d.mu.Unlock()
 	if wait > 0 {
 		d.after(wait, func() { d.enqueue(v) })
 		return
@@ -211,26 +258,30 @@ func (d *sender) start(v *delivery, wait time.Duration) {
 // outstanding work until f has returned.
 func (d *sender) after(wait time.Duration, f func()) {
 	d.mu.Lock()
-	defer d.mu.Unlock()
 	if d.closed {
+		d.mu.Unlock()
 		return
 	}
 	d.outstanding++
-	var t *time.Timer
-	t = time.AfterFunc(wait, func() {
+	d.waiting++
+	epoch := d.epoch
+	d.mu.Unlock()
+	d.s.time.after(wait, func() {
 		d.mu.Lock()
-		delete(d.timers, t)
-		if d.closed {
+		if d.closed || d.epoch != epoch {
 			d.mu.Unlock()
 			return
 		}
+		d.waiting--
 		d.wg.Add(1)
 		d.mu.Unlock()
 		defer d.wg.Done()
 		f()
 		d.release()
 	})
-	d.timers[t] = struct{}{}
+	d.mu.Lock()
+	d.wake()
+	d.mu.Unlock()
 }
 
 func (d *sender) release() {
@@ -241,9 +292,18 @@ func (d *sender) release() {
 
 func (d *sender) releaseLocked() {
 	d.outstanding--
+	d.wake()
+}
+
+// wake tells those who wait that their state is reached.
+func (d *sender) wake() {
 	if d.outstanding == 0 && d.idle != nil {
 		close(d.idle)
 		d.idle = nil
+	}
+	if d.outstanding == d.waiting && d.quiet != nil {
+		close(d.quiet)
+		d.quiet = nil
 	}
 }
 
@@ -281,11 +341,21 @@ func (d *sender) work(q *queue) {
 
 		outcome := d.attempt(v)
 		v.tried++
-		retry := outcome == failed && v.tried < d.s.opts.Delivery.Attempts
+		d.health(v, outcome)
+		d.mu.Lock()
+		retry := outcome == failed && v.tried < d.s.opts.Delivery.Attempts && d.queues[v.target] == q
+		d.mu.Unlock()
 		if retry {
-			d.after(d.delay(v.tried), func() { d.enqueue(v) })
+			wait := d.delay(v.tried)
+			d.mu.Lock()
+			v.due = d.s.opts.Now().Add(wait)
+			d.mu.Unlock()
+			d.after(wait, func() { d.enqueue(v) })
 		}
 		d.mu.Lock()
+		if !retry {
+			delete(d.live, v)
+		}
 		switch {
 		case outcome == delivered:
 			q.sent++
@@ -324,7 +394,7 @@ func (d *sender) attempt(v *delivery) outcome {
 	if t == nil {
 		return unwanted
 	}
-	body, err := marshal(v.e.render(d.s, t.version, v.account))
+	body, err := marshal(v.e.render(v.a, t.version, v.account))
 	if err != nil {
 		d.s.log.Error("event cannot be encoded", zap.String("event_id", v.e.id), zap.Error(err))
 		return unwanted
@@ -335,18 +405,16 @@ func (d *sender) attempt(v *delivery) outcome {
 	}
 	req.Header.Set("Content-Type", "application/json; charset=utf-8")
 	req.Header.Set("User-Agent", "Stripe/1.0 (+https://stripe.com/docs/webhooks)")
-	header := SignatureHeader(t.secret, d.s.opts.Now(), body)
-	if !d.s.opts.Livemode {
-		header += ",v0=" + mac("v0 decoy", d.s.opts.Now().Unix(), body)
-	}
-	req.Header.Set("Stripe-Signature", header)
+	req.Header.Set("Stripe-Signature", t.sign(d.s.time.base().Unix(), d.s.unix(), body, !v.a.live))
 	resp, err := d.client.Do(req)
 	if err != nil {
+		d.note(v, v.tried+1, 0, err.Error())
 		d.s.log.Debug("webhook not delivered", zap.String("event_id", v.e.id), zap.Int("attempt", v.tried+1), zap.Error(err))
 		return failed
 	}
 	_, _ = io.CopyN(io.Discard, resp.Body, 64<<10) // so that the connection can be used again
 	_ = resp.Body.Close()
+	d.note(v, v.tried+1, resp.StatusCode, "")
 	if resp.StatusCode < 200 || resp.StatusCode > 299 {
 		d.s.log.Debug("webhook refused", zap.String("event_id", v.e.id), zap.Int("attempt", v.tried+1), zap.Int("code", resp.StatusCode))
 		return failed
@@ -357,21 +425,69 @@ func (d *sender) attempt(v *delivery) outcome {
 	return delivered
 }
 
+// note keeps what became of an attempt.
+func (d *sender) note(v *delivery, number, status int, trouble string) {
+	d.attempts.add(Attempt{
+		At: d.s.unix(), Event: v.e.id, Type: v.e.typ, Account: v.a.id, Endpoint: v.target, Number: number, Status: status, Error: trouble,
+	})
+}
+
+// health disables an endpoint that has failed for too long, as Stripe does after
+// several days.
+func (d *sender) health(v *delivery, o outcome) {
+	limit := d.s.opts.Delivery.DisableAfter
+	if limit == 0 || o == unwanted {
+		return
+	}
+	now := d.s.opts.Now()
+	d.mu.Lock()
+	since, failing := d.failing[v.target]
+	switch {
+	case o == delivered:
+		delete(d.failing, v.target)
+	case !failing:
+		d.failing[v.target] = now
+	}
+	d.mu.Unlock()
+	t := d.target(v.target)
+	if o == delivered || !failing || now.Sub(since) < limit || t == nil {
+		return
+	}
+	a := d.s.accountIn(t.account, t.live)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if h := a.hooks[t.id]; h != nil && !h.gone && !h.disabled {
+		h.disabled = true
+		a.publish(h)
+		d.s.log.Info("webhook endpoint disabled after failures", zap.String("endpoint", h.id))
+	}
+}
+
 // settle waits until nothing is outstanding.
 func (d *sender) settle(ctx context.Context) error {
+	return d.await(ctx, &d.idle, func() bool { return d.outstanding == 0 })
+}
+
+// quiesce waits until nothing is outstanding but what waits for its time.
+func (d *sender) quiesce(ctx context.Context) error {
+	return d.await(ctx, &d.quiet, func() bool { return d.outstanding == d.waiting })
+}
+
+// await waits for a state that wake announces by closing *signal.
+func (d *sender) await(ctx context.Context, signal *chan struct{}, reached func() bool) error {
 	for {
 		d.mu.Lock()
-		if d.outstanding == 0 || d.closed {
+		if reached() || d.closed {
 			d.mu.Unlock()
 			return nil
 		}
-		if d.idle == nil {
-			d.idle = make(chan struct{})
+		if *signal == nil {
+			*signal = make(chan struct{})
 		}
-		idle := d.idle
+		c := *signal
 		d.mu.Unlock()
 		select {
-		case <-idle:
+		case <-c:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -392,14 +508,14 @@ func (d *sender) stats() []EndpointStats {
 func (d *sender) close() {
 	d.mu.Lock()
 	d.closed = true
-	for t := range d.timers {
-		t.Stop()
-	}
-	if d.idle != nil {
-		close(d.idle)
-		d.idle = nil
+	for _, c := range []*chan struct{}{&d.idle, &d.quiet} {
+		if *c != nil {
+			close(*c)
+			*c = nil
+		}
 	}
 	d.mu.Unlock()
+	d.s.time.close()
 	d.cancel()
 	d.wg.Wait()
 	d.client.CloseIdleConnections()
@@ -411,6 +527,22 @@ func mac(secret string, at int64, payload []byte) string {
 	h.Write([]byte{'.'})
 	h.Write(payload)
 	return hex.EncodeToString(h.Sum(nil))
+}
+
+// sign returns the Stripe-Signature header for a payload: one v1 for each secret
+// that still counts, and in test mode a v0 that nobody may believe. It is dated by
+// the real clock, at: whoever verifies it knows of no other.
+func (t *target) sign(at, now int64, payload []byte, decoy bool) string {
+	header := "t=" + strconv.FormatInt(at, 10)
+	for _, s := range t.secrets {
+		if s.until == 0 || now < s.until {
+			header += ",v1=" + mac(s.text, at, payload)
+		}
+	}
+	if decoy {
+		header += ",v0=" + mac("v0 decoy", at, payload)
+	}
+	return header
 }
 
 // SignatureHeader returns the Stripe-Signature header of a payload: the time in

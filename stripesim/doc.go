@@ -1,9 +1,10 @@
 // Package stripesim is a stateful simulator of the part of Stripe's API that
 // carries customer credit: customers, customer balance transactions, credit
-// grants, credit balance transactions and summaries, events, webhook endpoints
-// with signed and retried delivery, and test clocks. It keeps state in memory,
-// speaks Stripe's own paths, parameters and errors under /v1/, and can be told
-// to misbehave.
+// grants, credit balance transactions and summaries, invoices and their items,
+// prices, credit notes, events, webhook endpoints with signed and retried
+// delivery, and test clocks. It keeps state in memory, speaks Stripe's own paths,
+// parameters and errors under /v1/, and can be told to misbehave. A console for
+// people is under /.
 //
 // # Control API
 //
@@ -31,6 +32,19 @@
 //	POST /_sim/balance_transactions    a BalanceChange: a transaction of any type
 //	GET /_sim/endpoints        delivery state of each webhook endpoint
 //
-// The invoice operations stand for invoices: they do to the two ledgers what
-// finalizing and voiding an invoice does, without an invoice resource.
+//	POST /_sim/invoices/pay            {account, invoice, amount}: a payment of
+//	                           any amount towards an open or paid invoice
+//	GET, PUT /_sim/switches    the switches; PUT names those that change
+//	GET, PUT /_sim/clock       {virtual, now}: a virtual clock stands still
+//	POST /_sim/clock/advance   {by: "720h"} or {to: RFC 3339}: all that falls into
+//	                           the interval happens, each at its time
+//	GET, PUT /_sim/seed        {seed}: PUT empties the simulator and begins anew
+//	GET, PUT /_sim/state       the whole state, as one JSON Lines file
+//	GET /_sim/log?after=&limit=  what really happened, told of by events or not
+//	GET /_sim/deliveries?event=  the webhook attempts, newest first
+//	POST /_sim/endpoints/{id}/roll  {keep: "1h"}: a new signing secret
+//
+// The invoice operations other than pay stand for invoices: they do to the two
+// ledgers what finalizing and voiding an invoice does, on an invoice that needs no
+// lines and of which no invoice.* event tells.
 package stripesim

@@ -13,6 +13,8 @@ type apiError struct {
 	code    string
 	message string
 	param   string
+	decline string // decline_code of a card
+	missing string // the id that names nothing
 	header  http.Header
 	// executed: the request got past validation, so that its reply is kept
 	// under its idempotency key.
@@ -29,6 +31,7 @@ type errorJSON struct {
 
 type errorBody struct {
 	Code    string `json:"code,omitempty"`
+	Decline string `json:"decline_code,omitempty"`
 	DocURL  string `json:"doc_url,omitempty"`
 	Message string `json:"message"`
 	Param   string `json:"param,omitempty"`
@@ -36,7 +39,7 @@ type errorBody struct {
 }
 
 func (e *apiError) body() errorJSON {
-	b := errorBody{Code: e.code, Message: e.message, Param: e.param, Type: e.typ}
+	b := errorBody{Code: e.code, Decline: e.decline, Message: e.message, Param: e.param, Type: e.typ}
 	if e.code != "" {
 		b.DocURL = "https://stripe.com/docs/error-codes/" + strings.ReplaceAll(e.code, "_", "-")
 	}
@@ -68,9 +71,32 @@ func errUnknownParam(param string) *apiError {
 // one in the query or the body.
 func errNone(status int, what, id, param string) *apiError {
 	return &apiError{
-		status: status, typ: invalidRequest, code: "resource_missing", param: param,
+		status: status, typ: invalidRequest, code: "resource_missing", param: param, missing: id,
 		message: fmt.Sprintf("No such %s: '%s'", what, id),
 	}
+}
+
+// hint adds Stripe's hint to a 404 where the object exists in the other mode. The
+// caller holds no account's lock.
+func (a *account) hint(e *apiError) {
+	if e.missing == "" || e.status != http.StatusNotFound {
+		return
+	}
+	if t := a.twin(); t != nil && t.exists(e.missing) {
+		there, here := "live", "test"
+		if a.live {
+			there, here = here, there
+		}
+		e.message += fmt.Sprintf("; a similar object exists in %s mode, but a %s mode key was used to make this request.", there, here)
+	}
+}
+
+// exists tells whether the account has an object of that id.
+func (a *account) exists(id string) bool {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	return a.customers[id] != nil || a.txns[id] != nil || a.grants[id] != nil || a.credits[id] != nil || a.events[id] != nil ||
+		a.hooks[id] != nil || a.invoices[id] != nil || a.items[id] != nil || a.notes[id] != nil || a.prices[id] != nil
 }
 
 func errRoute(method, path string) *apiError {

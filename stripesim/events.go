@@ -45,15 +45,16 @@ type eventRequest struct {
 	IdempotencyKey *string `json:"idempotency_key"`
 }
 
-// render shows the event, in the account's version unless another is given.
-func (e *event) render(s *Server, version, account string) eventJSON {
+// render shows the event, in the account's version unless another is given, and
+// with the id of the connected account, if any.
+func (e *event) render(a *account, version, shown string) eventJSON {
 	if version == "" {
-		version = s.opts.APIVersion
+		version = a.s.opts.APIVersion
 	}
 	return eventJSON{
-		ID: e.id, Object: "event", Account: account, APIVersion: version, Created: e.created,
+		ID: e.id, Object: "event", Account: shown, APIVersion: version, Created: e.created,
 		Data:     eventDataJSON{e.object, e.previous},
-		Livemode: s.opts.Livemode, PendingWebhooks: e.pending.Load(),
+		Livemode: a.live, PendingWebhooks: e.pending.Load(),
 		Request: eventRequest{orNull(e.requestID), orNull(e.idemKey)}, Type: e.typ,
 	}
 }
@@ -74,6 +75,9 @@ func (a *account) emit(cz cause, typ, customer string, object any, previous map[
 			}
 			return false
 		})
+	if times == 0 {
+		a.log(cz, "event.lost", "", customer, typ)
+	}
 	for range times {
 		e := &event{
 			node: node{id: a.ids.event(), created: cz.now}, typ: typ, customer: customer,
@@ -82,6 +86,11 @@ func (a *account) emit(cz cause, typ, customer string, object any, previous map[
 		e.lag = a.lagFor(listEvents, customer)
 		a.events[e.id] = e
 		addTo(a, &a.eventList, e)
+		what := "event.sent"
+		if times > 1 {
+			what = "event.twice"
+		}
+		a.log(cz, what, e.id, customer, typ)
 		a.s.sender.dispatch(a, e)
 	}
 	if a.eventList.len() > 0 {

@@ -20,9 +20,18 @@ var (
 		"address": nil, "cash_balance": nil, "default_source": nil, "discount": nil, "invoice_credit_balance": nil,
 		"invoice_settings": nil, "shipping": nil, "sources": nil, "subscriptions": nil, "tax": nil, "tax_ids": nil, "test_clock": nil,
 	}
-	expandInvoice    = expansion{"customer": expandCustomer, "test_clock": nil}
+	expandInvoice = expansion{
+		"customer": expandCustomer, "default_payment_method": nil, "default_source": nil, "discounts": nil, "test_clock": nil,
+		"lines": {"data": nil},
+	}
+	expandItem = expansion{"customer": expandCustomer, "discounts": nil, "invoice": expandInvoice, "test_clock": nil}
+	expandNote = expansion{
+		"customer": expandCustomer, "invoice": expandInvoice, "lines": {"data": nil},
+		"customer_balance_transaction": {"customer": expandCustomer, "invoice": expandInvoice},
+	}
+	expandPrice      = expansion{}
 	expandBalanceTxn = expansion{
-		"checkout_session": nil, "credit_note": nil, "customer": expandCustomer, "invoice": expandInvoice,
+		"checkout_session": nil, "credit_note": expandNote, "customer": expandCustomer, "invoice": expandInvoice,
 	}
 	expandGrant = expansion{
 		"amount": nil, "applicability_config": nil, "customer": expandCustomer, "test_clock": nil,

@@ -155,6 +155,7 @@ func (fs Faults) validate() error {
 // be taken under an account's.
 type faultState struct {
 	mu    sync.Mutex
+	pcg   *rand.PCG // the source of rng
 	rng   *rand.Rand
 	rules Faults
 	skip  []int
@@ -165,9 +166,17 @@ type faultState struct {
 }
 
 func newFaultState(seed int64, rules Faults) *faultState {
-	s := &faultState{rng: rand.New(rand.NewPCG(uint64(seed), 0xfa17))}
+	s := &faultState{}
+	s.reseed(seed)
 	s.set(rules)
 	return s
+}
+
+func (s *faultState) reseed(seed int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pcg = rand.NewPCG(uint64(seed), 0xfa17)
+	s.rng = rand.New(s.pcg)
 }
 
 func (s *faultState) set(rules Faults) {

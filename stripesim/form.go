@@ -293,7 +293,20 @@ func (p *params) strs(name string) ([]string, bool) {
 // keys with "" go, and a bare "" clears all. It never changes old itself, which
 // events and replies may still share.
 func (p *params) metadata(old map[string]string) (map[string]string, bool) {
-	f := p.root.kids["metadata"]
+	return p.metadataNamed("metadata", old)
+}
+
+// metadataHash is metadata that cannot be cleared with "": so some endpoints have
+// it in Stripe's specification.
+func (p *params) metadataHash(old map[string]string) (map[string]string, bool) {
+	if f := p.root.kids["metadata"]; f != nil && f.leaf {
+		p.fail(errInvalid("", f.name, "Invalid object"))
+	}
+	return p.metadataNamed("metadata", old)
+}
+
+func (p *params) metadataNamed(name string, old map[string]string) (map[string]string, bool) {
+	f := p.root.kids[name]
 	if f == nil {
 		return old, false
 	}
@@ -324,25 +337,31 @@ func (p *params) metadata(old map[string]string) (map[string]string, bool) {
 		}
 	}
 	if len(out) > 50 {
-		p.fail(errInvalid("", "metadata", "You can only have up to 50 metadata keys"))
+		p.fail(errInvalid("", f.name, "You can only have up to 50 metadata keys"))
 	}
 	return out, true
 }
 
 // created reads the created filter in either form.
 func (p *params) created() timeRange {
+	r, _ := p.timeRange("created")
+	return r
+}
+
+// timeRange reads a filter of times in either form, and tells whether it was sent.
+func (p *params) timeRange(name string) (timeRange, bool) {
 	r := always
-	f := p.root.kids["created"]
+	f := p.root.kids[name]
 	if f == nil {
-		return r
+		return r, false
 	}
 	if f.leaf {
-		if n, ok := p.int("created"); ok {
+		if n, ok := p.int(name); ok {
 			r.lo, r.hi = n, n
 		}
-		return r
+		return r, true
 	}
-	p.hash("created", func(p *params) {
+	p.hash(name, func(p *params) {
 		if n, ok := p.int("gt"); ok && n < math.MaxInt64 {
 			r.lo = max(r.lo, n+1)
 		}
@@ -356,7 +375,7 @@ func (p *params) created() timeRange {
 			r.hi = min(r.hi, n)
 		}
 	})
-	return r
+	return r, true
 }
 
 // done returns the first parameter that nobody asked for, else the first that

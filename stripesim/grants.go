@@ -104,8 +104,9 @@ func (a *account) createGrant(cz cause, c *customer, r grantRequest) (*grant, *a
 	a.grants[g.id] = g
 	addTo(a, &a.grantList, g)
 	addTo(a, &c.grants, g)
+	a.logAmount(cz, "grant.created", g.id, c.id, g.category, g.amount, g.currency)
 	a.emit(cz, "billing.credit_grant.created", c.id, a.renderGrant(g, nil), nil)
-	if *g.effectiveAt <= now || !a.s.opts.Switches.PendingGrantRowLate {
+	if *g.effectiveAt <= now || !a.s.switches().PendingGrantRowLate {
 		a.grantCredits(cz, g, now)
 	}
 	g.recount()
@@ -133,6 +134,11 @@ func (a *account) addCredit(cz cause, g *grant, t creditTxn) *creditTxn {
 	addTo(a, &g.customer.credits, &t)
 	addTo(a, &g.txns, &t)
 	g.recount()
+	signed := t.value
+	if !t.credit {
+		signed = -signed
+	}
+	a.logAmount(cz, "credit_transaction.created", t.id, g.customer.id, t.typ, signed, g.currency)
 	a.emit(cz, "billing.credit_balance_transaction.created", g.customer.id, a.renderCreditTxn(&t, nil), nil)
 	return &t
 }
@@ -173,6 +179,7 @@ func (a *account) grantUpdated(cz cause, g *grant, prev map[string]any) {
 	if len(prev) == 0 {
 		return
 	}
+	a.log(cz, "grant.changed", g.id, g.customer.id, "")
 	if g.updated != cz.now {
 		prev["updated"] = g.updated
 		g.updated = cz.now
@@ -230,7 +237,7 @@ func (a *account) ripen(cz cause, g *grant, now, expireBefore int64) {
 	if g.expiresAt != nil && *g.expiresAt <= expireBefore {
 		at := *g.expiresAt
 		a.expireCredits(cz, g, at)
-		if a.s.opts.Switches.ExpirySendsGrantUpdated {
+		if a.s.switches().ExpirySendsGrantUpdated {
 			g.updated = cz.now
 			a.emit(cz, "billing.credit_grant.updated", g.customer.id, a.renderGrant(g, nil), map[string]any{})
 		}

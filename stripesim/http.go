@@ -33,12 +33,17 @@ type reply struct {
 	reset  bool // drop the connection instead
 }
 
-// Handler serves the API under /v1/ and the control API under /_sim/.
+// Handler serves the API under /v1/, the control API under /_sim/ and the console
+// for people under / and /console/.
 func (s *Server) Handler() http.Handler {
-	control := s.controlHandler()
+	control, console := s.controlHandler(), s.consoleHandler()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasPrefix(r.URL.Path, "/_sim/") {
 			control.ServeHTTP(w, r)
+			return
+		}
+		if r.URL.Path == "/" || strings.HasPrefix(r.URL.Path, "/console/") {
+			console.ServeHTTP(w, r)
 			return
 		}
 		s.serveAPI(w, r)
@@ -56,7 +61,7 @@ func (s *Server) serveAPI(w http.ResponseWriter, r *http.Request) {
 	h.Set("Content-Type", "application/json")
 	h.Set("Request-Id", id)
 	version := r.Header.Get("Stripe-Version")
-	if version == "" {
+	if version == "" || !isVersion(version) {
 		version = s.opts.APIVersion
 	}
 	h.Set("Stripe-Version", version)
@@ -110,11 +115,14 @@ func (s *Server) answer(r *http.Request, requestID string) *reply {
 	if e != nil {
 		return errorReply(e)
 	}
+	if v := r.Header.Get("Stripe-Version"); v != "" && !isVersion(v) {
+		return errorReply(errInvalid("", "", "Invalid Stripe API version: %s", v))
+	}
 	if e := a.admit(rt.name); e != nil {
 		return errorReply(e)
 	}
 	defer a.leave()
-	if rt.credits || !s.opts.Switches.ExpiryOnRead {
+	if rt.credits || !s.switches().ExpiryOnRead {
 		a.catchUp()
 	}
 
@@ -132,6 +140,18 @@ func (s *Server) answer(r *http.Request, requestID string) *reply {
 	}
 	c := &call{s: s, a: a, args: args, p: p, cz: cause{now: s.unix(), requestID: requestID, idemKey: key}}
 
+	object := ""
+	if r.Method != http.MethodGet {
+		if object = c.customerID(rt); object == "" && len(args) > 0 {
+			object = args[0]
+		}
+	}
+	done, e := a.enter(rt.name, object)
+	if e != nil {
+		return errorReply(e)
+	}
+	defer done()
+
 	slow, spoil := s.replyFaults(c, rt)
 	if slow != nil && !slow.After {
 		s.wait(r, time.Duration(slow.Delay))
@@ -148,10 +168,18 @@ func (s *Server) answer(r *http.Request, requestID string) *reply {
 	return rep
 }
 
+// isVersion tells whether v has the form of an API version: a date, and since
+// 2024-09-30 a name after it.
+func isVersion(v string) bool {
+	date, name, named := strings.Cut(v, ".")
+	_, err := time.Parse(time.DateOnly, date)
+	return err == nil && (!named || name != "" && strings.Trim(name, "abcdefghijklmnopqrstuvwxyz_") == "")
+}
+
 func (s *Server) authorize(r *http.Request, rt *route) (*account, *apiError) {
 	key := keyOf(r)
 	id := r.Header.Get("Stripe-Account")
-	a := s.account(id)
+	a := s.accountIn(id, s.keys.mode(key))
 	name := id
 	if a != nil {
 		name = a.public
@@ -233,6 +261,7 @@ func (s *Server) run(rt *route, c *call) (*reply, bool) {
 	}
 	v, e := rt.handle(c)
 	if e != nil {
+		c.a.hint(e)
 		return errorReply(e), e.executed
 	}
 	body, err := marshal(v)
@@ -264,6 +293,7 @@ func (s *Server) replyFaults(c *call, rt *route) (slow, spoil *Fault) {
 		}
 		return replyFaults[k] && spoil == nil
 	}, func(f Fault) bool {
+		c.a.log(c.cz, "fault."+string(f.Kind), rt.name, o.customer, "")
 		if f.Kind == FaultSlow {
 			slow = &f
 		} else {
@@ -292,6 +322,12 @@ func (c *call) customerID(rt *route) string {
 		return c.a.grants[id].customer.id
 	case c.a.credits[id] != nil:
 		return c.a.credits[id].grant.customer.id
+	case c.a.invoices[id] != nil:
+		return c.a.invoices[id].customer.id
+	case c.a.items[id] != nil:
+		return c.a.items[id].customer.id
+	case c.a.notes[id] != nil:
+		return c.a.notes[id].invoice.customer.id
 	}
 	return ""
 }

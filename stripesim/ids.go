@@ -65,4 +65,10 @@ func (m *idMaker) secret() string     { return m.text("whsec_", 32) }
 func (m *idMaker) request() string    { return m.text("req_", 14) }
 func (m *idMaker) invoice() string    { return m.text("in_1", 23) }
 func (m *idMaker) lineItem() string   { return m.text("il_1", 23) }
+func (m *idMaker) item() string       { return m.text("ii_1", 23) }
+func (m *idMaker) note() string       { return m.text("cn_1", 23) }
+func (m *idMaker) noteLine() string   { return m.text("cnli_1", 23) }
+func (m *idMaker) price() string      { return m.text("price_1", 23) }
+func (m *idMaker) product() string    { return m.text("prod_", 14) }
+func (m *idMaker) refund() string     { return m.text("re_1", 23) }
 func (m *idMaker) account() string    { return m.text("acct_1", 15) }

@@ -23,12 +23,13 @@ type keyring struct {
 	mu    sync.RWMutex
 	known []string // empty: any key of the right form
 	live  bool
+	both  bool
 	state map[string]KeyState
 	deny  map[string][]string
 }
 
-func newKeyring(known []string, live bool) *keyring {
-	return &keyring{known: slices.Clone(known), live: live, state: map[string]KeyState{}, deny: map[string][]string{}}
+func newKeyring(known []string, live, both bool) *keyring {
+	return &keyring{known: slices.Clone(known), live: live, both: both, state: map[string]KeyState{}, deny: map[string][]string{}}
 }
 
 // SetKey changes what a key may do. With KeyRestricted, deny lists the named
@@ -84,9 +85,28 @@ func (k *keyring) knows(key string) bool {
 	if len(k.known) > 0 {
 		return slices.Contains(k.known, key)
 	}
-	mode := "test_"
-	if k.live {
-		mode = "live_"
+	live, ok := keyMode(key)
+	return ok && (live == k.live || k.both)
+}
+
+// keyMode tells the mode that a secret or restricted key is for.
+func keyMode(key string) (live, ok bool) {
+	for _, kind := range []string{"sk_", "rk_"} {
+		rest, is := strings.CutPrefix(key, kind)
+		switch {
+		case is && strings.HasPrefix(rest, "live_"):
+			return true, true
+		case is && strings.HasPrefix(rest, "test_"):
+			return false, true
+		}
 	}
-	return strings.HasPrefix(key, "sk_"+mode) || strings.HasPrefix(key, "rk_"+mode)
+	return false, false
+}
+
+// mode is the mode that a known key works in.
+func (k *keyring) mode(key string) bool {
+	if live, ok := keyMode(key); ok && k.both {
+		return live
+	}
+	return k.live
 }

@@ -50,7 +50,7 @@ func (a *account) admit(endpoint string) *apiError {
 		a.leave()
 		return a.s.tooMany("global-concurrency")
 	}
-	now := a.s.opts.Now()
+	now := a.s.time.base() // requests come in real time, whatever the simulator's clock says
 	rps, ok := l.Endpoints[endpoint]
 	if !ok {
 		rps = l.EndpointRPS
@@ -68,6 +68,49 @@ func (a *account) admit(endpoint string) *apiError {
 
 func (a *account) leave() { a.inFlight.Add(-1) }
 
+// gate counts what is in flight per named endpoint, and which objects are being
+// written. Its lock is a leaf.
+type gate struct {
+	mu      sync.Mutex
+	running map[string]int
+	locked  map[string]bool
+}
+
+// enter applies the limits that concern one endpoint and one object, "" if the
+// request writes none. The returned function ends the request, if there was no
+// error.
+func (a *account) enter(endpoint, object string) (func(), *apiError) {
+	l := a.s.limits.Load()
+	if l.EndpointConcurrency == 0 && l.ObjectWriteRPS == 0 && !l.ObjectLock {
+		return func() {}, nil
+	}
+	if l.ObjectWriteRPS > 0 && object != "" && !a.bucket("object/"+object).take(a.s.time.base(), l.ObjectWriteRPS) {
+		return nil, a.s.tooMany("resource-specific")
+	}
+	g := &a.gate
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if l.EndpointConcurrency > 0 && g.running[endpoint] >= l.EndpointConcurrency {
+		return nil, a.s.tooMany("endpoint-concurrency")
+	}
+	if l.ObjectLock && g.locked[object] {
+		return nil, errLock()
+	}
+	if g.running == nil {
+		g.running, g.locked = map[string]int{}, map[string]bool{}
+	}
+	g.running[endpoint]++
+	if object != "" {
+		g.locked[object] = true
+	}
+	return func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.running[endpoint]--
+		delete(g.locked, object)
+	}, nil
+}
+
 // tooMany is the 429 of the limiter, with Retry-After where that is switched on.
 func (s *Server) tooMany(reason string) *apiError {
 	e := errRate(reason)
@@ -76,7 +119,7 @@ func (s *Server) tooMany(reason string) *apiError {
 }
 
 func (s *Server) retryAfter(h http.Header) {
-	if d := s.opts.Switches.RetryAfter; d > 0 {
+	if d := s.switches().RetryAfter; d > 0 {
 		h.Set("Retry-After", strconv.FormatInt(ceilSeconds(d), 10))
 	}
 }

@@ -55,7 +55,7 @@ func runList[T listed](c *call, g paging, l listOf[T]) (any, *apiError) {
 			_, ok = l.rows.index(row)
 		}
 		if !ok || row.row().gone {
-			if ok && c.s.opts.Switches.GoneCursorEmptyPage {
+			if ok && c.s.switches().GoneCursorEmptyPage {
 				return out, nil
 			}
 			return nil, errNone(http.StatusBadRequest, l.what, id, param)

@@ -28,6 +28,10 @@ type Options struct {
 	Accounts []string
 	// Livemode makes all objects livemode=true.
 	Livemode bool
+	// BothModes gives every account a second, separate set of objects in the other
+	// mode, reached with the keys of that mode. The Go API and traffic stay with
+	// the mode that Livemode says.
+	BothModes bool
 	// APIVersion is the accounts' default version, shown in events.
 	// Defaults to Version.
 	APIVersion string
@@ -44,6 +48,8 @@ type Options struct {
 	// it is handled, on the request's own goroutine and holding no lock, so it may
 	// call the Server. It may be called concurrently.
 	OnRequest func(endpoint string, r *http.Request)
+	// LogSize is how many entries Server.Log keeps. Defaults to 100,000; negative is none.
+	LogSize int
 	// Log receives what the simulator has to say. Defaults to nothing.
 	Log *zap.Logger
 }
@@ -118,6 +124,9 @@ type Delivery struct {
 	Attempts int
 	// Concurrency bounds the deliveries in flight per endpoint. Defaults to 32.
 	Concurrency int
+	// DisableAfter disables an endpoint none of whose deliveries has succeeded for
+	// that long. Zero is never; Stripe does it after several days.
+	DisableAfter time.Duration
 }
 
 // Limits are rate limits in requests per second, as token buckets that hold one
@@ -131,6 +140,13 @@ type Limits struct {
 	Endpoints map[string]float64 `json:"endpoints,omitempty"`
 	// Concurrency bounds the requests in flight per account.
 	Concurrency int `json:"concurrency"`
+	// EndpointConcurrency bounds the requests in flight per named endpoint of each account.
+	EndpointConcurrency int `json:"endpoint_concurrency"`
+	// ObjectWriteRPS bounds the writes to any one customer or other object.
+	ObjectWriteRPS float64 `json:"object_write_rps"`
+	// ObjectLock: while a write to a customer or other object is under way, another
+	// to the same gets lock_timeout.
+	ObjectLock bool `json:"object_lock"`
 }
 
 func (o *Options) fill() error {
@@ -143,8 +159,8 @@ func (o *Options) fill() error {
 	if o.APIVersion == "" {
 		o.APIVersion = Version
 	}
-	if o.Switches.DefaultCurrency == "" {
-		o.Switches.DefaultCurrency = "usd"
+	if o.LogSize == 0 {
+		o.LogSize = 100_000
 	}
 	d := &o.Delivery
 	if d.Timeout == 0 {
@@ -163,17 +179,10 @@ func (o *Options) fill() error {
 		d.Concurrency = 32
 	}
 	var errs []error
-	if d.Timeout < 0 || d.RetryFirst < 0 || d.RetryMax < 0 || d.Attempts < 0 || d.Concurrency < 0 {
+	if d.Timeout < 0 || d.RetryFirst < 0 || d.RetryMax < 0 || d.Attempts < 0 || d.Concurrency < 0 || d.DisableAfter < 0 {
 		errs = append(errs, errors.New("delivery: negative value"))
 	}
-	if !isCurrency(o.Switches.DefaultCurrency) {
-		errs = append(errs, fmt.Errorf("switches: default currency %q is not one", o.Switches.DefaultCurrency))
-	}
-	switch o.Switches.SameSecondOrder {
-	case OrderRandom, OrderAscending, OrderDescending:
-	default:
-		errs = append(errs, fmt.Errorf("switches: unknown order %q", o.Switches.SameSecondOrder))
-	}
+	errs = append(errs, o.Switches.fill())
 	for _, id := range o.Accounts {
 		if !strings.HasPrefix(id, "acct_") {
 			errs = append(errs, fmt.Errorf("account %q does not begin with acct_", id))
@@ -184,7 +193,7 @@ func (o *Options) fill() error {
 }
 
 func (l Limits) validate() error {
-	if l.AccountRPS < 0 || l.EndpointRPS < 0 || l.Concurrency < 0 {
+	if !(l.AccountRPS >= 0 && l.EndpointRPS >= 0 && l.ObjectWriteRPS >= 0) || l.Concurrency < 0 || l.EndpointConcurrency < 0 {
 		return errors.New("limits: negative value")
 	}
 	for name, rps := range l.Endpoints {

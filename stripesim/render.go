@@ -72,7 +72,7 @@ type balanceTxnJSON struct {
 	Amount          int64        `json:"amount"`
 	CheckoutSession *string      `json:"checkout_session"`
 	Created         int64        `json:"created"`
-	CreditNote      *string      `json:"credit_note"`
+	CreditNote      any          `json:"credit_note"`
 	Currency        string       `json:"currency"`
 	Customer        any          `json:"customer"`
 	CustomerAccount *string      `json:"customer_account"`
@@ -181,30 +181,6 @@ type clockTarget struct {
 	TargetFrozenTime int64 `json:"target_frozen_time"`
 }
 
-type invoiceJSON struct {
-	ID                 string       `json:"id"`
-	Object             string       `json:"object"`
-	AmountDue          int64        `json:"amount_due"`
-	AmountOverpaid     int64        `json:"amount_overpaid"`
-	AmountPaid         int64        `json:"amount_paid"`
-	BillingReason      string       `json:"billing_reason"`
-	Created            int64        `json:"created"`
-	Currency           string       `json:"currency"`
-	Customer           any          `json:"customer"`
-	EndingBalance      int64        `json:"ending_balance"`
-	Livemode           bool         `json:"livemode"`
-	Metadata           metadataJSON `json:"metadata"`
-	PeriodEnd          int64        `json:"period_end"`
-	PeriodStart        int64        `json:"period_start"`
-	PostPaymentCredits int64        `json:"post_payment_credit_notes_amount"`
-	PrePaymentCredits  int64        `json:"pre_payment_credit_notes_amount"`
-	StartingBalance    int64        `json:"starting_balance"`
-	Status             string       `json:"status"`
-	Subtotal           int64        `json:"subtotal"`
-	TestClock          any          `json:"test_clock"`
-	Total              int64        `json:"total"`
-}
-
 func notNil(m map[string]string) metadataJSON {
 	if m == nil {
 		return metadataJSON{}
@@ -217,7 +193,7 @@ func emptyList(url string) *listJSON { return &listJSON{Object: "list", Data: []
 func (a *account) renderCustomer(c *customer, x expansion) *customerJSON {
 	j := &customerJSON{
 		ID: c.id, Object: "customer", Address: c.address, Balance: c.balance, Created: c.created, Currency: orNull(c.currency),
-		Description: c.description, Email: c.email, InvoicePrefix: c.invoicePrefix, Livemode: a.s.opts.Livemode,
+		Description: c.description, Email: c.email, InvoicePrefix: c.invoicePrefix, Livemode: a.live,
 		Metadata: notNil(c.metadata), Name: c.name, NextInvoiceSequence: c.nextInvoice, Phone: c.phone,
 		PreferredLocales: c.preferredLangs, TaxExempt: c.taxExempt, TestClock: a.clockRef(c.clock, x),
 	}
@@ -293,30 +269,13 @@ func (a *account) invoiceRef(id string, x expansion) any {
 	return a.renderInvoice(inv, sub)
 }
 
-func (a *account) renderInvoice(inv *invoice, x expansion) invoiceJSON {
-	status := "open"
-	if inv.voided {
-		status = "void"
-	}
-	due := inv.total - inv.balance
-	for _, t := range inv.applied {
-		due -= t.value
-	}
-	return invoiceJSON{
-		ID: inv.id, Object: "invoice", AmountDue: max(0, due), BillingReason: "manual", Created: inv.created, Currency: inv.currency,
-		Customer: a.customerRef(inv.customer, x), EndingBalance: inv.ending, Livemode: a.s.opts.Livemode, Metadata: metadataJSON{},
-		PeriodEnd: inv.created, PeriodStart: inv.created, StartingBalance: inv.starting, Status: status, Subtotal: inv.total,
-		TestClock: a.clockRef(inv.customer.clock, x), Total: inv.total,
-	}
-}
-
 func (a *account) renderBalanceTxn(t *balanceTxn, x expansion) balanceTxnJSON {
 	j := balanceTxnJSON{
 		ID: t.id, Object: "customer_balance_transaction", Amount: t.amount, CheckoutSession: orNull(t.checkoutSession), Created: t.created,
-		CreditNote: orNull(t.creditNote), Currency: t.currency, Customer: a.customerRef(t.customer, x), Description: t.description,
-		EndingBalance: t.ending, Invoice: a.invoiceRef(t.invoice, x), Livemode: a.s.opts.Livemode, Metadata: notNil(t.metadata), Type: t.typ,
+		CreditNote: a.noteRef(t.creditNote, x), Currency: t.currency, Customer: a.customerRef(t.customer, x), Description: t.description,
+		EndingBalance: t.ending, Invoice: a.invoiceRef(t.invoice, x), Livemode: a.live, Metadata: notNil(t.metadata), Type: t.typ,
 	}
-	if len(t.metadata) == 0 && a.s.opts.Switches.NullMetadata {
+	if len(t.metadata) == 0 && a.s.switches().NullMetadata {
 		j.Metadata = nil
 	}
 	return j
@@ -330,7 +289,7 @@ func (a *account) renderGrant(g *grant, x expansion) *grantJSON {
 	return &grantJSON{
 		ID: g.id, Object: "billing.credit_grant", Amount: monetary(g.currency, g.amount), ApplicabilityConfig: applicabilityJSON{scope},
 		Category: g.category, Created: g.created, Customer: a.customerRef(g.customer, x), EffectiveAt: g.effectiveAt, ExpiresAt: g.expiresAt,
-		Livemode: a.s.opts.Livemode, Metadata: notNil(g.metadata), Name: g.name, Priority: g.priority,
+		Livemode: a.live, Metadata: notNil(g.metadata), Name: g.name, Priority: g.priority,
 		TestClock: a.clockRef(g.customer.clock, x), Updated: g.updated, VoidedAt: g.voidedAt,
 	}
 }
@@ -339,7 +298,7 @@ func (a *account) renderCreditTxn(t *creditTxn, x expansion) creditTxnJSON {
 	g := t.grant
 	j := creditTxnJSON{
 		ID: t.id, Object: "billing.credit_balance_transaction", Created: t.created, EffectiveAt: t.effectiveAt,
-		Livemode: a.s.opts.Livemode, TestClock: a.clockRef(g.customer.clock, x), CreditGrant: g.id,
+		Livemode: a.live, TestClock: a.clockRef(g.customer.clock, x), CreditGrant: g.id,
 	}
 	if sub, ok := x["credit_grant"]; ok {
 		j.CreditGrant = a.renderGrant(g, sub)
@@ -363,7 +322,7 @@ func (a *account) renderCreditTxn(t *creditTxn, x expansion) creditTxnJSON {
 func (a *account) renderClock(k *clock) clockJSON {
 	j := clockJSON{
 		ID: k.id, Object: "test_helpers.test_clock", Created: k.created, DeletesAfter: k.deletes,
-		FrozenTime: k.frozen, Livemode: a.s.opts.Livemode, Name: k.name, Status: "ready",
+		FrozenTime: k.frozen, Livemode: a.live, Name: k.name, Status: "ready",
 	}
 	if k.advancing {
 		j.Status = "advancing"

@@ -12,6 +12,9 @@ const (
 	listGrants      = "GET /v1/billing/credit_grants"
 	listCreditTxns  = "GET /v1/billing/credit_balance_transactions"
 	listEvents      = "GET /v1/events"
+	listInvoices    = "GET /v1/invoices"
+	listItems       = "GET /v1/invoiceitems"
+	listNotes       = "GET /v1/credit_notes"
 )
 
 // route is one named endpoint.
@@ -56,6 +59,32 @@ func makeRoutes() []*route {
 	add("GET /v1/billing/credit_balance_transactions/{id}", expandCreditTxn, (*call).getCreditTxn)
 	add("GET /v1/billing/credit_balance_summary", expandSummary, (*call).creditSummary)
 
+	add(listInvoices, expandList(expandInvoice), (*call).listInvoices)
+	add("POST /v1/invoices", expandInvoice, (*call).createInvoice)
+	add("GET /v1/invoices/{id}", expandInvoice, (*call).getInvoice)
+	add("POST /v1/invoices/{id}", expandInvoice, (*call).updateInvoice)
+	add("DELETE /v1/invoices/{id}", nil, (*call).deleteInvoice)
+	add("GET /v1/invoices/{id}/lines", expandList(nil), (*call).listLines)
+	add("POST /v1/invoices/{id}/add_lines", expandInvoice, (*call).addLines)
+	add("POST /v1/invoices/{id}/finalize", expandInvoice, (*call).finalizeInvoice)
+	add("POST /v1/invoices/{id}/pay", expandInvoice, (*call).payInvoice)
+	add("POST /v1/invoices/{id}/void", expandInvoice, (*call).voidInvoice)
+	add("POST /v1/invoices/{id}/mark_uncollectible", expandInvoice, (*call).markUncollectible)
+	add(listItems, expandList(expandItem), (*call).listItems)
+	add("POST /v1/invoiceitems", expandItem, (*call).createItem)
+	add("GET /v1/invoiceitems/{id}", expandItem, (*call).getItem)
+	add("POST /v1/invoiceitems/{id}", expandItem, (*call).updateItem)
+	add("DELETE /v1/invoiceitems/{id}", nil, (*call).deleteItem)
+	add(listNotes, expandList(expandNote), (*call).listNotes)
+	add("POST /v1/credit_notes", expandNote, (*call).createNote)
+	add("GET /v1/credit_notes/{id}", expandNote, (*call).getNote)
+	add("POST /v1/credit_notes/{id}", expandNote, (*call).updateNote)
+	add("POST /v1/credit_notes/{id}/void", expandNote, (*call).voidNote)
+	add("GET /v1/credit_notes/{id}/lines", expandList(nil), (*call).listNoteLines)
+	add("GET /v1/prices", expandList(expandPrice), (*call).listPrices)
+	add("POST /v1/prices", expandPrice, (*call).createPrice)
+	add("GET /v1/prices/{id}", expandPrice, (*call).getPrice)
+
 	add(listEvents, expandList(nil), (*call).listEvents)
 	add("GET /v1/events/{id}", nil, (*call).getEvent)
 	add("GET /v1/webhook_endpoints", expandList(nil), (*call).listHooks)
@@ -90,7 +119,7 @@ next:
 		for i, s := range r.segs {
 			switch {
 			case s[0] == '{':
-				if segs[i] == "" || segs[i] == "search" { // /v1/customers/search is no customer
+				if segs[i] == "" || segs[i] == "search" || segs[i] == "preview" { // /v1/customers/search is no customer
 					continue next
 				}
 				args = append(args, segs[i])

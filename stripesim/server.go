@@ -23,14 +23,20 @@ const expiryTick = 100 * time.Millisecond
 // Server is the simulator. It is safe for concurrent use.
 type Server struct {
 	opts   Options
+	seed   atomic.Int64
 	log    *zap.Logger
 	faults *faultState
 	limits atomic.Pointer[Limits]
+	sw     atomic.Pointer[Switches]
 	keys   *keyring
 	sender *sender
+	time   *simTime
+	// advancing is held while the clock advances, so that one does at a time.
+	advancing sync.Mutex
+	journal   journal
 
 	accountsMu sync.RWMutex
-	accounts   map[string]*account
+	accounts   map[world]*account
 
 	reqMu  sync.Mutex
 	reqIDs *idMaker
@@ -46,22 +52,31 @@ type Server struct {
 	closeOne sync.Once
 }
 
+// world is one account in one mode.
+type world struct {
+	id   string // "" is the platform's
+	live bool
+}
+
 // New makes a simulator with an empty platform account, and one for each of
 // Options.Accounts. Close must be called.
 func New(opts Options) (*Server, error) {
 	if err := opts.fill(); err != nil {
 		return nil, fmt.Errorf("stripesim: %w", err)
 	}
+	clock := &simTime{base: opts.Now}
+	opts.Now = clock.now
 	s := &Server{
-		opts: opts, log: opts.Log, accounts: map[string]*account{}, stopped: make(chan struct{}),
-		faults: newFaultState(opts.Seed, opts.Faults), keys: newKeyring(opts.Keys, opts.Livemode),
+		time: clock, journal: journal{size: opts.LogSize},
+		opts: opts, log: opts.Log, accounts: map[world]*account{}, stopped: make(chan struct{}),
+		faults: newFaultState(opts.Seed, opts.Faults), keys: newKeyring(opts.Keys, opts.Livemode, opts.BothModes),
 		reqIDs: newIDMaker(opts.Seed, "requests", opts.Livemode),
 	}
+	s.seed.Store(opts.Seed)
 	s.limits.Store(&opts.Limits)
+	s.sw.Store(&opts.Switches)
 	s.sender = newSender(s)
-	for _, id := range append([]string{""}, opts.Accounts...) {
-		s.accounts[id] = newAccount(s, id)
-	}
+	s.fillAccounts(opts.Accounts)
 	s.closing, s.stop = context.WithCancel(context.Background())
 	go s.watchExpiry(s.closing)
 	return s, nil
@@ -87,9 +102,7 @@ func (s *Server) watchExpiry(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-t.C:
-			if !s.opts.Switches.ExpiryOnRead {
-				s.catchUp()
-			}
+			s.catchUpUnlessOnRead()
 		}
 	}
 }
@@ -101,6 +114,12 @@ func (s *Server) catchUp() {
 	}
 }
 
+func (s *Server) catchUpUnlessOnRead() {
+	if !s.switches().ExpiryOnRead {
+		s.catchUp()
+	}
+}
+
 func (s *Server) unix() int64 { return s.opts.Now().Unix() }
 
 func (s *Server) requestID() string {
@@ -109,29 +128,53 @@ func (s *Server) requestID() string {
 	return s.reqIDs.request()
 }
 
-// account returns the account of that id; "" and the platform's own id are the
-// platform.
-func (s *Server) account(id string) *account {
+// account returns the account of that id in the simulator's own mode; "" and the
+// platform's own id are the platform.
+func (s *Server) account(id string) *account { return s.accountIn(id, s.opts.Livemode) }
+
+func (s *Server) accountIn(id string, live bool) *account {
 	s.accountsMu.RLock()
 	defer s.accountsMu.RUnlock()
-	if a := s.accounts[id]; a != nil {
+	if a := s.accounts[world{id, live}]; a != nil {
 		return a
 	}
-	if p := s.accounts[""]; p.public == id {
+	if p := s.accounts[world{"", live}]; p != nil && p.public == id {
 		return p
 	}
 	return nil
 }
 
-// allAccounts returns every account, the platform first, then by id.
+// twin is the same account in the other mode, nil unless Options.BothModes.
+func (a *account) twin() *account { return a.s.accountIn(a.id, !a.live) }
+
+// allAccounts returns every account, the simulator's own mode first, in it the
+// platform first, then by id.
 func (s *Server) allAccounts() []*account {
 	s.accountsMu.RLock()
 	defer s.accountsMu.RUnlock()
-	out := make([]*account, 0, len(s.accounts))
-	for _, id := range slices.Sorted(maps.Keys(s.accounts)) {
-		out = append(out, s.accounts[id])
-	}
+	out := slices.Collect(maps.Values(s.accounts))
+	slices.SortFunc(out, func(x, y *account) int {
+		if x.live != y.live {
+			if x.live == s.opts.Livemode {
+				return -1
+			}
+			return 1
+		}
+		return strings.Compare(x.id, y.id)
+	})
 	return out
+}
+
+// addAccount adds an empty account, in both modes if there are two. The caller
+// holds accountsMu, or is New.
+func (s *Server) addAccount(id string) {
+	own := newAccount(s, id, s.opts.Livemode)
+	s.accounts[world{id, own.live}] = own
+	if s.opts.BothModes {
+		other := newAccount(s, id, !s.opts.Livemode)
+		other.public = own.public // an account has one id in both modes
+		s.accounts[world{id, other.live}] = other
+	}
 }
 
 // AddAccount adds an empty connected account; one that exists is left alone.
@@ -141,14 +184,61 @@ func (s *Server) AddAccount(id string) error {
 	}
 	s.accountsMu.Lock()
 	defer s.accountsMu.Unlock()
-	if s.accounts[id] == nil {
-		s.accounts[id] = newAccount(s, id)
+	if s.accounts[world{id, s.opts.Livemode}] == nil {
+		s.addAccount(id)
 	}
 	return nil
 }
 
+// fillAccounts adds the platform and the given accounts, all empty.
+func (s *Server) fillAccounts(ids []string) {
+	for _, id := range append([]string{""}, ids...) {
+		s.addAccount(id)
+	}
+}
+
+// Seed returns the seed in force.
+func (s *Server) Seed() int64 { return s.seed.Load() }
+
+// Reset empties every account and begins anew with a seed: the ids, secrets and
+// faults that follow are those of a new simulator. Webhook endpoints go, too, and
+// what is still to be delivered is dropped. Faults, limits, switches, keys and
+// the clock stay as they are.
+func (s *Server) Reset(seed int64) {
+	s.accountsMu.Lock()
+	var ids []string
+	for w := range s.accounts {
+		if w.id != "" && w.live == s.opts.Livemode {
+			ids = append(ids, w.id)
+		}
+	}
+	slices.Sort(ids)
+	s.seed.Store(seed)
+	s.accounts = map[world]*account{}
+	s.fillAccounts(ids)
+	s.accountsMu.Unlock()
+	s.reqMu.Lock()
+	s.reqIDs = newIDMaker(seed, "requests", s.opts.Livemode)
+	s.reqMu.Unlock()
+	s.faults.reseed(seed)
+	s.sender.forget()
+	s.journal.reset()
+	s.calls.reset()
+}
+
 // PlatformAccount returns the platform's own account id ("acct_…").
 func (s *Server) PlatformAccount() string { return s.account("").public }
+
+// Accounts returns the ids of the connected accounts, sorted.
+func (s *Server) Accounts() []string {
+	var out []string
+	for _, a := range s.allAccounts() {
+		if a.id != "" && a.live == s.opts.Livemode {
+			out = append(out, a.id)
+		}
+	}
+	return out
+}
 
 // SetFaults puts other faults in force; their counts begin anew.
 func (s *Server) SetFaults(f Faults) error {
@@ -168,12 +258,25 @@ func (s *Server) SetLimits(l Limits) error {
 	return nil
 }
 
+// switches are the switches in force.
+func (s *Server) switches() *Switches { return s.sw.Load() }
+
+// Switches returns the switches in force.
+func (s *Server) Switches() Switches { return *s.sw.Load() }
+
+// SetSwitches puts other switches in force, for what happens from now on.
+func (s *Server) SetSwitches(sw Switches) error {
+	if err := sw.fill(); err != nil {
+		return err
+	}
+	s.sw.Store(&sw)
+	return nil
+}
+
 // Settle returns when no webhook delivery is outstanding: none ready, in flight,
 // delayed by a fault or waiting to be retried, and no test clock advancing.
 func (s *Server) Settle(ctx context.Context) error {
-	if !s.opts.Switches.ExpiryOnRead {
-		s.catchUp()
-	}
+	s.catchUpUnlessOnRead()
 	if err := s.sender.settle(ctx); err != nil {
 		return fmt.Errorf("settle: %w", err)
 	}
@@ -199,14 +302,14 @@ func (s *Server) change(acct string, f func(*account, cause) *apiError) error {
 }
 
 func (a *account) catchUpUnlessOnRead() {
-	if !a.s.opts.Switches.ExpiryOnRead {
+	if !a.s.switches().ExpiryOnRead {
 		a.catchUp()
 	}
 }
 
-// live returns a customer that is not deleted, or the error of that status that
+// living returns a customer that is not deleted, or the error of that status that
 // names param.
-func (a *account) live(id, param string, status int) (*customer, *apiError) {
+func (a *account) living(id, param string, status int) (*customer, *apiError) {
 	c := a.customers[id]
 	if c == nil || c.gone {
 		return nil, errNone(status, "customer", id, param)

@@ -166,6 +166,9 @@ func (s *sim) must(method, path string, pairs ...string) answer {
 	if r.status != 200 {
 		s.t.Fatalf("%s %s %v: %d %s", method, path, pairs, r.status, r.raw)
 	}
+	if bad := loadSchemas().reply(r.obj); len(bad) > 0 {
+		s.t.Fatalf("%s %s: the reply does not fit Stripe's schema: %v", method, path, bad)
+	}
 	return r
 }
 

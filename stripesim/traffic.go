@@ -171,7 +171,7 @@ func (t *Traffic) step() {
 	case p < 695 && t.o.SilentEdits && m.c.txns.len() > 0:
 		row := m.c.txns.rows[t.rng.IntN(m.c.txns.len())]
 		text := orNull(fmt.Sprintf("Corrected note %d", t.rng.IntN(1_000_000)))
-		m.a.editBalanceTxn(row, &text, map[string]string{"note": fmt.Sprint(t.rng.IntN(1_000_000))})
+		m.a.editBalanceTxn(cz, row, &text, map[string]string{"note": fmt.Sprint(t.rng.IntN(1_000_000))})
 	default:
 		t.adjust(m, cz)
 	}
@@ -260,8 +260,13 @@ func (t *Traffic) spendCredits(m member) bool {
 		return false
 	}
 	due := t.rng.Int64N(4000) + 1
-	inv, err := m.a.invoiceFor(cz, m.c, "", gs[0].currency, due)
-	return err == nil && len(m.a.applyCreditsToInvoice(cz, m.c, inv, "", "", due, m.c.ledgerNow(cz))) > 0
+	inv, err := m.a.standInFor(cz, m.c, "", gs[0].currency)
+	if err != nil {
+		return false
+	}
+	l := m.a.standInLine(inv, "", due)
+	l.metered = true
+	return len(m.a.applyCreditsToLine(cz, inv, l, m.c.ledgerNow(cz))) > 0
 }
 
 func (t *Traffic) endGrant(m member, cz cause, void bool) bool {
@@ -281,11 +286,12 @@ func (t *Traffic) spendBalance(m member) bool {
 		return false
 	}
 	cz, due := m.a.systemCause(), t.rng.Int64N(6000)+1
-	inv, err := m.a.invoiceFor(cz, m.c, "", m.c.currency, due)
+	inv, err := m.a.standInFor(cz, m.c, "", m.c.currency)
 	if err != nil {
 		return false
 	}
-	m.a.applyBalanceToInvoice(cz, m.c, inv, due)
+	m.a.standInLine(inv, "", due)
+	m.a.applyBalanceToInvoice(cz, inv, due)
 	return true
 }
 
@@ -293,8 +299,8 @@ func (t *Traffic) spendBalance(m member) bool {
 // them came of an invoice.
 func (t *Traffic) voidInvoice(m member) bool {
 	for i := m.c.txns.len() - 1; i >= max(0, m.c.txns.len()-5); i-- {
-		if inv := m.a.invoices[m.c.txns.rows[i].invoice]; inv != nil && !inv.voided {
-			m.a.returnFromVoidedInvoice(m.a.callerCause(), inv)
+		if inv := m.a.invoices[m.c.txns.rows[i].invoice]; inv != nil && inv.status == statusOpen {
+			m.a.voidInvoice(m.a.callerCause(), inv)
 			return true
 		}
 	}

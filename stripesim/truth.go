@@ -9,7 +9,9 @@ import (
 type CustomerTruth struct {
 	ID      string `json:"id"`
 	Account string `json:"account"` // "" is the platform
-	Deleted bool   `json:"deleted"`
+	// Livemode is the mode; the other one has objects of its own with Options.BothModes.
+	Livemode bool `json:"livemode"`
+	Deleted  bool `json:"deleted"`
 	// Customer is the customer with invoice_credit_balance, or its stub.
 	Customer json.RawMessage `json:"customer"`
 	// The rows, newest first, in the order in which lists show them.
@@ -36,9 +38,7 @@ func (s *Server) Truth() []CustomerTruth {
 // Each customer is consistent in itself; changes made meanwhile may or may not
 // show in those that follow. f may call the Server.
 func (s *Server) EachTruth(f func(CustomerTruth) bool) {
-	if !s.opts.Switches.ExpiryOnRead {
-		s.catchUp()
-	}
+	s.catchUpUnlessOnRead()
 	for _, a := range s.allAccounts() {
 		for _, c := range a.everyCustomer() {
 			if !f(a.truth(c)) {
@@ -66,17 +66,13 @@ func (s *Server) CustomerTruth(acct, id string) (CustomerTruth, bool) {
 func (a *account) everyCustomer() []*customer {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
-	out := slices.Clone(a.customerList.rows)
-	for _, k := range a.clockList.rows {
-		out = append(out, k.customers.rows...)
-	}
-	return out
+	return slices.Collect(a.eachCustomer())
 }
 
 func (a *account) truth(c *customer) CustomerTruth {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
-	t := CustomerTruth{ID: c.id, Account: a.id, Deleted: c.gone, LedgerBalances: map[string]int64{}}
+	t := CustomerTruth{ID: c.id, Account: a.id, Livemode: a.live, Deleted: c.gone, LedgerBalances: map[string]int64{}}
 	if c.gone {
 		t.Customer = mustMarshal(deletedJSON{c.id, "customer", true})
 	} else {

@@ -10,6 +10,7 @@ import (
 	"github.com/creditmirror/creditmirror/app"
 	"github.com/creditmirror/creditmirror/config"
 	"github.com/creditmirror/creditmirror/demo"
+	"github.com/creditmirror/creditmirror/stripesim"
 )
 
 func newDemo(e *env) *cobra.Command {
@@ -34,6 +35,8 @@ func newDemo(e *env) *cobra.Command {
 	f.IntVar(&o.Customers, "customers", 200, "customers at the start")
 	f.Float64Var(&o.Rate, "rate", 20, "changes per second")
 	f.BoolVar(&o.Chaos, "chaos", false, "lose, double and swap webhooks; never make some events; answer calls with 429, 5xx and broken replies")
+	f.StringVar(&o.Scenario, "scenario", "", "play this scenario of the simulator first, so that the mirror starts on its history: "+
+		strings.Join(stripesim.Scenarios(), ", ")+", or a file")
 	f.Int64Var(&o.Seed, "seed", 1, "what happens, and to whom; the same seed gives the same traffic")
 	f.StringVar(&o.Data, "data", "", "keep the mirror in this folder (default: a temporary one, removed at the end)")
 	f.StringVar(&logLevel, "log-level", "error", "debug, info, warn or error")
@@ -45,6 +48,11 @@ func newDemo(e *env) *cobra.Command {
 			return fmt.Errorf("%w: --customers %d: want 1 to 1000000", errUsage, o.Customers)
 		case !(o.Rate > 0 && o.Rate <= 10_000): // NaN too
 			return fmt.Errorf("%w: --rate %g: want more than 0, at most 10000", errUsage, o.Rate)
+		}
+		if o.Scenario != "" {
+			if _, err := stripesim.OpenScenario(o.Scenario); err != nil {
+				return fmt.Errorf("%w: --scenario: %w", errUsage, err)
+			}
 		}
 		level := config.LogLevel(logLevel)
 		if err := checkLevel(logLevel); err != nil {

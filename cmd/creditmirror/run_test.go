@@ -74,6 +74,10 @@ func TestExitCodes(t *testing.T) {
 		{"sim at no address", "", "sim --addr 127.0.0.1:99999", 1, "--addr"},
 		{"sim at nonsense", "", "sim --addr banana", 2, "--addr"},
 		{"sim too loud", "", "sim --log-level loud", 2, "loud"},
+		{"demo of an unknown scenario", "", "demo --scenario odd", 2, "goodwill"},
+		{"sim with an unknown switch", "", "sim --switch odd=1", 2, "null_metadata"},
+		{"sim with an unknown scenario", "", "sim --scenario odd", 2, "goodwill"},
+		{"sim at a rate that is none", "", "sim --account-rps NaN", 2, "limits"},
 		{"demo at no rate", "", "demo --rate NaN", 2, "--rate"},
 	}
 	for _, tt := range tests {

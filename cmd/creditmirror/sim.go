@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -15,103 +17,181 @@ import (
 	"github.com/creditmirror/creditmirror/stripesim"
 )
 
+// simOptions is what the flags of sim say.
+type simOptions struct {
+	addr     string
+	state    string
+	scenario string
+	switches []string
+	chaos    bool
+	sim      stripesim.Options
+	traffic  stripesim.TrafficOptions
+}
+
 func newSim(e *env) *cobra.Command {
 	var (
-		addr     string
-		seed     int64
-		accounts []string
-		traffic  stripesim.TrafficOptions
-		chaos    bool
-		level    string
+		o     simOptions
+		level string
 	)
 	c := &cobra.Command{
 		Use:   "sim",
 		Short: "Run the Stripe simulator alone",
 		Long: lines(
 			"Serves Stripe's credit API with state: customers, balance transactions, credit grants,",
-			"credit balance transactions, summaries, events, webhook endpoints. Point an SDK's base",
-			"URL at it; every key of the form sk_test_… is accepted. /_sim/ controls it: faults,",
-			"limits, traffic, the counters of calls and the truth to compare with.",
+			"credit balance transactions, summaries, invoices, credit notes, events, webhook endpoints,",
+			"test clocks. Point an SDK's base URL at it; every key of the form sk_test_… is accepted.",
+			"/ is a console for people; /_sim/ controls it: faults, clock, limits, state, traffic, the",
+			"counters of calls and the truth to compare with. docs/simulator.md describes both.",
 			"",
-			"State is kept in memory and ends with the process."),
+			"State is kept in memory and ends with the process, unless --state names a file.",
+			"",
+			"Shipped scenarios: "+strings.Join(stripesim.Scenarios(), ", ")+".",
+			"Switches: "+strings.Join(stripesim.SwitchNames(), ", ")+"."),
 		Args: cobra.NoArgs,
 	}
 	f := c.Flags()
-	f.StringVar(&addr, "addr", "127.0.0.1:12111", "address to listen on")
-	f.Int64Var(&seed, "seed", 1, "decides ids, faults and traffic")
-	f.StringSliceVar(&accounts, "account", nil, "a connected account (acct_…) that exists; may be repeated")
-	f.IntVar(&traffic.Customers, "customers", 0, "customers with some history to make at the start, traffic on which --rate is made")
-	f.Float64Var(&traffic.Rate, "rate", 0, "changes per second on those customers; 0 makes none")
-	f.IntVar(&traffic.Changes, "changes", 0, "stop the traffic after so many changes; 0 never")
-	f.BoolVar(&chaos, "chaos", false, "turn all faults on, as a bad day has them")
+	f.StringVar(&o.addr, "addr", "127.0.0.1:12111", "address to listen on")
+	f.Int64Var(&o.sim.Seed, "seed", 1, "decides ids, faults, traffic and scenarios")
+	f.StringSliceVar(&o.sim.Accounts, "account", nil, "a connected account (acct_…) that exists; may be repeated")
+	f.StringSliceVar(&o.sim.Keys, "key", nil, "an API key to accept, and no others; may be repeated")
+	f.BoolVar(&o.sim.Livemode, "live", false, "take live keys (sk_live_…) and make live objects")
+	f.BoolVar(&o.sim.BothModes, "both-modes", false, "take test and live keys, each with objects of its own")
+	f.StringArrayVar(&o.switches, "switch", nil, "NAME=VALUE settles what is not known of Stripe; may be repeated")
+	f.Float64Var(&o.sim.Limits.AccountRPS, "account-rps", 0, "limit of requests per second and account; 0 is none")
+	f.Float64Var(&o.sim.Limits.EndpointRPS, "endpoint-rps", 0, "limit of requests per second, account and named endpoint; 0 is none")
+	f.DurationVar(&o.sim.Delivery.Timeout, "webhook-timeout", 10*time.Second, "how long a webhook endpoint may take to answer")
+	f.DurationVar(&o.sim.Delivery.RetryFirst, "retry-first", 2*time.Second, "delay before a webhook's first retry; each further one is twice as long")
+	f.DurationVar(&o.sim.Delivery.RetryMax, "retry-max", time.Minute, "longest delay between a webhook's retries")
+	f.IntVar(&o.sim.Delivery.Attempts, "retry-attempts", 8, "attempts to deliver a webhook in all")
+	f.DurationVar(&o.sim.Delivery.DisableAfter, "disable-after", 0, "disable a webhook endpoint that has failed for so long; 0 never")
+	f.StringVar(&o.state, "state", "", "file to load the state from, if it exists, and to save it to at the end")
+	f.StringVar(&o.scenario, "scenario", "", "shipped scenario, or file, to play at the start")
+	f.IntVar(&o.traffic.Customers, "customers", 0, "customers with some history to make at the start, traffic on which --rate is made")
+	f.Float64Var(&o.traffic.Rate, "rate", 0, "changes per second on those customers; 0 makes none")
+	f.IntVar(&o.traffic.Changes, "changes", 0, "stop the traffic after so many changes; 0 never")
+	f.BoolVar(&o.chaos, "chaos", false, "turn all faults on, as a bad day has them")
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
-		if traffic.Customers < 0 || !(traffic.Rate >= 0 && traffic.Rate <= 1e6) || traffic.Changes < 0 {
+		t := &o.traffic
+		if t.Customers < 0 || !(t.Rate >= 0 && t.Rate <= 1e6) || t.Changes < 0 {
 			return fmt.Errorf("%w: --customers, --rate and --changes must be numbers that are not negative", errUsage)
 		}
 		if err := checkLevel(level); err != nil {
 			return err
 		}
-		if _, _, err := net.SplitHostPort(addr); err != nil {
-			return fmt.Errorf("%w: --addr %q: want host:port", errUsage, addr)
+		if _, _, err := net.SplitHostPort(o.addr); err != nil {
+			return fmt.Errorf("%w: --addr %q: want host:port", errUsage, o.addr)
 		}
-		if traffic.Rate > 0 && traffic.Customers == 0 {
+		if t.Rate > 0 && t.Customers == 0 {
 			return fmt.Errorf("%w: --rate needs --customers to make changes on", errUsage)
 		}
-		traffic.Seed = seed
-		traffic.Accounts = append([]string{""}, accounts...)
-		return runSim(cmd.Context(), addr, stripesim.Options{Seed: seed, Accounts: accounts, Log: e.logger(config.LogLevel(level))}, traffic, chaos)
+		for _, s := range o.switches {
+			name, value, ok := strings.Cut(s, "=")
+			if !ok {
+				value = "true"
+			}
+			if err := o.sim.Switches.Set(name, value); err != nil {
+				return fmt.Errorf("%w: --switch %s: %w", errUsage, s, err)
+			}
+		}
+		t.Seed = o.sim.Seed
+		t.Accounts = append([]string{""}, o.sim.Accounts...)
+		o.sim.Log = e.logger(config.LogLevel(level))
+		if o.chaos {
+			o.sim.Faults = stripesim.Chaos()
+		}
+		return runSim(cmd.Context(), o)
 	}
 	return c
 }
 
-func runSim(ctx context.Context, addr string, o stripesim.Options, traffic stripesim.TrafficOptions, chaos bool) error {
-	if chaos {
-		o.Faults = stripesim.Chaos()
+func runSim(ctx context.Context, o simOptions) (err error) {
+	var script *stripesim.Scenario
+	if o.scenario != "" {
+		if script, err = stripesim.OpenScenario(o.scenario); err != nil {
+			return fmt.Errorf("%w: --scenario: %w", errUsage, err)
+		}
 	}
-	sim, err := stripesim.New(o)
+	sim, err := stripesim.New(o.sim)
 	if err != nil {
 		return fmt.Errorf("%w: %w", errUsage, err)
 	}
 	defer sim.Close()
+	if o.state != "" {
+		if err := sim.LoadFile(o.state); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("--state: %w", err)
+		}
+	}
+	log := o.sim.Log
 	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "tcp", addr)
+	l, err := lc.Listen(ctx, "tcp", o.addr)
 	if err != nil {
 		return fmt.Errorf("--addr: %w", err)
 	}
-	server := &http.Server{Handler: sim.Handler(), ReadHeaderTimeout: 5 * time.Second, ErrorLog: zap.NewStdLog(o.Log)}
+	server := &http.Server{Handler: sim.Handler(), ReadHeaderTimeout: 5 * time.Second, ErrorLog: zap.NewStdLog(log)}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(l) }()
-	o.Log.Info("simulator serves", zap.String("base", "http://"+l.Addr().String()))
+	log.Info("simulator serves", zap.String("base", "http://"+l.Addr().String()))
 
-	if traffic.Customers > 0 {
-		t, err := stripesim.NewTraffic(sim, traffic)
-		if err != nil {
-			return err
+	running, stopRunning := context.WithCancel(ctx)
+	busy := make(chan struct{}) // closed when scenario and traffic have ended
+	go func() {
+		defer close(busy)
+		if err := populate(running, sim, o, script); err != nil {
+			log.Error("scenario or traffic ended", zap.Error(err))
 		}
-		if err := t.Seed(ctx); err != nil {
-			return err
-		}
-		o.Log.Info("customers made", zap.Int("customers", traffic.Customers))
-		if traffic.Rate > 0 {
-			go func() {
-				if err := t.Run(ctx); err != nil {
-					o.Log.Error("traffic ended", zap.Error(err))
-					return
-				}
-				o.Log.Info("traffic ended", zap.Int64("changes", t.Done()))
-			}()
-		}
-	}
+	}()
 	select {
-	case err := <-served:
-		return err
+	case err = <-served:
 	case <-ctx.Done():
+	}
+	stopRunning()
+	<-busy
+	if err != nil {
+		return err
 	}
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	if err := server.Shutdown(stop); err != nil && !errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
+	if o.state != "" {
+		if err := sim.SaveFile(o.state); err != nil {
+			return fmt.Errorf("--state: %w", err)
+		}
+		log.Info("state saved", zap.String("file", o.state))
+	}
+	return nil
+}
+
+// populate plays the scenario, then makes the customers and the traffic on them.
+func populate(ctx context.Context, sim *stripesim.Server, o simOptions, script *stripesim.Scenario) error {
+	log := o.sim.Log
+	if script != nil {
+		p := stripesim.NewPlay(sim, script, o.sim.Seed)
+		begin := time.Now()
+		if err := p.Run(ctx); err != nil {
+			return err
+		}
+		log.Info("scenario played", zap.String("scenario", o.scenario), zap.Int64("actions", p.Done()), zap.Duration("duration", time.Since(begin)))
+	}
+	if o.traffic.Customers == 0 || ctx.Err() != nil {
+		return nil
+	}
+	t, err := stripesim.NewTraffic(sim, o.traffic)
+	if err != nil {
+		return err
+	}
+	if err := t.Seed(ctx); err != nil {
+		return err
+	}
+	log.Info("customers made", zap.Int("customers", o.traffic.Customers))
+	if o.traffic.Rate == 0 {
+		return nil
+	}
+	if err := t.Run(ctx); err != nil {
+		return err
+	}
+	log.Info("traffic ended", zap.Int64("changes", t.Done()))
 	return nil
 }

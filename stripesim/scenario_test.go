@@ -1,0 +1,132 @@
+package stripesim
+
+import (
+	"bytes"
+	"context"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestShippedScenarios(t *testing.T) {
+	t.Parallel()
+	equal(t, "names", strings.Join(Scenarios(), " "), "goodwill marketplace month-end saas")
+	for _, name := range Scenarios() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			sc, err := OpenScenario(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if sc.About == "" {
+				t.Error("it does not say what it is about")
+			}
+			sc.Rate = 0
+			var states [2][]byte
+			for i := range states {
+				s := start(t, Options{})
+				p := NewPlay(s.Server, sc, 7)
+				if err := p.Run(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				if p.Done() < 200 {
+					t.Errorf("only %d actions", p.Done())
+				}
+				types := map[string]bool{}
+				for _, tr := range s.Truth() {
+					if why := broken(tr); why != "" {
+						t.Errorf("%s: %s", tr.ID, why)
+					}
+					for _, raw := range tr.BalanceTransactions {
+						types[decode[struct{ Type string }](raw).Type] = true
+					}
+				}
+				if name == "month-end" && (!types["invoice_too_small"] || !types["invoice_overpaid"] || !types["credit_note"] || !types["unapplied_from_invoice"]) {
+					t.Errorf("types seen: %v", types)
+				}
+				equal(t, "virtual", s.Clock().Virtual, false)
+				if d := s.Clock().Now.Unix() - s.hand.seconds(); d < 0 || d > 0 {
+					t.Errorf("ends %d seconds from now", d)
+				}
+				states[i] = s.saved()
+			}
+			if !bytes.Equal(states[0], states[1]) {
+				t.Error("the same seed gave two states")
+			}
+		})
+	}
+}
+
+func TestScenarioRateAndStop(t *testing.T) {
+	t.Parallel()
+	s := start(t, Options{})
+	sc, err := ParseScenario(strings.NewReader("rate 1000\ncustomers c 60\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	if err := NewPlay(s.Server, sc, 1).Run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if d := time.Since(begin); d < 50*time.Millisecond {
+		t.Errorf("60 actions at 1000 a second took %v", d)
+	}
+	sc, _ = ParseScenario(strings.NewReader("rate 0.001\ncustomers d 60\n"))
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if err := NewPlay(s.Server, sc, 1).Run(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestScenarioFaultsAreNamedByLine(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"dance":                                    `line 1: unknown command "dance"`,
+		"customers a 0":                            "line 1: \"0\" is not a number",
+		"customers a 5 odd=1":                      `line 1: customers does not take "odd=1"`,
+		"\ngrant a amount=1":                       `line 2: no customers "a" before it`,
+		"customers a 1\ngrant a":                   "line 2: grant needs amount=",
+		"customers a 1\ngrant a amount=5..1":       "line 2: amount=5..1",
+		"customers a 1\ncustomers a 1":             `line 2: the name "a" is taken`,
+		"customers a 1\nadjust a amount=1 share=2": "share=2: not within 0 and 1",
+		"repeat 3":                                 "repeat without end",
+		"end":                                      "end without repeat",
+		"advance x":                                "not a duration",
+		"advance 5d 6d":                            "takes one argument",
+		"start yesterday":                          "start takes a date",
+		"rate fast":                                "rate must be a number",
+		"account north":                            "begins with acct_",
+		"fault odd":                                `unknown fault "odd"`,
+		"customers a 1 currency=USD":               "no currency",
+		`customers "a 1`:                           "a quote is not closed",
+		"customers a 1\ninvoice a":                 "needs one of amount= and usage=",
+		"customers a 1\ninvoice a amount=1 end=odd":   "none of paid",
+		"customers a 1\ninvoice a usage=p quantity=3": "no such price",
+		"customers a 1\nadjust a amount=1 type=odd":   "no type of balance transaction",
+	} {
+		_, err := ParseScenario(strings.NewReader(text))
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %s", text, err, want)
+		}
+	}
+	if _, err := OpenScenario("no-such"); err == nil || !strings.Contains(err.Error(), "shipped are goodwill") {
+		t.Error(err)
+	}
+}
+
+func FuzzScenario(f *testing.F) {
+	for _, name := range Scenarios() {
+		b, err := shipped.ReadFile("scenarios/" + name + ".txt")
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(string(b))
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		sc, err := ParseScenario(strings.NewReader(text))
+		if (sc == nil) == (err == nil) {
+			t.Fatal("neither a scenario nor an error")
+		}
+	})
+}
