@@ -182,7 +182,7 @@ require (
 
 replace github.com/creditmirror/creditmirror => ../..
 
-// The versions that others ask for do not resolve at the proxy.
+// Released versions in place of the untagged commits that others ask for.
 replace (
 	golang.org/x/exp => golang.org/x/exp v0.0.0-20260709172345-9ea1abe57597
 	k8s.io/utils => k8s.io/utils v0.0.0-20260626114624-be93311217bd
