@@ -277,8 +277,8 @@ func (s *flaky) InsertGrants(ctx context.Context, account string, page []mirror.
 	return try(s.f, "insert grants", func() (int, error) { return s.Store.InsertGrants(ctx, account, page) })
 }
 
-func (s *flaky) Unsynced(ctx context.Context, account string, scope mirror.Scope, after string, limit int) ([]string, error) {
-	return try(s.f, "unsynced", func() ([]string, error) { return s.Store.Unsynced(ctx, account, scope, after, limit) })
+func (s *flaky) Unsynced(ctx context.Context, account string, scope mirror.Scope, after mirror.Unread, limit int) ([]mirror.Unread, error) {
+	return try(s.f, "unsynced", func() ([]mirror.Unread, error) { return s.Store.Unsynced(ctx, account, scope, after, limit) })
 }
 
 func (s *flaky) UnsyncedCount(ctx context.Context, account string) (int64, error) {

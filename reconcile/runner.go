@@ -447,15 +447,15 @@ func (r *Runner) remarkUnfinished(ctx context.Context) error {
 			continue
 		}
 		for _, scope := range []mirror.Scope{mirror.ScopeBalance, mirror.ScopeCredits} {
-			for after := ""; ; {
+			for after := (mirror.Unread{}); ; {
 				ids, err := r.store.Unsynced(ctx, account, scope, after, feedPage)
 				if err != nil {
 					return err
 				}
 				targets := make([]mirror.Target, len(ids))
-				for i, id := range ids {
-					targets[i] = mirror.Target{Account: account, Scope: scope, ID: id}
-					after = id
+				for i, u := range ids {
+					targets[i] = mirror.Target{Account: account, Scope: scope, ID: u.Customer}
+					after = u
 				}
 				if err := r.queue.MarkSwept(ctx, targets); err != nil {
 					return err

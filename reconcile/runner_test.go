@@ -148,13 +148,13 @@ func (m *memory) UnsyncedCount(context.Context, string) (int64, error) {
 	return int64(len(m.unsynced) + m.dead), nil
 }
 
-func (m *memory) Unsynced(_ context.Context, _ string, scope mirror.Scope, after string, limit int) (ids []string, err error) {
+func (m *memory) Unsynced(_ context.Context, _ string, scope mirror.Scope, after mirror.Unread, limit int) (list []mirror.Unread, err error) {
 	for _, id := range slices.Sorted(maps.Keys(m.unsynced)) {
-		if scope == mirror.ScopeBalance && id > after && len(ids) < limit {
-			ids = append(ids, id)
+		if scope == mirror.ScopeBalance && id > after.Customer && len(list) < limit {
+			list = append(list, mirror.Unread{Customer: id})
 		}
 	}
-	return ids, nil
+	return list, nil
 }
 
 func (m *memory) EventReceipts(_ context.Context, _ string, ids []string) ([]mirror.Receipt, error) {
