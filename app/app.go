@@ -140,7 +140,7 @@ func (a *App) newRunner() *reconcile.Runner {
 		scrub = a.parts.Scrub(log)
 	}
 	host, _ := os.Hostname() //nolint:errcheck // the name only makes the lease easier to read
-	return reconcile.NewRunner(a.parts.Store, a.parts.marks, events, a.parts.FirstCopy(log), reconcile.RunnerOptions{
+	return reconcile.NewRunner(a.parts.Store, a.parts.marks, events, a.parts.FirstCopy(0, log), reconcile.RunnerOptions{
 		Owner: fmt.Sprintf("%s/%d/%s", host, os.Getpid(), randomID()), Accounts: a.o.Config.StripeAccounts.IDs, AllAccounts: a.o.Config.StripeAccounts.All,
 		Gate: a.gate, EmbeddedRedis: a.o.Config.EmbeddedRedis(), EventsInterval: a.o.Config.EventsInterval,
 		Balances: a.parts.Balances(false, log), BalancesInterval: a.o.Config.BalancesInterval, Scrub: scrub, Registerer: a.o.Registry, Log: log,

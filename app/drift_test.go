@@ -87,7 +87,7 @@ func newDrifting(t *testing.T, customers int) *drifting {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { d.sql.Close() })
-	if err := d.parts.FirstCopy(nil).Run(t.Context(), "", func(w reconcile.Copied) {}); err != nil {
+	if err := d.parts.FirstCopy(0, nil).Run(t.Context(), "", func(w reconcile.Copied) {}); err != nil {
 		t.Fatal(err)
 	}
 	for _, truth := range d.sim.Truth() {

@@ -125,10 +125,15 @@ func (p *Parts) open(ctx context.Context, schema func(mirror.Store, context.Cont
 	return nil
 }
 
-// FirstCopy is the first copy of an account with these parts.
-func (p *Parts) FirstCopy(log *zap.Logger) *reconcile.FirstCopy {
+// FirstCopy is the first copy of an account with these parts. leaseWait is how
+// long it waits for another process that is at it, which may be a dead one.
+func (p *Parts) FirstCopy(leaseWait time.Duration, log *zap.Logger) *reconcile.FirstCopy {
 	return reconcile.NewFirstCopy(p.Stripe.For(stripeapi.PurposeBackfill), p.Store, p.marks, reconcile.FirstCopyOptions{
-		TestMode: p.Config.Mode() == config.ModeTest, Log: log,
+		TestMode: p.Config.Mode() == config.ModeTest, LeaseWait: leaseWait, Log: log,
+		Calls: func(ctx context.Context) (int64, error) {
+			calls, err := p.Budget.Calls24h(ctx)
+			return calls[budget.Backfill], err
+		},
 	})
 }
 

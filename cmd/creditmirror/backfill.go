@@ -97,7 +97,7 @@ func backfillAccount(ctx context.Context, w io.Writer, parts *app.Parts, account
 		progressbar.OptionThrottle(200*time.Millisecond), progressbar.OptionSetItsString("customers"),
 		progressbar.OptionUseANSICodes(terminal(w)), progressbar.OptionSetVisibility(terminal(w)))
 	lastPhase, lastLine := "", time.Time{}
-	err := parts.FirstCopy(nil).Run(ctx, account, func(at reconcile.Copied) {
+	err := parts.FirstCopy(0, nil).Run(ctx, account, func(at reconcile.Copied) {
 		if at.Phase != lastPhase {
 			lastPhase = at.Phase
 			fmt.Fprintf(w, "%s: %s (%d customers, %d grants so far)\n", name, at.Phase, at.Customers, at.Grants)

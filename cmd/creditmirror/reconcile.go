@@ -109,7 +109,7 @@ func runReconcile(ctx context.Context, e *env, cfg config.Config, o reconcileOpt
 		accounts = []string{o.account}
 	}
 	for _, account := range accounts {
-		done, err := parts.FirstCopy(log).Done(ctx, account)
+		done, err := parts.FirstCopy(0, log).Done(ctx, account)
 		if err != nil {
 			return nil, err
 		}
