@@ -15,6 +15,8 @@ const (
 
 // Pace is how fast a first copy gets on. The zero value: not known yet.
 type Pace struct {
+	// Calls is how many calls were made since this run began.
+	Calls int64
 	// Rate is in calls per second, over the last half minute.
 	Rate float64
 	// CallsLeft and TimeLeft are estimates: a customer that is not listed yet, or a
@@ -31,6 +33,13 @@ type moment struct {
 	left  int64 // histories, in the phase histories
 }
 
+// since is how many calls were made between two looks: at least one for each list
+// and each history read. The count of all processes knows of longer histories, but
+// forgets what is a day old.
+func (m moment) since(before moment) int64 {
+	return max(m.calls-before.calls, m.lists-before.lists+max(before.left-m.left, 0))
+}
+
 // pacer reckons the pace of one run.
 type pacer struct {
 	o     FirstCopyOptions
@@ -38,6 +47,7 @@ type pacer struct {
 
 	looks []moment // in the window, of the present phase
 	phase string
+	made  int64
 	last  Pace
 }
 
@@ -62,20 +72,22 @@ func (p *pacer) look(ctx context.Context, at *Copied) Pace {
 		}
 		m.calls = calls
 	}
+	if n := len(p.looks); n > 0 {
+		p.made += m.since(p.looks[n-1])
+	}
 	p.looks = append(p.looks, m)
 	for len(p.looks) > 2 && now.Sub(p.looks[1].at) >= paceWindow {
 		p.looks = p.looks[1:]
 	}
 	p.last = reckon(p.looks, at)
+	p.last.Calls = p.made
 	return p.last
 }
 
 // reckon is the pace over a number of looks.
 func reckon(looks []moment, at *Copied) (pace Pace) {
 	first, last := looks[0], looks[len(looks)-1]
-	// At least a call for each list and each history read. The count of all processes
-	// knows of longer histories, but forgets what is a day old.
-	made, took := max(last.calls-first.calls, last.lists-first.lists+max(first.left-last.left, 0)), last.at.Sub(first.at)
+	made, took := last.since(first), last.at.Sub(first.at)
 	if took > 0 {
 		pace.Rate = float64(made) / took.Seconds()
 	}
