@@ -154,9 +154,20 @@ func (p *Parts) Events(dry bool, log *zap.Logger) *reconcile.EventsSweep {
 	})
 }
 
-// Scrub is the scrub with these parts.
+// Scrub is the scrub with these parts; without repair it reports only.
 func (p *Parts) Scrub(log *zap.Logger) *reconcile.Scrub {
-	return reconcile.NewScrub(p.Store, p.marks, reconcile.ScrubOptions{Period: p.Config.ScrubPeriod, Log: log})
+	o := reconcile.ScrubOptions{Period: p.Config.ScrubPeriod, Log: log}
+	if !p.Config.Repair {
+		o.Report = p.ScrubReport(false, log)
+	}
+	return reconcile.NewScrub(p.Store, p.marks, o)
+}
+
+// ScrubReport compares in full and repairs nothing; dry, it records nothing either.
+func (p *Parts) ScrubReport(dry bool, log *zap.Logger) *reconcile.ScrubReport {
+	return reconcile.NewScrubReport(p.Stripe.For(stripeapi.PurposeScrub), p.Store, p.marks, reconcile.ReportOptions{
+		Grace: min(10*time.Second, p.Config.BalancesInterval/2), DryRun: dry, Log: log,
+	})
 }
 
 // Waiting counts those of the targets that wait or are in work.
