@@ -618,6 +618,7 @@ func (d *drifting) deliver(ctx context.Context, every time.Duration) error {
 			return nil
 		case <-time.After(every):
 		}
+		next := time.Now().Add(-5 * time.Second)
 		for after := ""; ; {
 			page, err := d.parts.Stripe.EventsPage(ctx, "", stripeapi.EventsQuery{Types: mirror.EventTypes(), CreatedGTE: since, After: after})
 			if ctx.Err() != nil {
@@ -639,6 +640,7 @@ func (d *drifting) deliver(ctx context.Context, every time.Duration) error {
 				return err
 			}
 			if after = page.LastID; !page.HasMore {
+				since = next
 				break
 			}
 		}
