@@ -140,7 +140,7 @@ func (f *FirstCopy) Run(ctx context.Context, account string, progress func(Copie
 func (f *FirstCopy) lease(ctx context.Context, account string) (context.Context, func(), error) {
 	name, owner := "backfill "+account, rand.Text()
 	deadline := time.Now().Add(f.o.LeaseWait)
-	asked := time.Now()
+	var asked time.Time
 	for {
 		asked = time.Now()
 		held, err := f.store.AcquireLease(ctx, name, owner, CopyLease)
