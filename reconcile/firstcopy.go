@@ -229,7 +229,7 @@ func (f *FirstCopy) run(ctx context.Context, account string, progress func(Copie
 			err = f.copyClocks(ctx, account, &at, pace, save)
 			at.Phase = phaseGrants
 		case phaseGrants:
-			err = f.copyGrants(ctx, account, &at, pace, save)
+			err = f.copyGrantsBesideHistories(ctx, account, &at, pace, save)
 			if errors.Is(err, stripeapi.ErrForbidden) && !errors.Is(err, stripeapi.ErrAccountRefused) {
 				creditsRefused, err = err, nil
 			}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/creditmirror/creditmirror/mirror"
 )
 
@@ -74,6 +76,42 @@ func (f *FirstCopy) copyHistories(ctx context.Context, account string, at *Copie
 	}
 	at.Left, err = f.store.UnsyncedCount(ctx, account)
 	return err
+}
+
+// copyGrantsBesideHistories lists the grants, one page after the other as Stripe
+// has it, while balance histories are read with the calls that this leaves.
+func (f *FirstCopy) copyGrantsBesideHistories(ctx context.Context, account string, at *Copied, pace *pacer, save func() error) error {
+	both, ctx := errgroup.WithContext(ctx)
+	listed, stop := context.WithCancel(ctx)
+	both.Go(func() error {
+		defer stop()
+		return f.copyGrants(ctx, account, at, pace, save)
+	})
+	both.Go(func() error {
+		balances := &feed{scope: mirror.ScopeBalance}
+		for listed.Err() == nil && !balances.done {
+			backlog, err := f.queue.Backlog(ctx)
+			if err != nil {
+				return err
+			}
+			var list []mirror.Target
+			if backlog < feedBacklog {
+				if list, err = balances.next(ctx, f.store, account); err != nil {
+					return err
+				}
+			}
+			if len(list) > 0 {
+				err = f.markNew(ctx, list)
+			} else if pause(listed, f.o.Poll) != nil {
+				return nil // the grants are listed; the next phase goes on from here
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return both.Wait()
 }
 
 // feed goes over the histories of one scope again and again, until none is left.
