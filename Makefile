@@ -61,6 +61,15 @@ fuzz: ## every fuzz target for 20 seconds
 	  done; \
 	done
 
+.PHONY: figures
+figures: ## the figures of docs/reliability.md, in about a quarter of an hour; wants a quiet machine
+	CREDITMIRROR_REQUIRE_SERVICES=1 CREDITMIRROR_FIGURES=1 $(GO) test -count=1 -v -timeout 30m -run TestFigure ./app ./e2e
+	$(MAKE) figures-verify
+
+.PHONY: figures-verify
+figures-verify: ## speed and memory of verify on both databases; VERIFY_BENCH_ROWS says of how many transactions
+	VERIFY_BENCH_ROWS=$(or $(VERIFY_BENCH_ROWS),2000000) $(GO) test -run '^$$' -bench BenchmarkVerify -benchtime 2x -timeout 30m ./verify
+
 .PHONY: soak
 soak: ## serve on PostgreSQL and Redis, killed every few seconds under 20,000 changes
 	CREDITMIRROR_REQUIRE_SERVICES=1 CREDITMIRROR_SOAK=1 $(GO) test -count=1 -v -timeout 30m -run TestSoak ./e2e

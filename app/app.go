@@ -137,16 +137,12 @@ func (a *App) newRunner() *reconcile.Runner {
 	events := reconcile.NewEventsSweep(a.parts.Stripe.For(stripeapi.PurposeEvents), a.parts.Store, a.parts.marks, reconcile.EventsOptions{
 		Inbox: a.inbox.on, Livemode: a.o.Config.Mode() == config.ModeLive, Repair: &a.o.Config.Repair, Log: log,
 	})
-	var scrub *reconcile.Scrub
-	if a.o.Config.Repair { // a full read repairs what it finds
-		scrub = a.parts.Scrub(log)
-	}
 	host, _ := os.Hostname() //nolint:errcheck // the name only makes the lease easier to read
-	return reconcile.NewRunner(a.parts.Store, a.parts.marks, events, a.parts.FirstCopy(log), reconcile.RunnerOptions{
+	return reconcile.NewRunner(a.parts.Store, a.parts.marks, events, a.parts.FirstCopy(0, log), reconcile.RunnerOptions{
 		Owner: fmt.Sprintf("%s/%d/%s", host, os.Getpid(), randomID()), Accounts: a.o.Config.StripeAccounts.IDs, AllAccounts: a.o.Config.StripeAccounts.All,
 		Gate: a.gate, EmbeddedRedis: a.o.Config.EmbeddedRedis(), EventsInterval: a.o.Config.EventsInterval,
 		Webhooks: len(a.o.Config.StripeWebhookSecrets) > 0,
-		Balances: a.parts.Balances(false, log), BalancesInterval: a.o.Config.BalancesInterval, Scrub: scrub, Registerer: a.o.Registry, Log: log,
+		Balances: a.parts.Balances(false, log), BalancesInterval: a.o.Config.BalancesInterval, Scrub: a.parts.Scrub(log), Registerer: a.o.Registry, Log: log,
 	})
 }
 

@@ -4,8 +4,10 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -87,7 +89,7 @@ func newDrifting(t *testing.T, customers int) *drifting {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { d.sql.Close() })
-	if err := d.parts.FirstCopy(nil).Run(t.Context(), "", func(w reconcile.Copied) {}); err != nil {
+	if err := d.parts.FirstCopy(0, nil).Run(t.Context(), "", func(w reconcile.Copied) {}); err != nil {
 		t.Fatal(err)
 	}
 	for _, truth := range d.sim.Truth() {
@@ -310,9 +312,11 @@ func TestBalancesSweepFindsEveryDrift(t *testing.T) {
 	d.requireFound(planted)
 }
 
-// The scrub finds what leaves every balance as it is.
-func TestScrubFindsEveryDrift(t *testing.T) {
-	d := newDrifting(t, 40)
+// plantForScrub makes drift that leaves every balance as it is: what it is, and
+// the finding that tells of it.
+func (d *drifting) plantForScrub() map[string]string {
+	t := d.t
+	t.Helper()
 	d.behind.Store(int64(time.Hour))
 	holder := d.next()
 	g := d.grant(holder)
@@ -352,11 +356,149 @@ func TestScrubFindsEveryDrift(t *testing.T) {
 	plant("a row overwritten", "field_mismatch", id)
 	d.exec(`DELETE FROM credit_balance_transactions WHERE "grant" = ?`, g)
 	plant("a credit row lost", "missing_transaction", holder)
+	return planted
+}
 
+// The scrub finds what leaves every balance as it is.
+func TestScrubFindsEveryDrift(t *testing.T) {
+	d := newDrifting(t, 40)
+	planted := d.plantForScrub()
 	if err := d.parts.Scrub(zap.NewNop()).Pass(t.Context(), "", func(int) {}); err != nil {
 		t.Fatal(err)
 	}
 	d.requireFound(planted)
+}
+
+// tables are all tables that a report must leave as they are.
+func (d *drifting) tables() string {
+	d.t.Helper()
+	var all strings.Builder
+	for _, table := range []string{
+		"customers", "customer_balances", "customer_balance_transactions", "credit_grants", "credit_balance_transactions",
+		"credit_balance_summaries", "sync_state", "stripe_events", "dead_letters", "changes",
+	} {
+		rows, err := d.sql.QueryContext(d.t.Context(), "SELECT * FROM "+table+" ORDER BY 1, 2, 3")
+		if err != nil {
+			d.t.Fatal(err)
+		}
+		columns, err := rows.Columns()
+		if err != nil {
+			d.t.Fatal(err)
+		}
+		for rows.Next() {
+			values := make([]any, len(columns))
+			for i := range values {
+				values[i] = new(any)
+			}
+			if err := rows.Scan(values...); err != nil {
+				d.t.Fatal(err)
+			}
+			fmt.Fprint(&all, table)
+			for _, v := range values {
+				fmt.Fprintf(&all, " %v", *v.(*any))
+			}
+			fmt.Fprintln(&all)
+		}
+		if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+			d.t.Fatal(err)
+		}
+	}
+	return all.String()
+}
+
+// The scrub that only reports finds all that the one that repairs does, what no
+// sync would dare to repair besides, and changes nothing.
+func TestScrubReportFindsEveryDrift(t *testing.T) {
+	d := newDrifting(t, 60)
+	planted := d.plantForScrub()
+	plant := func(what, kind, customer string) { planted[what] = kind + "/" + customer }
+	undo := []string{}
+	change := func(what, kind, table, set, back string) {
+		id := d.next()
+		row := d.text(`SELECT id FROM customer_balance_transactions WHERE customer = ? ORDER BY created LIMIT 1`, id)
+		key := map[string]string{"customers": id, "customer_balance_transactions": row}[table]
+		undo = append(undo, fmt.Sprintf(`UPDATE %s SET %s WHERE id = '%s'`, table, back, key))
+		d.exec(fmt.Sprintf(`UPDATE %s SET %s WHERE id = ?`, table, set), key)
+		plant(what, kind, id)
+	}
+	change("an amount changed", "field_mismatch", "customer_balance_transactions", "amount = amount + 1", "amount = amount - 1")
+	change("a column that contradicts its JSON", "field_mismatch", "customer_balance_transactions", "type = type || 'x'", "type = substr(type, 1, length(type) - 1)")
+	change("a customer's creation changed", "field_mismatch", "customers", "created = '2001-01-01T00:00:00.000000Z'", "created = created")
+	change("a customer's balance flipped", "balance_mismatch", "customers", "balance = balance + 7", "balance = balance - 7")
+	id := d.next()
+	row := d.text(`SELECT id FROM customer_balance_transactions WHERE customer = ? ORDER BY created LIMIT 1`, id)
+	d.exec(`INSERT INTO customer_balance_transactions (account, customer, id, currency, amount, ending_balance, type, metadata, created, livemode, chain_position, raw, digest, synced_at)
+		SELECT account, customer, 'cbtxn_forged', currency, amount, ending_balance, type, metadata, created, livemode, NULL, raw, digest, synced_at
+		FROM customer_balance_transactions WHERE id = ?`, row)
+	plant("a row that Stripe does not have", "unexpected_transaction", id)
+	d.silently(func() {
+		id = d.next()
+		d.call("DELETE", "/v1/customers/"+id, nil)
+		plant("a customer deleted without an event", "missing_customer", id)
+	})
+
+	before := d.tables()
+	report, err := d.parts.ScrubReport(true, zap.NewNop()).Run(t.Context(), "", "", 0, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var found []string
+	for _, f := range report.Findings {
+		found = append(found, string(f.Kind)+"/"+f.Customer)
+	}
+	slices.Sort(found)
+	found = slices.Compact(found)
+	if want := slices.Sorted(maps.Values(planted)); !slices.Equal(found, want) {
+		t.Errorf("found %q\nwant %q", found, want)
+	}
+	all, _ := d.findings()
+	if d.tables() != before || len(all) != 0 {
+		t.Errorf("a dry run wrote; findings %q", all)
+	}
+
+	// A serve without repair records them, once, and goes round.
+	d.parts.Config.Repair = false
+	d.parts.Config.ScrubPeriod = time.Second
+	scrub := d.parts.Scrub(zap.NewNop())
+	opened := 0
+	for began := time.Now(); ; {
+		_, fresh, err := scrub.Step(t.Context(), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, n := range fresh {
+			opened += n
+		}
+		sweep, err := d.parts.Store.Sweep(t.Context(), "", reconcile.SweepScrub)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !sweep.LastSuccess.IsZero() && time.Since(began) > 3*time.Second {
+			break
+		}
+		time.Sleep(50 * time.Millisecond) // what is due comes with time
+	}
+	all, open := d.findings()
+	if !slices.Equal(all, slices.Sorted(maps.Values(planted))) || opened != len(open) || len(open) != len(report.Findings) {
+		t.Errorf("recorded %q, %d open, %d opened, want %d", all, len(open), opened, len(report.Findings))
+	}
+	if d.tables() != before {
+		t.Error("a scrub without repair wrote to the mirror's tables")
+	}
+
+	// The one that repairs then closes what can be repaired.
+	for _, statement := range undo[:2] { // nothing overwrites an immutable field
+		d.exec(statement)
+	}
+	d.exec(`DELETE FROM customer_balance_transactions WHERE id = 'cbtxn_forged'`)
+	d.parts.Config.Repair = true
+	if err := d.parts.Scrub(zap.NewNop()).Pass(t.Context(), "", func(int) {}); err != nil {
+		t.Fatal(err)
+	}
+	d.idle()
+	if _, open := d.findings(); len(open) != 0 {
+		t.Errorf("still open: %q", open)
+	}
 }
 
 // An event that no webhook brought is found by the events sweep.
@@ -476,6 +618,7 @@ func (d *drifting) deliver(ctx context.Context, every time.Duration) error {
 			return nil
 		case <-time.After(every):
 		}
+		next := time.Now().Add(-5 * time.Second)
 		for after := ""; ; {
 			page, err := d.parts.Stripe.EventsPage(ctx, "", stripeapi.EventsQuery{Types: mirror.EventTypes(), CreatedGTE: since, After: after})
 			if ctx.Err() != nil {
@@ -497,6 +640,7 @@ func (d *drifting) deliver(ctx context.Context, every time.Duration) error {
 				return err
 			}
 			if after = page.LastID; !page.HasMore {
+				since = next
 				break
 			}
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/queue"
@@ -90,11 +91,12 @@ func (m *marks) MarkLive(ctx context.Context, list []reconcile.Mark) error {
 	return m.mark(ctx, batch)
 }
 
-// MarkSwept is the sweeps' way in for everything else.
+// MarkSwept is the sweeps' way in for everything else. They are worked on in about
+// the order given: marks of the same millisecond would be sorted by their keys.
 func (m *marks) MarkSwept(ctx context.Context, targets []mirror.Target) error {
 	batch := make([]queue.Mark, len(targets))
 	for i, t := range targets {
-		batch[i] = queue.Mark{Key: t.Key(), Class: queue.Sweep}
+		batch[i] = queue.Mark{Key: t.Key(), Class: queue.Sweep, Delay: time.Duration(i/8) * time.Millisecond}
 	}
 	return m.mark(ctx, batch)
 }

@@ -129,10 +129,15 @@ func (p *Parts) open(ctx context.Context, schema func(mirror.Store, context.Cont
 	return nil
 }
 
-// FirstCopy is the first copy of an account with these parts.
-func (p *Parts) FirstCopy(log *zap.Logger) *reconcile.FirstCopy {
+// FirstCopy is the first copy of an account with these parts. leaseWait is how
+// long it waits for another process that is at it, which may be a dead one.
+func (p *Parts) FirstCopy(leaseWait time.Duration, log *zap.Logger) *reconcile.FirstCopy {
 	return reconcile.NewFirstCopy(p.Stripe.For(stripeapi.PurposeBackfill), p.Store, p.marks, reconcile.FirstCopyOptions{
-		TestMode: p.Config.Mode() == config.ModeTest, Log: log,
+		TestMode: p.Config.Mode() == config.ModeTest, LeaseWait: leaseWait, Log: log,
+		Calls: func(ctx context.Context) (int64, error) {
+			calls, err := p.Budget.Calls24h(ctx)
+			return calls[budget.Backfill], err
+		},
 	})
 }
 
@@ -153,9 +158,20 @@ func (p *Parts) Events(dry bool, log *zap.Logger) *reconcile.EventsSweep {
 	})
 }
 
-// Scrub is the scrub with these parts.
+// Scrub is the scrub with these parts; without repair it reports only.
 func (p *Parts) Scrub(log *zap.Logger) *reconcile.Scrub {
-	return reconcile.NewScrub(p.Store, p.marks, reconcile.ScrubOptions{Period: p.Config.ScrubPeriod, Log: log})
+	o := reconcile.ScrubOptions{Period: p.Config.ScrubPeriod, Log: log}
+	if !p.Config.Repair {
+		o.Report = p.ScrubReport(false, log)
+	}
+	return reconcile.NewScrub(p.Store, p.marks, o)
+}
+
+// ScrubReport compares in full and repairs nothing; dry, it records nothing either.
+func (p *Parts) ScrubReport(dry bool, log *zap.Logger) *reconcile.ScrubReport {
+	return reconcile.NewScrubReport(p.Stripe.For(stripeapi.PurposeScrub), p.Store, p.marks, reconcile.ReportOptions{
+		Grace: min(10*time.Second, p.Config.BalancesInterval/2), DryRun: dry, Log: log,
+	})
 }
 
 // Waiting counts those of the targets that wait or are in work.

@@ -202,10 +202,11 @@ type Progress interface {
 	// platform's own.
 	SeeAccount(ctx context.Context, account string) error
 	Accounts(ctx context.Context) ([]string, error)
-	// Unsynced lists customers with id > after whose history of the scope is not
-	// complete (never read, or in pieces) and that have no dead letter, by id. For
-	// ScopeCredits only customers with a grant count. Deleted customers do not.
-	Unsynced(ctx context.Context, account string, scope Scope, after string, limit int) ([]string, error)
+	// Unsynced lists customers after the given one whose history of the scope is not
+	// complete (never read, or in pieces) and that have no dead letter, those with
+	// the largest balance (or grant) first. For ScopeCredits only customers with a
+	// grant count. Deleted customers do not.
+	Unsynced(ctx context.Context, account string, scope Scope, after Unread, limit int) ([]Unread, error)
 	// UnsyncedCount counts the histories of an account, of both scopes, that are
 	// not complete, those with a dead letter included.
 	UnsyncedCount(ctx context.Context, account string) (int64, error)

@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -23,30 +24,41 @@ const (
 	phaseDone      = "done"
 )
 
-const (
-	// feedPage is how many histories are marked at a time.
-	feedPage = 500
-	// feedBacklog keeps the queue of swept work short: the database knows what is
-	// left, so Redis need not hold it all.
-	feedBacklog = 1000
-	// countInterval is how often what is left is counted.
-	countInterval = 2 * time.Second
-)
+// CopyLease is how long a process that died in the middle of a first copy keeps
+// others from going on with it.
+const CopyLease = 6 * time.Second
+
+// ErrCopying says that another process is making the first copy of the account.
+var ErrCopying = errors.New("another process makes the first copy of this account")
+
+// errCopyLeaseLost ends a copy whose lease went elsewhere; whoever has it goes on.
+var errCopyLeaseLost = errors.New("the lease of the first copy was lost")
 
 // FirstCopyOptions tune a FirstCopy.
 type FirstCopyOptions struct {
 	// TestMode: customers on test clocks are listed clock by clock, since the plain
 	// list leaves them out. Live accounts have none.
 	TestMode bool
+	// Readers is how many parts of the list of customers are read side by side.
+	// Defaults to 16: what 20 calls a second need when each takes 800 ms.
+	Readers int
+	// LeaseWait is how long to wait for the lease of another process, which may be
+	// a dead one. Defaults to not at all.
+	LeaseWait time.Duration
 	// Poll is how often the queue is looked at while histories are read. Defaults
 	// to 250 ms.
 	Poll time.Duration
-	Log  *zap.Logger
-	Now  func() time.Time
+	// Calls, where set, tells how many calls first copies have made so far, in all
+	// processes. Without it the rate is that of this process's lists and of
+	// histories, a call each.
+	Calls func(ctx context.Context) (int64, error)
+	Log   *zap.Logger
+	Now   func() time.Time
 }
 
 // FirstCopy brings a whole account into the mirror: the balances of all customers
-// (one call per 100), all grants, then every history through the queue.
+// (one call per 100), all grants, then every history through the queue, the largest
+// amounts first. One process at a time copies an account.
 type FirstCopy struct {
 	stripe Stripe
 	store  Store
@@ -56,6 +68,9 @@ type FirstCopy struct {
 
 // NewFirstCopy returns a FirstCopy.
 func NewFirstCopy(stripe Stripe, store Store, queue Queue, o FirstCopyOptions) *FirstCopy {
+	if o.Readers <= 0 {
+		o.Readers = 16
+	}
 	if o.Poll <= 0 {
 		o.Poll = 250 * time.Millisecond
 	}
@@ -68,7 +83,7 @@ func NewFirstCopy(stripe Stripe, store Store, queue Queue, o FirstCopyOptions) *
 	return &FirstCopy{stripe: stripe, store: store, queue: queue, o: o}
 }
 
-// Copied is the progress of a first copy.
+// Copied is the progress of a first copy, and its checkpoint.
 type Copied struct {
 	// Phase is customers, clocks, grants, histories or done.
 	Phase string `json:"phase"`
@@ -77,9 +92,14 @@ type Copied struct {
 	Grants    int64 `json:"grants"`
 	// Left is how many histories are not complete; known in the phase histories.
 	Left int64 `json:"left"`
-	// Cursor is the id after which the phase goes on; Clock is the test clock it is at.
+	// Cursor is the id after which the phase goes on; Clock is the test clock it is
+	// at. The phase customers has Ranges instead.
 	Cursor string `json:"cursor,omitempty"`
 	Clock  string `json:"clock,omitempty"`
+	// Ranges are the parts of the list of customers that are not read to their end.
+	Ranges []*CustomerRange `json:"ranges,omitempty"`
+
+	Pace `json:"-"`
 }
 
 // Done tells whether the first copy of the account has been completed.
@@ -88,27 +108,108 @@ func (f *FirstCopy) Done(ctx context.Context, account string) (bool, error) {
 	return !sweep.LastSuccess.IsZero(), err
 }
 
+// Standing is how far the first copy of the account got, by whichever process.
+func (f *FirstCopy) Standing(ctx context.Context, account string) (Copied, error) {
+	sweep, err := f.store.Sweep(ctx, account, SweepBackfill)
+	if err != nil || len(sweep.State) == 0 {
+		return Copied{}, err
+	}
+	var at Copied
+	err = json.Unmarshal(sweep.State, &at)
+	return at, err
+}
+
 // Run copies the account, going on where an earlier run broke off, and tells
 // progress after each page. A completed copy is made anew: what is held stays,
-// and what is missing is added.
+// and what is missing is added. ErrCopying when another process is at it.
 func (f *FirstCopy) Run(ctx context.Context, account string, progress func(Copied)) error {
+	ctx, release, err := f.lease(ctx, account)
+	if err != nil {
+		return err
+	}
+	defer release()
+	err = f.run(ctx, account, progress)
+	if cause := context.Cause(ctx); err != nil && errors.Is(cause, errCopyLeaseLost) {
+		return cause
+	}
+	return err
+}
+
+// lease takes the account's lease and keeps it until release; the context ends
+// when it is lost.
+func (f *FirstCopy) lease(ctx context.Context, account string) (context.Context, func(), error) {
+	name, owner := "backfill "+account, rand.Text()
+	deadline := time.Now().Add(f.o.LeaseWait)
+	for {
+		asked := time.Now()
+		held, err := f.store.AcquireLease(ctx, name, owner, CopyLease)
+		if err != nil {
+			return nil, nil, err
+		}
+		if held {
+			break
+		}
+		if !asked.Before(deadline) {
+			return nil, nil, ErrCopying
+		}
+		if err := pause(ctx, CopyLease/12); err != nil {
+			return nil, nil, err
+		}
+	}
+	leased, cancel := context.WithCancelCause(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		// Only another owner ends the copy: a database that is slow to answer lets
+		// nobody else in either, and if one got in, the fence keeps both from harm.
+		for pause(leased, CopyLease/3) == nil {
+			ask, done := context.WithTimeout(leased, CopyLease)
+			held, err := f.store.AcquireLease(ask, name, owner, CopyLease)
+			done()
+			if err == nil && !held {
+				cancel(errCopyLeaseLost)
+				return
+			}
+		}
+	}()
+	return leased, func() {
+		cancel(nil)
+		<-ended
+		// Given back, so that the next run need not wait for it to run out.
+		giveBack, done := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+		defer done()
+		if err := f.store.ReleaseLease(giveBack, name, owner); err != nil {
+			f.o.Log.Debug("lease of the first copy not released", zap.Error(err))
+		}
+	}, nil
+}
+
+func (f *FirstCopy) run(ctx context.Context, account string, progress func(Copied)) error {
 	sweep, err := f.store.Sweep(ctx, account, SweepBackfill)
 	if err != nil {
 		return err
 	}
 	var at Copied
 	if len(sweep.State) == 0 || json.Unmarshal(sweep.State, &at) != nil || at.Phase == phaseDone || at.Phase == "" {
-		at = Copied{Phase: phaseCustomers}
+		at = Copied{Phase: phaseCustomers, Ranges: []*CustomerRange{{}}}
 		sweep.StartedAt = f.o.Now().UTC()
 		if err := f.beginEvents(ctx, account, sweep.StartedAt); err != nil {
 			return err
 		}
 	}
+	if at.Phase == phaseCustomers && len(at.Ranges) == 0 { // a checkpoint of the version before
+		at.Ranges, at.Cursor = []*CustomerRange{{After: at.Cursor}}, ""
+	}
+	pace := newPacer(f.o)
+	tell := func() {
+		at.Pace = pace.look(ctx, &at)
+		progress(at)
+	}
 	save := func() error {
 		if sweep.State, err = json.Marshal(at); err != nil {
 			return err
 		}
-		progress(at)
+		tell()
 		return f.store.SaveSweep(ctx, sweep)
 	}
 	// A key may lack the permission for billing credits: the balances are copied all
@@ -117,22 +218,22 @@ func (f *FirstCopy) Run(ctx context.Context, account string, progress func(Copie
 	for at.Phase != phaseDone {
 		switch at.Phase {
 		case phaseCustomers:
-			err = f.copyCustomers(ctx, account, "", &at, save)
+			err = f.copyRanges(ctx, account, &at, pace, save)
 			at.Phase = phaseGrants
 			if f.o.TestMode {
 				at.Phase = phaseClocks
 			}
 		case phaseClocks:
-			err = f.copyClocks(ctx, account, &at, save)
+			err = f.copyClocks(ctx, account, &at, pace, save)
 			at.Phase = phaseGrants
 		case phaseGrants:
-			err = f.copyGrants(ctx, account, &at, save)
+			err = f.copyGrantsBesideHistories(ctx, account, &at, pace, save)
 			if errors.Is(err, stripeapi.ErrForbidden) && !errors.Is(err, stripeapi.ErrAccountRefused) {
 				creditsRefused, err = err, nil
 			}
 			at.Phase = phaseHistories
 		case phaseHistories:
-			err = f.copyHistories(ctx, account, &at, progress)
+			err = f.copyHistories(ctx, account, &at, pace, tell)
 			at.Phase = phaseDone
 			if creditsRefused != nil {
 				at.Phase = phaseGrants
@@ -168,14 +269,16 @@ func (f *FirstCopy) beginEvents(ctx context.Context, account string, begun time.
 	return f.store.SaveSweep(ctx, events)
 }
 
-func (f *FirstCopy) copyCustomers(ctx context.Context, account, clock string, at *Copied, save func() error) error {
+// copyClock reads the customers of one test clock.
+func (f *FirstCopy) copyClock(ctx context.Context, account, clock string, at *Copied, pace *pacer, save func() error) error {
 	for {
 		page, err := f.stripe.CustomersPage(ctx, account, stripeapi.CustomersQuery{After: at.Cursor, Limit: 100, TestClock: clock})
+		pace.called()
 		if cursorGone(err) && at.Cursor != "" {
-			// The customer that the copy stopped at was deleted: list again from the
-			// top. What is held stays as it is, so this costs calls and nothing else.
+			// The customer that the copy stopped at was deleted: list the clock again from
+			// the top. What is held stays as it is, so this costs calls and nothing else.
 			f.o.Log.Info("list of customers begins again", zap.String("account", account))
-			at.Cursor, at.Customers = "", 0
+			at.Cursor = ""
 			continue
 		}
 		if err != nil {
@@ -210,9 +313,9 @@ func (f *FirstCopy) mirrorable(account string, rows []mirror.Customer) []mirror.
 	return good
 }
 
-func (f *FirstCopy) copyClocks(ctx context.Context, account string, at *Copied, save func() error) error {
+func (f *FirstCopy) copyClocks(ctx context.Context, account string, at *Copied, pace *pacer, save func() error) error {
 	copyOne := func(clock string) error {
-		err := f.copyCustomers(ctx, account, clock, at, save)
+		err := f.copyClock(ctx, account, clock, at, pace, save)
 		if errors.Is(err, stripeapi.ErrNotFound) { // deleted meanwhile, and its customers with it
 			err = nil
 		}
@@ -227,6 +330,7 @@ func (f *FirstCopy) copyClocks(ctx context.Context, account string, at *Copied, 
 	}
 	for {
 		clocks, more, err := f.stripe.TestClocks(ctx, account, after, 100)
+		pace.called()
 		if cursorGone(err) && after != "" {
 			after = "" // that clock was deleted: list again from the top
 			continue
@@ -251,9 +355,10 @@ func (f *FirstCopy) copyClocks(ctx context.Context, account string, at *Copied, 
 	}
 }
 
-func (f *FirstCopy) copyGrants(ctx context.Context, account string, at *Copied, save func() error) error {
+func (f *FirstCopy) copyGrants(ctx context.Context, account string, at *Copied, pace *pacer, save func() error) error {
 	for {
 		page, err := f.stripe.GrantsPage(ctx, account, "", at.Cursor, 100)
+		pace.called()
 		if cursorGone(err) && at.Cursor != "" {
 			at.Cursor, at.Grants = "", 0
 			continue
@@ -273,71 +378,6 @@ func (f *FirstCopy) copyGrants(ctx context.Context, account string, at *Copied, 
 			return err
 		}
 	}
-}
-
-// copyHistories marks every customer whose history is not complete, a short
-// queue at a time, until none is left but those with a dead letter. The database
-// is the checkpoint: what is complete is not listed again.
-func (f *FirstCopy) copyHistories(ctx context.Context, account string, at *Copied, progress func(Copied)) error {
-	counted := time.Time{}
-	for _, scope := range []mirror.Scope{mirror.ScopeBalance, mirror.ScopeCredits} {
-		for after := ""; ; {
-			backlog, err := f.queue.Backlog(ctx)
-			if err != nil {
-				return err
-			}
-			if now := f.o.Now(); now.Sub(counted) >= countInterval { // a look over all that is left
-				counted = now
-				if at.Left, err = f.store.UnsyncedCount(ctx, account); err != nil {
-					return err
-				}
-				progress(*at)
-			}
-			if backlog >= feedBacklog {
-				if err := pause(ctx, f.o.Poll); err != nil {
-					return err
-				}
-				continue
-			}
-			ids, err := f.store.Unsynced(ctx, account, scope, after, feedPage)
-			if err != nil {
-				return err
-			}
-			if len(ids) == 0 && after == "" {
-				break
-			}
-			if len(ids) == 0 { // a pass is over: look whether it left anything
-				after = ""
-				if err := pause(ctx, f.o.Poll); err != nil {
-					return err
-				}
-				continue
-			}
-			targets := make([]mirror.Target, len(ids))
-			for i, id := range ids {
-				targets[i] = mirror.Target{Account: account, Scope: scope, ID: id}
-			}
-			queued, err := f.queue.Queued(ctx, targets)
-			if err != nil {
-				return err
-			}
-			fresh := targets[:0]
-			for i, t := range targets {
-				if !queued[i] {
-					fresh = append(fresh, t)
-				}
-			}
-			if len(fresh) > 0 {
-				if err := f.queue.MarkSwept(ctx, fresh); err != nil {
-					return err
-				}
-			}
-			after = ids[len(ids)-1]
-		}
-	}
-	var err error
-	at.Left, err = f.store.UnsyncedCount(ctx, account)
-	return err
 }
 
 func pause(ctx context.Context, d time.Duration) error {

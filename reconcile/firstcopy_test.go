@@ -31,7 +31,7 @@ func (b *bench) fill() {
 }
 
 func (b *bench) copier(test bool) *FirstCopy {
-	return NewFirstCopy(b.stripe, b.store, b.queue, FirstCopyOptions{TestMode: test, Poll: time.Microsecond, Now: b.clock})
+	return NewFirstCopy(b.stripe, b.store, b.queue, FirstCopyOptions{TestMode: test, Readers: 1, Poll: time.Microsecond, Now: b.clock})
 }
 
 // copied is what a first copy left behind.
@@ -286,7 +286,7 @@ func TestFirstCopyBacklogAndDeadLetters(t *testing.T) {
 		if call != "backlog" {
 			return nil
 		}
-		if looks++; looks%6 != 0 { // the workers are slow
+		if looks++; looks%16 != 0 { // the workers are slow
 			return nil
 		}
 		q.mu.Lock()

@@ -37,19 +37,19 @@ type faults struct {
 	hook func(call string) error
 }
 
-func (f *faults) before(call string) error {
+func (f *faults) before(call string) (int, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.n++
 	if f.hook != nil {
 		if err := f.hook(call); err != nil {
-			return err
+			return f.n, err
 		}
 	}
 	if f.n == f.at && !f.after {
-		return errInjected
+		return f.n, errInjected
 	}
-	return nil
+	return f.n, nil
 }
 
 func (f *faults) ended(n int, err error) error {
@@ -64,10 +64,10 @@ func (f *faults) ended(n int, err error) error {
 // try makes one call.
 func try[T any](f *faults, call string, do func() (T, error)) (T, error) {
 	var zero T
-	if err := f.before(call); err != nil {
+	n, err := f.before(call)
+	if err != nil {
 		return zero, err
 	}
-	n := f.n
 	out, err := do()
 	return out, f.ended(n, err)
 }
@@ -87,7 +87,14 @@ type fakeStripe struct {
 	events    []mirror.Event // newest first
 	garbage   [][]byte       // on the first page of events
 	queries   []stripeapi.EventsQuery
-	calls     []string
+
+	mu     sync.Mutex // for the customers and calls of readers side by side
+	calls  []string
+	listed []stripeapi.CustomersQuery
+	// latency is how long a list of customers takes; flying and most are how many
+	// are asked for at once.
+	latency      time.Duration
+	flying, most int
 }
 
 func missing(param string) error {
@@ -106,19 +113,42 @@ func page[Row any](all []Row, after string, limit int, id func(Row) string) (row
 }
 
 func (f *fakeStripe) CustomersPage(_ context.Context, account string, q stripeapi.CustomersQuery) (stripeapi.CustomersPage, error) {
+	f.mu.Lock()
 	f.calls = append(f.calls, fmt.Sprintf("customers %s after=%s", q.TestClock, q.After))
+	f.listed = append(f.listed, q)
+	f.flying++
+	f.most = max(f.most, f.flying)
+	f.mu.Unlock()
+	if f.latency > 0 {
+		time.Sleep(f.latency)
+	}
+	defer func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.flying--
+	}()
 	return try(f.faults, "customers", func() (p stripeapi.CustomersPage, err error) {
 		if q.TestClock != "" && !slices.Contains(f.clocks, q.TestClock) {
 			return p, missing("test_clock")
 		}
-		var all []mirror.Customer
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		all := make([]mirror.Customer, 0, len(f.customers))
 		for _, c := range f.customers {
-			if c.TestClock == q.TestClock {
+			if c.ID == q.After { // a cursor need not be among what the filters leave
+				all = all[:0]
+				p.HasMore = true
+				continue
+			}
+			if c.TestClock == q.TestClock && !c.Created.Before(q.CreatedGTE) && (q.CreatedLT.IsZero() || c.Created.Before(q.CreatedLT)) {
 				c.Account = account
 				all = append(all, c)
 			}
 		}
-		p.Rows, p.HasMore, err = page(all, q.After, f.pageCap, func(c mirror.Customer) string { return c.ID })
+		if q.After != "" && !p.HasMore {
+			return p, missing("starting_after")
+		}
+		p.Rows, p.HasMore, err = page(all, "", f.pageCap, func(c mirror.Customer) string { return c.ID })
 		return p, err
 	})
 }
@@ -277,8 +307,8 @@ func (s *flaky) InsertGrants(ctx context.Context, account string, page []mirror.
 	return try(s.f, "insert grants", func() (int, error) { return s.Store.InsertGrants(ctx, account, page) })
 }
 
-func (s *flaky) Unsynced(ctx context.Context, account string, scope mirror.Scope, after string, limit int) ([]string, error) {
-	return try(s.f, "unsynced", func() ([]string, error) { return s.Store.Unsynced(ctx, account, scope, after, limit) })
+func (s *flaky) Unsynced(ctx context.Context, account string, scope mirror.Scope, after mirror.Unread, limit int) ([]mirror.Unread, error) {
+	return try(s.f, "unsynced", func() ([]mirror.Unread, error) { return s.Store.Unsynced(ctx, account, scope, after, limit) })
 }
 
 func (s *flaky) UnsyncedCount(ctx context.Context, account string) (int64, error) {

@@ -29,6 +29,8 @@ const (
 	// eventsKept is how long answered events stay in the mirror's database: longer
 	// than Stripe lists them.
 	eventsKept = 35 * 24 * time.Hour
+	// remarkPage is how many unfinished histories are marked at a time.
+	remarkPage = 500
 	// deadRetryInterval is how long a dead letter waits between two tries.
 	deadRetryInterval = time.Hour
 )
@@ -364,6 +366,10 @@ func (r *Runner) copyLoop(ctx context.Context) {
 func (r *Runner) copyAccount(ctx context.Context, account string) {
 	r.o.Log.Info("first copy begins or goes on", zap.String("account", account))
 	err := r.called(account, SweepBackfill, func() error { return r.copier.Run(ctx, account, func(Copied) {}) })
+	if errors.Is(err, ErrCopying) { // backfill beside this process; look later whether it got to the end
+		r.o.Log.Info("first copy is being made by another process", zap.String("account", account))
+		return
+	}
 	if err != nil {
 		r.failed(ctx, SweepBackfill, account, err)
 		return
@@ -463,20 +469,20 @@ func (r *Runner) remarkUnfinished(ctx context.Context) error {
 			continue
 		}
 		for _, scope := range []mirror.Scope{mirror.ScopeBalance, mirror.ScopeCredits} {
-			for after := ""; ; {
-				ids, err := r.store.Unsynced(ctx, account, scope, after, feedPage)
+			for after := (mirror.Unread{}); ; {
+				ids, err := r.store.Unsynced(ctx, account, scope, after, remarkPage)
 				if err != nil {
 					return err
 				}
 				targets := make([]mirror.Target, len(ids))
-				for i, id := range ids {
-					targets[i] = mirror.Target{Account: account, Scope: scope, ID: id}
-					after = id
+				for i, u := range ids {
+					targets[i] = mirror.Target{Account: account, Scope: scope, ID: u.Customer}
+					after = u
 				}
 				if err := r.queue.MarkSwept(ctx, targets); err != nil {
 					return err
 				}
-				if len(ids) < feedPage {
+				if len(ids) < remarkPage {
 					break
 				}
 			}

@@ -28,8 +28,7 @@ type memory struct {
 	mu       sync.Mutex
 	fail     map[string]error
 	log      []string
-	owner    string
-	expires  time.Time
+	leases   map[string]held
 	sweeps   map[string]mirror.Sweep
 	incs     map[int]mirror.Incarnation
 	pending  []mirror.PendingEvent
@@ -41,11 +40,16 @@ type memory struct {
 	dead     int
 }
 
-func newMemory() *memory {
-	return &memory{fail: map[string]error{}, sweeps: map[string]mirror.Sweep{}, incs: map[int]mirror.Incarnation{}}
+type held struct {
+	owner   string
+	expires time.Time
 }
 
-func (m *memory) AcquireLease(ctx context.Context, _, owner string, ttl time.Duration) (bool, error) {
+func newMemory() *memory {
+	return &memory{leases: map[string]held{}, fail: map[string]error{}, sweeps: map[string]mirror.Sweep{}, incs: map[int]mirror.Incarnation{}}
+}
+
+func (m *memory) AcquireLease(ctx context.Context, name, owner string, ttl time.Duration) (bool, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err := m.fail["lease "+owner]; err != nil {
@@ -56,18 +60,18 @@ func (m *memory) AcquireLease(ctx context.Context, _, owner string, ttl time.Dur
 		}
 		return false, err
 	}
-	if m.owner != owner && time.Now().Before(m.expires) {
+	if l := m.leases[name]; l.owner != owner && time.Now().Before(l.expires) {
 		return false, nil
 	}
-	m.owner, m.expires = owner, time.Now().Add(ttl)
+	m.leases[name] = held{owner, time.Now().Add(ttl)}
 	return true, nil
 }
 
-func (m *memory) ReleaseLease(_ context.Context, _, owner string) error {
+func (m *memory) ReleaseLease(_ context.Context, name, owner string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.owner == owner {
-		m.owner, m.expires = "", time.Time{}
+	if m.leases[name].owner == owner {
+		delete(m.leases, name)
 	}
 	return m.fail["release"]
 }
@@ -148,13 +152,13 @@ func (m *memory) UnsyncedCount(context.Context, string) (int64, error) {
 	return int64(len(m.unsynced) + m.dead), nil
 }
 
-func (m *memory) Unsynced(_ context.Context, _ string, scope mirror.Scope, after string, limit int) (ids []string, err error) {
+func (m *memory) Unsynced(_ context.Context, _ string, scope mirror.Scope, after mirror.Unread, limit int) (list []mirror.Unread, err error) {
 	for _, id := range slices.Sorted(maps.Keys(m.unsynced)) {
-		if scope == mirror.ScopeBalance && id > after && len(ids) < limit {
-			ids = append(ids, id)
+		if scope == mirror.ScopeBalance && id > after.Customer && len(list) < limit {
+			list = append(list, mirror.Unread{Customer: id})
 		}
 	}
-	return ids, nil
+	return list, nil
 }
 
 func (m *memory) EventReceipts(_ context.Context, _ string, ids []string) ([]mirror.Receipt, error) {
@@ -284,7 +288,7 @@ func TestF04_RunnerLosesTheLease(t *testing.T) {
 		}
 		// Another one has it: at once.
 		m.mu.Lock()
-		m.owner, m.expires = "x", time.Now().Add(time.Hour)
+		m.leases[leaseName] = held{"x", time.Now().Add(time.Hour)}
 		m.mu.Unlock()
 		pass(leaseTTL/3 + time.Millisecond)
 		if a.Leading() {

@@ -35,6 +35,9 @@ type ScrubStore interface {
 type ScrubOptions struct {
 	// Period in which every history is read in full once. Defaults to 720 h.
 	Period time.Duration
+	// Report, where set, is asked to compare each customer instead: nothing is
+	// repaired, and nothing is marked.
+	Report *ScrubReport
 	Log    *zap.Logger
 	Now    func() time.Time
 }
@@ -71,6 +74,10 @@ type scrubState struct {
 	Looked time.Time `json:"looked"`
 	// Urgent: all histories not read since are due now, whatever the period.
 	Urgent time.Time `json:"urgent,omitzero"`
+	// After is the customer after whom a report goes on, and Begun when it began with
+	// the first one: a report does not note when a history was read.
+	After string    `json:"after,omitempty"`
+	Begun time.Time `json:"begun,omitzero"`
 }
 
 // Urge makes every history due that was not read since t: after a gap that the
@@ -82,7 +89,7 @@ func (s *Scrub) Urge(ctx context.Context, account string, t time.Time) error {
 	}
 	var st scrubState
 	_ = json.Unmarshal(sweep.State, &st) //nolint:errcheck // an unreadable state begins anew
-	st.Urgent = t.UTC()
+	st.Urgent, st.After, st.Begun = t.UTC(), "", time.Time{}
 	return s.save(ctx, sweep, st)
 }
 
@@ -93,12 +100,16 @@ func (s *Scrub) save(ctx context.Context, sweep mirror.Sweep, st scrubState) (er
 	return s.store.SaveSweep(ctx, sweep)
 }
 
+// Reports tells whether the scrub only reports: then a step makes calls.
+func (s *Scrub) Reports() bool { return s.o.Report != nil }
+
 // Step asks for the full reads that have come due since the last step, spread
-// evenly over the period, and tells how many.
-func (s *Scrub) Step(ctx context.Context, account string) (int, error) {
+// evenly over the period, and tells how many; a scrub that only reports makes them,
+// and tells what was found and not open before.
+func (s *Scrub) Step(ctx context.Context, account string) (histories int, opened map[mirror.DriftKind]int, err error) {
 	sweep, err := s.store.Sweep(ctx, account, SweepScrub)
 	if err != nil {
-		return 0, err
+		return 0, nil, err
 	}
 	now := s.o.Now().UTC()
 	var st scrubState
@@ -108,24 +119,27 @@ func (s *Scrub) Step(ctx context.Context, account string) (int, error) {
 	}
 	total, err := s.store.FullReadCount(ctx, account)
 	if err != nil {
-		return 0, err
+		return 0, nil, err
 	}
 	// A pause of the process is made up for, but not in one go.
 	elapsed := min(now.Sub(st.Looked), s.o.Period/24)
 	st.Owed = min(st.Owed+max(elapsed.Seconds(), 0)/s.o.Period.Seconds()*float64(total), float64(total))
 	st.Looked = now
 
+	if s.Reports() {
+		return s.report(ctx, account, sweep, st)
+	}
 	asked := 0
 	if st.Owed >= 1 {
 		if asked, err = s.ask(ctx, account, now, min(int(st.Owed), scrubBatch)); err != nil {
-			return 0, err
+			return 0, nil, err
 		}
 		st.Owed -= float64(asked)
 	}
 	if !st.Urgent.IsZero() {
 		n, left, err := s.pass(ctx, account, st.Urgent)
 		if err != nil {
-			return asked, err
+			return asked, nil, err
 		}
 		if asked += n; left == 0 {
 			st.Urgent = time.Time{}
@@ -133,12 +147,40 @@ func (s *Scrub) Step(ctx context.Context, account string) (int, error) {
 	}
 	overdue, err := s.store.FullReads(ctx, account, now.Add(-time.Duration((1+scrubSlack)*float64(s.o.Period))), 1)
 	if err != nil {
-		return asked, err
+		return asked, nil, err
 	}
 	if len(overdue) == 0 {
 		sweep.LastSuccess, sweep.Watermark = now, now.Add(-s.o.Period)
 	}
-	return asked, s.save(ctx, sweep, st)
+	return asked, nil, s.save(ctx, sweep, st)
+}
+
+// report compares the customers that have come due. A step that broke off reads
+// its customers again.
+func (s *Scrub) report(ctx context.Context, account string, sweep mirror.Sweep, st scrubState) (int, map[mirror.DriftKind]int, error) {
+	limit := min(int(st.Owed), scrubBatch)
+	if !st.Urgent.IsZero() {
+		limit = scrubBatch
+	}
+	if limit == 0 {
+		return 0, nil, s.save(ctx, sweep, st)
+	}
+	if st.After == "" {
+		st.Begun = s.o.Now().UTC()
+	}
+	reported, err := s.o.Report.Run(ctx, account, st.After, limit, nil)
+	if err != nil {
+		return reported.Histories, reported.Opened, err
+	}
+	st.Owed = max(st.Owed-float64(reported.Histories), 0)
+	if st.After = reported.Last; st.After == "" { // all were read
+		sweep.Watermark, sweep.LastSuccess = st.Begun, s.o.Now().UTC()
+		if !st.Begun.Before(st.Urgent) {
+			st.Urgent = time.Time{}
+		}
+	}
+	sweep.LastFound = int64(len(reported.Findings))
+	return reported.Histories, reported.Opened, s.save(ctx, sweep, st)
 }
 
 // ask marks up to n histories that were not read since before, and tells how many.

@@ -266,10 +266,6 @@ func TestNoteArrivalNeverGoesBack(t *testing.T) {
 	}
 }
 
-func (m *memory) OpenFindings(_ context.Context, list []mirror.Finding) ([]mirror.Finding, error) {
-	return list, nil
-}
-
 // The whole of it in the runner, by its own clock.
 func TestI19_RunnerNoticesSilence(t *testing.T) {
 	t.Parallel()

@@ -141,14 +141,12 @@ func (r *Runner) scrubLoop(ctx context.Context) {
 		accounts, err := r.accounts(ctx)
 		ok := err == nil
 		for _, account := range accounts {
-			var n int
-			if n, err = r.o.Scrub.Step(ctx, account); err != nil {
-				break
+			if err := r.scrub(ctx, account); err != nil { // the others go on
+				ok = false
+				r.failed(ctx, SweepScrub, account, err)
 			}
-			r.m.compared.WithLabelValues(SweepScrub).Add(float64(n))
 		}
 		if err != nil {
-			ok = false
 			r.failed(ctx, SweepScrub, "", err)
 		}
 		if ok {
@@ -159,6 +157,23 @@ func (r *Runner) scrubLoop(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// scrub makes a step; only one that reports makes calls of its own.
+func (r *Runner) scrub(ctx context.Context, account string) error {
+	step := func() error {
+		n, opened, err := r.o.Scrub.Step(ctx, account)
+		r.m.compared.WithLabelValues(SweepScrub).Add(float64(n))
+		r.count(opened)
+		return err
+	}
+	if !r.o.Scrub.Reports() {
+		return step()
+	}
+	if done, err := r.copier.Done(ctx, account); err != nil || !done {
+		return err
+	}
+	return r.called(account, SweepScrub, step)
 }
 
 // progress notes that a sweep got a step further.

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
+	"time"
 
 	"github.com/stripe/stripe-go/v79/form"
 
@@ -28,6 +30,8 @@ type CustomersQuery struct {
 	// TestClock asks for the customers of one test clock. Without it Stripe leaves
 	// the customers of all clocks out.
 	TestClock string
+	// CreatedGTE and CreatedLT bound the second of creation; zero: no bound.
+	CreatedGTE, CreatedLT time.Time
 }
 
 // CustomersPage is a page of customers, newest first. Stripe never lists
@@ -64,6 +68,12 @@ func (c *Client) CustomersPage(ctx context.Context, account string, q CustomersQ
 	v.Add("expand[]", "data.invoice_credit_balance")
 	if q.TestClock != "" {
 		v.Add("test_clock", q.TestClock)
+	}
+	if !q.CreatedGTE.IsZero() {
+		v.Add("created[gte]", strconv.FormatInt(q.CreatedGTE.Unix(), 10))
+	}
+	if !q.CreatedLT.IsZero() {
+		v.Add("created[lt]", strconv.FormatInt(q.CreatedLT.Unix(), 10))
 	}
 	r := request{endpoint: endpoint, path: "/v1/customers", account: account, values: v}
 	return read(ctx, c, r, func(body []byte) (CustomersPage, error) {

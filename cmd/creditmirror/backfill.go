@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
+	"go.uber.org/zap"
 
 	"github.com/creditmirror/creditmirror/app"
 	"github.com/creditmirror/creditmirror/config"
@@ -22,8 +23,10 @@ func newBackfill(e *env) *cobra.Command {
 		Short: "Make the first copy of an account",
 		Long: lines(
 			"Reads the balance of every customer (one call per 100), then all grants, then every",
-			"history. Stop it at any time: the next run goes on where it was. serve makes the first",
-			"copy by itself; this command does the same with a progress bar, alone or beside it.",
+			"history, the largest amounts first. Stop it at any time: the next run goes on where it",
+			"was. serve makes the first copy by itself; this command does the same with a progress",
+			"bar. One process at a time copies an account: while a serve is at it, this command says",
+			"so and ends with exit 1; while this command is at it, a serve waits.",
 			"",
 			"Copies the platform's own account and every account in STRIPE_ACCOUNTS."),
 		Args: cobra.NoArgs,
@@ -67,7 +70,7 @@ func backfill(ctx context.Context, e *env, cfg config.Config) (err error) {
 		accounts = append(accounts, seen...)
 	}
 	for _, account := range accounts {
-		if err := backfillAccount(ctx, e.err, parts, account); err != nil {
+		if err := backfillAccount(ctx, e.err, parts, account, log); err != nil {
 			if ctx.Err() != nil {
 				return fmt.Errorf("stopped; run it again to go on where it was")
 			}
@@ -87,32 +90,43 @@ func backfill(ctx context.Context, e *env, cfg config.Config) (err error) {
 }
 
 // backfillAccount runs one first copy with a bar of its own.
-func backfillAccount(ctx context.Context, w io.Writer, parts *app.Parts, account string) error {
+func backfillAccount(ctx context.Context, w io.Writer, parts *app.Parts, account string, log *zap.Logger) error {
 	name := account
 	if name == "" {
 		name = "platform account"
 	}
-	bar := progressbar.NewOptions64(-1, progressbar.OptionSetWriter(w), progressbar.OptionSetDescription(name),
-		progressbar.OptionShowIts(), progressbar.OptionShowCount(), progressbar.OptionSetPredictTime(true),
-		progressbar.OptionThrottle(200*time.Millisecond), progressbar.OptionSetItsString("customers"),
-		progressbar.OptionUseANSICodes(terminal(w)), progressbar.OptionSetVisibility(terminal(w)))
+	bar := progressbar.NewOptions64(-1, progressbar.OptionSetWriter(w), progressbar.OptionSetPredictTime(false),
+		progressbar.OptionThrottle(200*time.Millisecond), progressbar.OptionUseANSICodes(terminal(w)), progressbar.OptionSetVisibility(terminal(w)))
 	lastPhase, lastLine := "", time.Time{}
-	err := parts.FirstCopy(nil).Run(ctx, account, func(at reconcile.Copied) {
-		if at.Phase != lastPhase {
-			lastPhase = at.Phase
-			fmt.Fprintf(w, "%s: %s (%d customers, %d grants so far)\n", name, at.Phase, at.Customers, at.Grants)
-			if at.Phase == "histories" {
-				bar.ChangeMax64(max(at.Left, 1))
-			}
-		}
-		if at.Phase == "histories" && bar.GetMax64() > 0 {
-			_ = bar.Set64(bar.GetMax64() - min(at.Left, bar.GetMax64()))
-		}
-		if !terminal(w) && time.Since(lastLine) > 5*time.Second { // a log file gets a line now and then
-			lastLine = time.Now()
-			fmt.Fprintf(w, "%s: %s, %d customers, %d grants, %d histories left\n", name, at.Phase, at.Customers, at.Grants, at.Left)
+	// A backfill that was killed holds its lease for a while.
+	copier := parts.FirstCopy(reconcile.CopyLease+time.Second, log)
+	err := copier.Run(ctx, account, func(at reconcile.Copied) {
+		line := name + ": " + standing(at)
+		bar.Describe(line)
+		bar.ChangeMax64(max(at.Calls+at.CallsLeft, 1))
+		_ = bar.Set64(at.Calls)
+		// A log file gets a line now and then; a terminal one for each phase.
+		if at.Phase != lastPhase || !terminal(w) && time.Since(lastLine) > 5*time.Second {
+			lastPhase, lastLine = at.Phase, time.Now()
+			fmt.Fprintln(w, line)
 		}
 	})
 	_ = bar.Finish()
+	if errors.Is(err, reconcile.ErrCopying) {
+		at, _ := copier.Standing(ctx, account) //nolint:errcheck // it only says more
+		return fmt.Errorf("%s: %w, a serve or another backfill (%s); let it finish, or stop it and run this again", name, err, standing(at))
+	}
 	return err
+}
+
+// standing tells in words how far a first copy got.
+func standing(at reconcile.Copied) string {
+	text := fmt.Sprintf("%s, %d customers, %d grants", at.Phase, at.Customers, at.Grants)
+	if at.Phase == "histories" {
+		text += fmt.Sprintf(", %d histories left", at.Left)
+	}
+	if at.Rate > 0 {
+		text += fmt.Sprintf("; %.1f calls/s, %d calls left, about %s", at.Rate, at.CallsLeft, at.TimeLeft.Round(time.Second))
+	}
+	return text
 }

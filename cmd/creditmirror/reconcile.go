@@ -35,7 +35,8 @@ func newReconcile(e *env) *cobra.Command {
 		Long: lines(
 			"events    finds events that Stripe lists and the mirror never applied (one call per 100)",
 			"balances  compares the balance of every customer and every grant (one call per 100)",
-			"scrub     reads every history anew, from its first row to its last (a call or more per customer)",
+			"scrub     reads every history anew, from its first row to its last (a call or more per customer);",
+			"          with --dry-run, or without repair, it compares every field and tells what differs",
 			"",
 			"Prints the differences that it found, those repaired with the time of their repair, and any",
 			"others that are still open. Exits 1 when something is left. Runs alone or beside a serve."),
@@ -43,16 +44,13 @@ func newReconcile(e *env) *cobra.Command {
 	overrides := config.Bind(c.Flags(), config.VarStripeAPIKey, config.VarStripeAPIBase, config.VarStripeAPIVersion,
 		config.VarStripeAccounts, config.VarDatabaseURL, config.VarRedisURL, config.VarStripeRPS, config.VarStripeEndpointRPS,
 		config.VarWorkers, config.VarCustomerFields, config.VarLogLevel, config.VarMaxAttempts, config.VarInbox, config.VarRepair)
-	c.Flags().BoolVar(&o.dryRun, "dry-run", false, "report what differs, change nothing and mark nothing (not for scrub: reading is what repairs)")
+	c.Flags().BoolVar(&o.dryRun, "dry-run", false, "report what differs, change nothing and mark nothing")
 	c.Flags().StringVar(&o.account, "account", "", `only this connected account (acct_…); "" is the platform's own (default: all)`)
 	c.Flags().StringVar(&o.format, "format", "", "table, csv or json (default: table on a terminal, else csv)")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		o.sweep = args[0]
 		if o.account != "" && !mirror.ValidAccountID(o.account) {
 			return fmt.Errorf("%w: --account %q: want acct_…", errUsage, o.account)
-		}
-		if o.dryRun && o.sweep == reconcile.SweepScrub {
-			return fmt.Errorf("%w: --dry-run: a scrub repairs by reading; use verify, or reconcile balances --dry-run", errUsage)
 		}
 		w, err := newFindingReport(e.out, o.format)
 		if err != nil {
@@ -111,7 +109,7 @@ func runReconcile(ctx context.Context, e *env, cfg config.Config, o reconcileOpt
 		accounts = []string{o.account}
 	}
 	for _, account := range accounts {
-		done, err := parts.FirstCopy(log).Done(ctx, account)
+		done, err := parts.FirstCopy(0, log).Done(ctx, account)
 		if err != nil {
 			return nil, err
 		}
@@ -160,8 +158,14 @@ func passes(ctx context.Context, progress io.Writer, parts *app.Parts, o reconci
 			found = append(found, result.Findings...)
 			fmt.Fprintf(progress, "account %q: %d customers, %d grants, %d differences\n", account, result.Customers, result.Grants, len(result.Findings))
 		case reconcile.SweepScrub:
-			if !parts.Config.Repair {
-				return nil, fmt.Errorf("%w: %s=false: a scrub repairs by reading", errUsage, config.VarRepair)
+			if o.dryRun || !parts.Config.Repair {
+				reported, err := parts.ScrubReport(o.dryRun, log).Run(ctx, account, "", 0, nil)
+				if err != nil {
+					return nil, err
+				}
+				found = append(found, reported.Findings...)
+				fmt.Fprintf(progress, "account %q: %d customers, %d histories read, %d differences\n", account, reported.Customers, reported.Histories, len(reported.Findings))
+				continue
 			}
 			total := 0
 			if err := parts.Scrub(log).Pass(ctx, account, func(n int) { total += n }); err != nil {

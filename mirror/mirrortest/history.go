@@ -407,7 +407,7 @@ func tombstoneKeeps(t *testing.T, h *Harness) {
 	if totals.Customers != 0 || totals.Balances["eur"] != 0 {
 		t.Fatalf("a deleted customer counts: %+v", totals)
 	}
-	ids, err := h.Unsynced(t.Context(), "", mirror.ScopeBalance, "", 10)
+	ids, err := h.Unsynced(t.Context(), "", mirror.ScopeBalance, mirror.Unread{}, 10)
 	if err != nil || len(ids) != 0 {
 		t.Fatalf("unsynced %v, %v, want none", ids, err)
 	}

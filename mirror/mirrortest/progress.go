@@ -2,6 +2,7 @@ package mirrortest
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"testing"
 	"time"
@@ -20,6 +21,7 @@ func progressCases() []testCase {
 		{"FirstCopyOfGrants", firstGrants},
 		{"UnsyncedBalances", unsyncedBalances},
 		{"UnsyncedCredits", unsyncedCredits},
+		{"UnsyncedLargestFirst", unsyncedLargestFirst},
 		{"FindingIsOpenOnce", findingOnce},
 		{"SchemaAndPing", schemaAndPing},
 	}
@@ -183,7 +185,7 @@ func requireUnsynced(t *testing.T, s mirror.Store, scope mirror.Scope, want ...s
 	t.Helper()
 	for _, limit := range []int{1, 2, 100} {
 		var got []string
-		for after := ""; ; {
+		for after := (mirror.Unread{}); ; {
 			page, err := s.Unsynced(t.Context(), "", scope, after, limit)
 			noErr(t, err)
 			if len(page) == 0 {
@@ -192,8 +194,9 @@ func requireUnsynced(t *testing.T, s mirror.Store, scope mirror.Scope, want ...s
 			if len(page) > limit {
 				t.Fatalf("%d ids, want at most %d", len(page), limit)
 			}
-			got = append(got, page...)
-			after = page[len(page)-1]
+			for _, after = range page {
+				got = append(got, after.Customer)
+			}
 		}
 		if !slices.Equal(got, want) {
 			t.Fatalf("unsynced %s, %d at a time: %q, want %q", scope, limit, got, want)
@@ -254,6 +257,43 @@ func unsyncedCredits(t *testing.T, h *Harness) {
 	requireUnsynced(t, h, mirror.ScopeCredits, "cus_A")
 	noErr(t, h.SaveDeadLetter(t.Context(), letter(ledgers["cus_A"].target())))
 	requireUnsynced(t, h, mirror.ScopeCredits)
+}
+
+// unsyncedLargestFirst: what most is at stake for is read first, whatever its sign
+// and currency; equal ones are read by id.
+func unsyncedLargestFirst(t *testing.T, h *Harness) {
+	var page []mirror.Customer
+	for id, amounts := range map[string]map[string]int64{
+		"cus_A": {"eur": -5}, "cus_B": {"eur": 700}, "cus_C": {"eur": -700}, "cus_D": nil,
+		"cus_E": {"eur": 1, "jpy": -90_000}, "cus_F": {"eur": math.MinInt64}, "cus_G": {"eur": math.MaxInt64},
+	} {
+		c := newLedger("", id).object()
+		for currency, amount := range amounts {
+			if currency == "eur" {
+				c.Currency, c.Balance = currency, amount
+				continue
+			}
+			c.InvoiceCreditBalance = map[string]int64{currency: -amount}
+		}
+		page = append(page, c)
+	}
+	_, err := h.InsertCustomers(t.Context(), "", page)
+	noErr(t, err)
+	requireUnsynced(t, h, mirror.ScopeBalance, "cus_F", "cus_G", "cus_E", "cus_B", "cus_C", "cus_A", "cus_D")
+
+	// A customer ranks by its largest grant, whatever page that came in.
+	var small, large []mirror.CreditGrant
+	for id, amounts := range map[string][2]int64{"cus_A": {10, 20}, "cus_B": {5, 500}, "cus_C": {30, 1}} {
+		c := newCredits("", id)
+		c.grant("eur", amounts[0])
+		c.grant("eur", amounts[1])
+		small, large = append(small, c.grants[0]), append(large, c.grants[1])
+	}
+	for _, page := range [][]mirror.CreditGrant{small, large, small} {
+		_, err := h.InsertGrants(t.Context(), "", page)
+		noErr(t, err)
+	}
+	requireUnsynced(t, h, mirror.ScopeCredits, "cus_B", "cus_C", "cus_A")
 }
 
 func findingOnce(t *testing.T, h *Harness) {

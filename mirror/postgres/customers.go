@@ -39,10 +39,11 @@ ON CONFLICT (account, id) DO UPDATE SET
   raw = excluded.raw, digest = excluded.digest, synced_at = now()`
 
 	// meetCustomers makes a sync_state row for each, so that customers without a
-	// history are found through an index.
-	meetCustomers = `INSERT INTO creditmirror.sync_state (account, customer, scope, epoch)
-SELECT $1, u.id, $2, 0 FROM unnest($3::text[]) AS u (id) ORDER BY u.id COLLATE "C"
-ON CONFLICT (account, customer, scope) DO NOTHING`
+	// history are found through an index, in the order of their ranks.
+	meetCustomers = `INSERT INTO creditmirror.sync_state AS s (account, customer, scope, epoch, read_rank)
+SELECT $1, u.id, $2, 0, u.rank FROM unnest($3::text[], $4::bigint[]) AS u (id, rank) ORDER BY u.id COLLATE "C"
+ON CONFLICT (account, customer, scope) DO UPDATE SET read_rank = excluded.read_rank
+WHERE NOT s.history_complete AND excluded.read_rank < s.read_rank`
 
 	// insertCustomers takes only customers that no sync has committed, and holds
 	// their fences while it does: a tombstone that commits at the same moment comes
@@ -120,7 +121,8 @@ func (s *Store) InsertCustomers(ctx context.Context, account string, page []mirr
 	var stored int
 	err := s.once(ctx, func(b *pgx.Batch) {
 		ids := column(page, func(c *mirror.Customer) string { return c.ID })
-		b.Queue(meetCustomers, account, string(mirror.ScopeBalance), ids)
+		b.Queue(meetCustomers, account, string(mirror.ScopeBalance), ids,
+			column(page, func(c *mirror.Customer) int64 { return mirror.CustomerRank(*c) }))
 		b.Queue(insertCustomers, account, ids,
 			column(page, func(c *mirror.Customer) int64 { return c.Balance }),
 			column(page, func(c *mirror.Customer) optText { return optText(c.Currency) }),

@@ -59,13 +59,15 @@ func (s *Store) InsertGrants(ctx context.Context, account string, page []mirror.
 		return 0, nil
 	}
 	page = sortedGrants(cleanGrants(page))
-	customers := map[string]bool{}
+	ranks := map[string]int64{}
 	for _, g := range page {
-		customers[g.Customer] = true
+		ranks[g.Customer] = min(ranks[g.Customer], mirror.RankOf(g.Amount))
 	}
+	customers := slices.Sorted(maps.Keys(ranks))
 	var stored int
 	err := s.once(ctx, func(b *pgx.Batch) {
-		b.Queue(meetCustomers, account, string(mirror.ScopeCredits), slices.Sorted(maps.Keys(customers)))
+		b.Queue(meetCustomers, account, string(mirror.ScopeCredits), customers,
+			column(customers, func(id *string) int64 { return ranks[*id] }))
 		queueGrants(b, insertGrants, account, page).QueryRow(func(row pgx.Row) error { return row.Scan(&stored) })
 	})
 	if err != nil {

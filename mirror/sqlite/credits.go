@@ -260,9 +260,9 @@ func grantRows(list []mirror.CreditGrant) [][]any {
 
 // InsertGrants stores grants that are not held yet and leaves all others alone.
 func (s *Store) InsertGrants(ctx context.Context, account string, page []mirror.CreditGrant) (int, error) {
-	owner := make(map[string]string, len(page))
+	owner, amount := make(map[string]string, len(page)), make(map[string]int64, len(page))
 	for _, g := range page {
-		owner[g.ID] = g.Customer
+		owner[g.ID], amount[g.ID] = g.Customer, g.Amount
 	}
 	stored := 0
 	err := s.w.do(ctx, durable, func(tx *tx) error {
@@ -274,7 +274,7 @@ func (s *Store) InsertGrants(ctx context.Context, account string, page []mirror.
 		var changes, ledgers [][]any
 		for _, id := range fresh {
 			changes = append(changes, []any{"credit_grants", owner[id], id, "insert"})
-			ledgers = append(ledgers, []any{owner[id]})
+			ledgers = append(ledgers, []any{owner[id], mirror.RankOf(amount[id])})
 		}
 		if _, err := tx.inBatches(knowLedgers, ledgers, account, tx.at, string(mirror.ScopeCredits)); err != nil {
 			return err

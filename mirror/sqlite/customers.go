@@ -84,11 +84,12 @@ SELECT ?2, value->>0, value->>1, value->>2, ?3 FROM json_each(?1) WHERE true
 ON CONFLICT DO NOTHING`
 
 	// knowLedgers makes ledgers known that no sync began, so that Unsynced finds
-	// them.
+	// them in the order of their ranks.
 	knowLedgers = `
-INSERT INTO sync_state (account, customer, scope, epoch, synced_at)
-SELECT ?2, value->>0, ?4, 0, ?3 FROM json_each(?1) WHERE true
-ON CONFLICT DO NOTHING`
+INSERT INTO sync_state (account, customer, scope, epoch, read_rank, synced_at)
+SELECT ?2, value->>0, ?4, 0, value->>1, ?3 FROM json_each(?1) WHERE true
+ON CONFLICT (account, customer, scope) DO UPDATE SET read_rank = excluded.read_rank
+WHERE NOT history_complete AND excluded.read_rank < read_rank`
 )
 
 // InsertCustomers stores customers of the first copy that no sync has touched.
@@ -112,7 +113,7 @@ func (s *Store) InsertCustomers(ctx context.Context, account string, page []mirr
 		var balances, changes, ledgers [][]any
 		for _, id := range fresh {
 			changes = append(changes, []any{"customers", id, id, "insert"})
-			ledgers = append(ledgers, []any{id})
+			ledgers = append(ledgers, []any{id, mirror.CustomerRank(byID[id])})
 			ends := balancesOf(byID[id])
 			for _, currency := range sortedKeys(ends) {
 				balances = append(balances, []any{id, currency, ends[currency]})

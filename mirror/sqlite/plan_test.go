@@ -22,8 +22,8 @@ func TestHotQueriesUseTheirIndexes(t *testing.T) {
 	// What a planner that knows nothing of the data gets wrong if left alone.
 	mustUse := map[string]string{
 		"heldGrants": "credit_grants_customer_list (account=? AND customer=?)", "heldGrantRows": "credit_grants_customer_list (account=? AND customer=?)",
-		"placeRows": "(account=? AND customer=? AND id=?)", "unsyncedBalances": "sync_state_incomplete (account=? AND scope=? AND customer>?)",
-		"unsyncedCredits": "sync_state_incomplete (account=? AND scope=? AND customer>?)",
+		"placeRows": "(account=? AND customer=? AND id=?)", "unsyncedBalances": "sync_state_incomplete (account=? AND scope=? AND (read_rank,customer)>(?,?))",
+		"unsyncedCredits": "sync_state_incomplete (account=? AND scope=? AND (read_rank,customer)>(?,?))",
 	}
 	sorts := map[string]bool{"heldGrants": true, "dueLetters": true} // a customer's grants, letters of one moment
 	for name, query := range map[string]string{

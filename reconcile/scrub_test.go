@@ -1,0 +1,546 @@
+package reconcile
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/creditmirror/creditmirror/mirror"
+	"github.com/creditmirror/creditmirror/stripeapi"
+)
+
+func (s *flaky) FullReads(ctx context.Context, account string, before time.Time, limit int) ([]mirror.FullRead, error) {
+	return try(s.f, "full reads", func() ([]mirror.FullRead, error) { return s.Store.FullReads(ctx, account, before, limit) })
+}
+
+func (s *flaky) FullReadCount(ctx context.Context, account string) (int64, error) {
+	return try(s.f, "full read count", func() (int64, error) { return s.Store.FullReadCount(ctx, account) })
+}
+
+func (s *flaky) RequestFullRead(ctx context.Context, targets []mirror.Target) error {
+	return tryOnly(s.f, "request full read", func() error { return s.Store.RequestFullRead(ctx, targets) })
+}
+
+func (s *flaky) Customers(ctx context.Context, account, after string, limit int) ([]mirror.CustomerView, error) {
+	return try(s.f, "list held", func() ([]mirror.CustomerView, error) { return s.Store.Customers(ctx, account, after, limit) })
+}
+
+func (s *flaky) Customer(ctx context.Context, account, id string) (mirror.CustomerView, error) {
+	return try(s.f, "held", func() (mirror.CustomerView, error) { return s.Store.Customer(ctx, account, id) })
+}
+
+func (s *flaky) BalanceTransactions(ctx context.Context, account, customer string, p mirror.Page) (mirror.Slice[mirror.BalanceTransaction], error) {
+	return try(s.f, "held rows", func() (mirror.Slice[mirror.BalanceTransaction], error) {
+		return s.Store.BalanceTransactions(ctx, account, customer, p)
+	})
+}
+
+func (s *flaky) CreditTransactions(ctx context.Context, account, customer, grant string, p mirror.Page) (mirror.Slice[mirror.CreditTransaction], error) {
+	return try(s.f, "held credit rows", func() (mirror.Slice[mirror.CreditTransaction], error) {
+		return s.Store.CreditTransactions(ctx, account, customer, grant, p)
+	})
+}
+
+func (s *flaky) Grants(ctx context.Context, account, customer string, p mirror.Page) (mirror.Slice[mirror.CreditGrant], error) {
+	return try(s.f, "held grants", func() (mirror.Slice[mirror.CreditGrant], error) { return s.Store.Grants(ctx, account, customer, p) })
+}
+
+// ledgers is a Stripe with histories.
+type ledgers struct {
+	*fakeStripe
+	rows map[string][]mirror.BalanceTransaction // newest first
+}
+
+func (l ledgers) Customer(ctx context.Context, account, id string) (stripeapi.CustomerReply, error) {
+	return comparing{l.fakeStripe}.Customer(ctx, account, id)
+}
+
+func (l ledgers) BalancePage(_ context.Context, account, id, after string, _ int) (stripeapi.BalancePage, error) {
+	return try(l.faults, "balance page", func() (p stripeapi.BalancePage, err error) {
+		i := slices.IndexFunc(l.customers, func(c mirror.Customer) bool { return c.ID == id })
+		if i < 0 {
+			return p, missing("customer")
+		}
+		p.Rows, p.HasMore, err = page(l.rows[id], after, 3, func(t mirror.BalanceTransaction) string { return t.ID })
+		if len(p.Rows) > 0 {
+			c := l.customers[i]
+			p.Customer = &c
+		}
+		return p, err
+	})
+}
+
+func (l ledgers) CreditPage(context.Context, string, string, string, int) (stripeapi.CreditPage, error) {
+	return try(l.faults, "credit page", func() (stripeapi.CreditPage, error) { return stripeapi.CreditPage{}, nil })
+}
+
+// scrubBench is a mirror of customers with histories, all of them complete.
+func scrubBench(t *testing.T, customers int) (*bench, ledgers) {
+	b := setup(t)
+	l := ledgers{b.stripe, map[string][]mirror.BalanceTransaction{}}
+	for i := range customers {
+		id := fmt.Sprintf("cus_%02d", i)
+		c := customer(id, "")
+		c.Currency, c.Balance = "eur", -50
+		var rows []mirror.BalanceTransaction
+		for n := 5; n > 0; n-- {
+			row := mirror.BalanceTransaction{
+				ID: fmt.Sprintf("cbtxn_%02d_%d", i, n), Customer: id, Amount: -10, Currency: "eur", EndingBalance: int64(-10 * n), Type: "adjustment",
+				Description: "goodwill", Metadata: json.RawMessage(`{"a":"b"}`), Created: t0.Add(time.Duration(n) * time.Second),
+			}
+			row.Raw = json.RawMessage(fmt.Sprintf(`{"id":%q,"amount":-10}`, row.ID))
+			rows = append(rows, row)
+		}
+		b.stripe.customers, l.rows[id] = append(b.stripe.customers, c), rows
+	}
+	b.stripe.grants = []mirror.CreditGrant{grant("credgr_1", "cus_01")}
+	if _, err := b.store.Store.InsertCustomers(t.Context(), "", b.stripe.customers); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.store.Store.InsertGrants(t.Context(), "", b.stripe.grants); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range b.stripe.customers {
+		target := mirror.Target{Scope: mirror.ScopeBalance, ID: c.ID}
+		st, err := b.store.Store.BeginSync(t.Context(), target)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = b.store.Store.ApplyBalance(t.Context(), mirror.BalanceSnapshot{
+			Target: target, Epoch: st.Epoch, ObservedAt: t0, Joined: true, Full: true, Customer: c,
+			Windows: []mirror.Window[mirror.BalanceTransaction]{{FromHead: true, ToEnd: true, Rows: l.rows[c.ID]}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	commit(t, b.store.Store, mirror.Target{Scope: mirror.ScopeCredits, ID: "cus_01"}, t0)
+	err := b.store.Store.SaveSweep(t.Context(), mirror.Sweep{Name: SweepBackfill, LastSuccess: t0, State: []byte(`{"phase":"done"}`)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.now = t0.Add(time.Hour)
+	return b, l
+}
+
+// syncAll reads in full what waits, as the workers would.
+func (b *bench) syncAll(t *testing.T, l ledgers) {
+	b.queue.mu.Lock()
+	targets := slices.Collect(maps.Keys(b.queue.queued))
+	clear(b.queue.queued)
+	b.queue.mu.Unlock()
+	for _, target := range targets {
+		if target.Scope != mirror.ScopeBalance {
+			commit(t, b.store.Store, target, b.now)
+			continue
+		}
+		st, err := b.store.Store.BeginSync(context.Background(), target)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		i := slices.IndexFunc(b.stripe.customers, func(c mirror.Customer) bool { return c.ID == target.ID })
+		_, err = b.store.Store.ApplyBalance(context.Background(), mirror.BalanceSnapshot{
+			Target: target, Epoch: st.Epoch, ObservedAt: b.now, Joined: true, Full: true, Customer: b.stripe.customers[i],
+			Windows: []mirror.Window[mirror.BalanceTransaction]{{FromHead: true, ToEnd: true, Rows: l.rows[target.ID]}},
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// unread are the histories that were not read in full since t.
+func (b *bench) unread(t *testing.T, since time.Time) []mirror.FullRead {
+	t.Helper()
+	list, err := b.store.Store.FullReads(context.Background(), "", since, 1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return list
+}
+
+// F03: a scrub that fails at any call of the store or the queue, before or after
+// it took effect, goes on to the same end: in a pass, and in steps.
+func TestF03_ScrubFailsEverywhere(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []string{"pass", "steps", "urgent"} {
+		for _, after := range []bool{false, true} {
+			for at := 1; ; at++ {
+				b, l := scrubBench(t, 4)
+				b.faults.hook = func(call string) error {
+					if call == "backlog" {
+						b.syncAll(t, l)
+					}
+					return nil
+				}
+				begun := b.now
+				scrub := func() *Scrub {
+					return NewScrub(b.store, b.queue, ScrubOptions{Period: 24 * time.Hour, Now: b.clock})
+				}
+				if mode == "urgent" {
+					if err := scrub().Urge(t.Context(), "", b.now); err != nil {
+						t.Fatal(err)
+					}
+				}
+				b.faults.n, b.faults.at, b.faults.after = 0, at, after
+				failed := false
+				run := func() error {
+					if mode == "pass" {
+						return scrub().Pass(t.Context(), "", func(int) {})
+					}
+					for range map[string]int{"steps": 30, "urgent": 3}[mode] {
+						if mode == "steps" {
+							b.now = b.now.Add(time.Hour)
+						}
+						if _, _, err := scrub().Step(t.Context(), ""); err != nil {
+							return err
+						}
+					}
+					return nil
+				}
+				for {
+					err := run()
+					if err == nil {
+						break
+					}
+					if failed || !errors.Is(err, errInjected) {
+						t.Fatal(err)
+					}
+					failed = true
+				}
+				if left := b.unread(t, begun); len(left) > 0 {
+					t.Fatalf("%s failed at %d (after %v): not read: %+v", mode, at, after, left)
+				}
+				w, err := b.store.Store.Sweep(t.Context(), "", SweepScrub)
+				if err != nil || w.LastSuccess.IsZero() {
+					t.Fatalf("%s failed at %d (after %v): %+v, %v", mode, at, after, w, err)
+				}
+				if mode == "urgent" && strings.Contains(string(w.State), "urgent") {
+					t.Fatalf("%s failed at %d (after %v): still urgent: %s", mode, at, after, w.State)
+				}
+				if found := b.found(t); len(found) > 0 {
+					t.Fatalf("%s failed at %d (after %v): found %q", mode, at, after, found)
+				}
+				if !failed {
+					if at < 8 {
+						t.Fatalf("%s: only %d calls", mode, at)
+					}
+					break
+				}
+				if mode == "steps" { // the same calls again and again
+					at += 2
+				}
+			}
+		}
+	}
+}
+
+// F03: the same for the scrub that only reports: whichever call of the store, the
+// queue or Stripe fails, everything is found, recorded once, and nothing marked.
+func TestF03_ScrubReportFailsEverywhere(t *testing.T) {
+	t.Parallel()
+	want := []string{"field_mismatch cus_00", "missing_customer cus_02", "missing_transaction cus_01"}
+	for _, after := range []bool{false, true} {
+		for at := 1; ; at++ {
+			b, l := scrubBench(t, 4)
+			l.rows["cus_00"][2].Description = "edited"
+			l.rows["cus_01"] = append([]mirror.BalanceTransaction{
+				{ID: "cbtxn_x2", Amount: 7, EndingBalance: -50, Currency: "eur", Created: b.now, Raw: []byte(`{"id":"cbtxn_x2"}`)},
+				{ID: "cbtxn_x1", Amount: -7, EndingBalance: -57, Currency: "eur", Created: b.now, Raw: []byte(`{"id":"cbtxn_x1"}`)},
+			}, l.rows["cus_01"]...)
+			b.stripe.customers = slices.DeleteFunc(b.stripe.customers, func(c mirror.Customer) bool { return c.ID == "cus_02" })
+			step := func() error {
+				report := NewScrubReport(l, b.store, b.queue, ReportOptions{Grace: time.Nanosecond, Now: b.clock})
+				scrub := NewScrub(b.store, b.queue, ScrubOptions{Period: time.Hour, Report: report, Now: b.clock})
+				b.now = b.now.Add(time.Hour)
+				_, _, err := scrub.Step(t.Context(), "")
+				return err
+			}
+			b.faults.n, b.faults.at, b.faults.after = 0, at, after
+			failed := false
+			for range 40 {
+				if err := step(); err != nil {
+					if failed || !errors.Is(err, errInjected) {
+						t.Fatal(err)
+					}
+					failed = true
+				}
+			}
+			if got := slices.Compact(b.found(t)); !slices.Equal(got, want) {
+				t.Fatalf("failed at %d (after %v): found %q, want %q", at, after, got, want)
+			}
+			if n := len(b.found(t)); n != 4 {
+				t.Fatalf("failed at %d (after %v): %d findings, want 4: %q", at, after, n, b.found(t))
+			}
+			if len(b.queue.swept)+len(b.queue.live) > 0 {
+				t.Fatalf("failed at %d: marked %v", at, b.queue.swept)
+			}
+			if w, err := b.store.Store.Sweep(t.Context(), "", SweepScrub); err != nil || w.LastSuccess.IsZero() {
+				t.Fatalf("failed at %d (after %v): %+v, %v", at, after, w, err)
+			}
+			if !failed {
+				break
+			}
+			if at > 40 { // the steps repeat themselves
+				at += 9
+			}
+			if at > 200 {
+				break
+			}
+		}
+	}
+}
+
+// What work explains is lag: a customer in the queue is no finding, however long.
+func TestScrubReportTellsLagFromDrift(t *testing.T) {
+	t.Parallel()
+	b, l := scrubBench(t, 3)
+	l.rows["cus_00"][2].Description = "edited"
+	b.queue.queued[mirror.Target{Scope: mirror.ScopeBalance, ID: "cus_00"}] = true
+	report := NewScrubReport(l, b.store, b.queue, ReportOptions{Grace: time.Nanosecond, Now: b.clock})
+	got, err := report.Run(t.Context(), "", "", 0, nil)
+	if err != nil || len(got.Findings) != 0 || got.Customers != 3 {
+		t.Errorf("%+v, %v", got, err)
+	}
+	clear(b.queue.queued)
+	if got, err = report.Run(t.Context(), "", "", 0, nil); err != nil || len(got.Findings) != 1 {
+		t.Errorf("%+v, %v, want the edit", got, err)
+	}
+	// A difference that the second look does not show was a change on its way.
+	looks := 0
+	b.faults.hook = func(call string) error {
+		if call == "balance page" {
+			if looks++; looks == 3*2+1 {
+				l.rows["cus_00"][2].Description = "goodwill"
+			}
+		}
+		return nil
+	}
+	if got, err = report.Run(t.Context(), "", "", 0, nil); err != nil || len(got.Findings) != 0 {
+		t.Errorf("%+v, %v, want nothing that lasts", got, err)
+	}
+}
+
+// After a gap that Stripe's list of events does not reach back over, the balances
+// sweep runs at once and every history is read.
+func TestF30_GapOf25DaysIsTakenOver(t *testing.T) {
+	t.Parallel()
+	for _, report := range []bool{false, true} {
+		b, l := scrubBench(t, 250)
+		// What happened in the gap: a balance, and a pair that cancels out.
+		b.stripe.customers[3].Balance = -57
+		l.rows["cus_03"] = append([]mirror.BalanceTransaction{{
+			ID: "cbtxn_gap", Amount: -7, EndingBalance: -57, Currency: "eur", Type: "adjustment", Created: t0.Add(24 * time.Hour), Raw: []byte(`{"id":"cbtxn_gap"}`),
+		}}, l.rows["cus_03"]...)
+		edited := &l.rows["cus_09"][0]
+		edited.Description, edited.Raw = "edited in the gap", []byte(`{"id":"cbtxn_09_5","description":"edited in the gap"}`)
+		b.now = t0.Add(40 * 24 * time.Hour)
+		err := b.store.Store.SaveSweep(t.Context(), mirror.Sweep{Name: SweepEvents, Watermark: b.now.Add(-26 * 24 * time.Hour)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		o := ScrubOptions{Now: b.clock}
+		repair := !report
+		if report {
+			o.Report = NewScrubReport(l, b.store, b.queue, ReportOptions{Grace: time.Nanosecond, Now: b.clock})
+		}
+		scrub := NewScrub(b.store, b.queue, o)
+		r := NewRunner(b.store, b.queue, NewEventsSweep(b.stripe, b.store, b.queue, EventsOptions{Now: b.clock}), b.copier(false), RunnerOptions{
+			Balances: NewBalancesSweep(comparing{b.stripe}, b.store, b.queue, BalancesOptions{Grace: time.Nanosecond, Repair: &repair}),
+			Scrub:    scrub, Registerer: prometheus.NewRegistry(), Now: b.clock,
+		})
+		r.sweepEvents(t.Context())
+		var cause string
+		select {
+		case cause = <-r.balancesNow:
+		default:
+			t.Fatal("no pass over balances was asked for")
+		}
+		if _, err := r.sweepBalances(t.Context(), "", cause, true); err != nil {
+			t.Fatal(err)
+		}
+		steps := 0
+		for ; ; steps++ {
+			if !report {
+				b.syncAll(t, l)
+			}
+			if _, _, err := scrub.Step(t.Context(), ""); err != nil {
+				t.Fatal(err)
+			}
+			if w, err := b.store.Store.Sweep(t.Context(), "", SweepScrub); err != nil || !strings.Contains(string(w.State), "urgent") {
+				break
+			}
+			if steps > 20 {
+				t.Fatal("still urgent")
+			}
+		}
+		if left := b.unread(t, b.now); !report && len(left) > 0 {
+			t.Errorf("%d histories were not read", len(left))
+		}
+		list, err := b.store.Store.Findings(t.Context(), mirror.FindingsQuery{RepairedSince: t0, Limit: 100})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, f := range list {
+			got = append(got, fmt.Sprintf("%s %s %s", f.Kind, f.Customer, f.Cause))
+		}
+		slices.Sort(got)
+		if want := []string{"balance_mismatch cus_03 missed event", "field_mismatch cus_09 edit without event", "missing_transaction cus_03 missed event"}; !slices.Equal(got, want) {
+			t.Errorf("report only %v: %q, want %q", report, got, want)
+		}
+		if steps < 2 {
+			t.Errorf("all in %d steps: the queue is not kept short", steps)
+		}
+		// The next pass over events begins where Stripe's list does, and asks no more.
+		r.sweepEvents(t.Context())
+		if len(r.balancesNow) > 0 {
+			t.Error("the gap is taken over again and again")
+		}
+	}
+}
+
+func (m *memory) HeldCustomers(_ context.Context, _ string, ids []string) (map[string]mirror.HeldCustomer, error) {
+	held := map[string]mirror.HeldCustomer{}
+	for _, id := range ids {
+		held[id] = mirror.HeldCustomer{CustomerView: mirror.CustomerView{Customer: mirror.Customer{ID: id}}}
+	}
+	return held, nil
+}
+
+func (m *memory) HeldGrants(context.Context, string, []string) (map[string]mirror.HeldGrantRow, error) {
+	return nil, nil
+}
+
+func (m *memory) LivingCustomers(context.Context, string, mirror.Place, time.Time, int) ([]mirror.Place, error) {
+	return nil, nil
+}
+
+func (m *memory) HeldClocks(context.Context, string) ([]string, error) { return nil, nil }
+
+func (m *memory) GrantHolders(context.Context, string, string, int) ([]string, error) {
+	return nil, nil
+}
+
+func (m *memory) ClockCustomers(context.Context, string, string) ([]string, error) { return nil, nil }
+
+func (m *memory) OpenFindings(_ context.Context, list []mirror.Finding) ([]mirror.Finding, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, f := range list {
+		m.log = append(m.log, fmt.Sprintf("found %s %s: %s", f.Kind, f.Customer, f.Cause))
+	}
+	return list, nil
+}
+
+func (m *memory) FullReadCount(context.Context, string) (int64, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return 0, m.fail["full reads"]
+}
+
+func (m *memory) FullReads(context.Context, string, time.Time, int) ([]mirror.FullRead, error) {
+	return nil, nil
+}
+
+func (m *memory) RequestFullRead(context.Context, []mirror.Target) error { return nil }
+
+// F10: a lost Redis is followed by a pass over all balances, at once and with the
+// cause in what it finds; a first start is not.
+func TestF10_BalancesAfterALostRedis(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory()
+		m.sweeps["/"+SweepBackfill] = mirror.Sweep{LastSuccess: time.Now()}
+		m.sweeps["/"+SweepBalances] = mirror.Sweep{LastSuccess: time.Now()}
+		m.sweeps["/"+SweepEvents] = mirror.Sweep{Watermark: time.Now()}
+		for i := range 2 { // both sides know each other
+			m.incs[i] = mirror.Incarnation{Partition: i, ID: fmt.Sprint("i", i), HighWater: 5}
+		}
+		q := newQueue(&faults{})
+		q.incs = []mirror.Incarnation{m.incs[0], m.incs[1]}
+		wrong := customer("cus_1", "")
+		wrong.Balance, wrong.Currency, wrong.Created = -5, "eur", time.Now().Add(-time.Hour)
+		stripe := &fakeStripe{faults: &faults{}, pageCap: 100, customers: []mirror.Customer{wrong}}
+		r := m.replica(t, q, "a", RunnerOptions{
+			BalancesInterval: 24 * time.Hour, EventsInterval: time.Hour,
+			Balances: NewBalancesSweep(comparing{stripe}, m, q, BalancesOptions{}),
+		})
+		pass(time.Minute)
+		if n := m.count("found balance_mismatch cus_1: " + mirror.CauseLostRedis); n != 0 || len(stripe.calls) != 0 {
+			t.Fatalf("%d findings, calls %q before Redis was lost", n, stripe.calls)
+		}
+		q.mu.Lock()
+		q.incs = []mirror.Incarnation{{Partition: 0}, {Partition: 1}} // FLUSHALL
+		q.mu.Unlock()
+		pass(10*time.Second + balancesGrace + 2*time.Second)
+		if n := m.count("found balance_mismatch cus_1: " + mirror.CauseLostRedis); n != 1 {
+			t.Errorf("%d findings with the cause, want one", n)
+		}
+		if n := testutil.ToFloat64(r.m.lost); n != 1 {
+			t.Errorf("%v losses counted", n)
+		}
+		r.end()
+	})
+}
+
+// I19: a sweep that gets no further says so in a metric, and takes it back.
+func TestI19_StalledSweeps(t *testing.T) {
+	t.Parallel()
+	for sweep, what := range map[string]string{SweepEvents: "events", SweepBalances: "customers", SweepScrub: "full reads"} {
+		synctest.Test(t, func(t *testing.T) {
+			m := newMemory()
+			m.sweeps["/"+SweepBackfill] = mirror.Sweep{LastSuccess: time.Now()}
+			m.sweeps["/"+SweepEvents] = mirror.Sweep{Watermark: time.Now()}
+			q := newQueue(&faults{})
+			stripe := &fakeStripe{faults: &faults{}, pageCap: 100}
+			stripe.hook = func(call string) error {
+				m.mu.Lock()
+				defer m.mu.Unlock()
+				return m.fail[call]
+			}
+			r := m.replica(t, q, "a", RunnerOptions{
+				EventsInterval: time.Minute, BalancesInterval: 10 * time.Minute,
+				Balances: NewBalancesSweep(comparing{stripe}, m, q, BalancesOptions{}), Scrub: NewScrub(m, q, ScrubOptions{}),
+			})
+			stalled := func() (all []string) {
+				for _, s := range []string{SweepEvents, SweepBalances, SweepScrub} {
+					if testutil.ToFloat64(r.m.stalled.WithLabelValues(s)) == 1 {
+						all = append(all, s)
+					}
+				}
+				return all
+			}
+			pass(time.Hour)
+			if s := stalled(); len(s) > 0 {
+				t.Errorf("%v stalled, but nothing is wrong", s)
+			}
+			m.set(what, errors.New("away"))
+			pass(2 * time.Minute)
+			if s := stalled(); len(s) > 0 {
+				t.Errorf("%v stalled after two minutes: too soon to tell", s)
+			}
+			pass(time.Hour)
+			if s := stalled(); !slices.Equal(s, []string{sweep}) {
+				t.Errorf("%v stalled after an hour, want %s", s, sweep)
+			}
+			m.set(what, nil)
+			pass(15 * time.Minute)
+			if s := stalled(); len(s) > 0 {
+				t.Errorf("%v stalled although it goes on", s)
+			}
+			r.end()
+		})
+	}
+}
