@@ -9,7 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"regexp"
+	"net/url"
 	"runtime/debug"
 	"strconv"
 	"time"
@@ -21,6 +21,11 @@ import (
 
 // reader is the part of mirror.Reader that is served.
 type reader interface {
+	Snapshot(ctx context.Context, fn func(mirror.Reader) error) error
+	CustomerPage(ctx context.Context, account string, f mirror.CustomerFilter, p mirror.Page) (mirror.Slice[mirror.CustomerView], error)
+	CustomerOfAccount(ctx context.Context, account, customerAccount string) (string, error)
+	Balances(ctx context.Context, account, after string, limit int, asOf time.Time) ([]mirror.CustomerBalances, error)
+	Changes(ctx context.Context, account, after string, limit int) ([]mirror.Change, error)
 	Customer(ctx context.Context, account, id string) (mirror.CustomerView, error)
 	BalanceTransactions(ctx context.Context, account, customer string, p mirror.Page) (mirror.Slice[mirror.BalanceTransaction], error)
 	BalanceTransaction(ctx context.Context, account, customer, id string) (mirror.BalanceTransaction, error)
@@ -38,13 +43,29 @@ type Options struct {
 	// Reader is the mirror; any mirror.Reader will do.
 	Reader reader
 	// Keys are accepted from callers. With none, only requests from this machine
-	// are answered.
+	// are answered, and none that writes.
 	Keys []Key
+	// Writes sends on what changes something at Stripe. Defaults to none: writes
+	// are refused.
+	Writes *Writes
+	// Syncs serves Creditmirror-Max-Age. Defaults to none: a copy that is too old
+	// is answered with 504.
+	Syncs *Syncs
+	// Version is the API version of the JSON that is held.
+	Version string
+	// Accounts tells which connected accounts are mirrored. Defaults to all.
+	Accounts func(account string) bool
+	// Emails tells that whole customers are held, so that they can be listed by
+	// e-mail address.
+	Emails bool
+	// Stopping ends the wait of those who wait for changes. Defaults to never.
+	Stopping <-chan struct{}
 	// Log defaults to none.
 	Log *zap.Logger
 	// Now defaults to time.Now; it decides which grants are effective or expired.
 	Now func() time.Time
-	// Timeout bounds the work on one request. Defaults to 10 s.
+	// Timeout bounds the work on one request, without what Stripe takes. Defaults
+	// to 10 s.
 	Timeout time.Duration
 }
 
@@ -54,9 +75,11 @@ func New(o Options) http.Handler {
 		panic("api: no Reader")
 	}
 	h := &handler{
-		reader: o.Reader, keys: newKeyring(o.Keys), log: o.Log, now: o.Now,
-		timeout: cmp.Or(o.Timeout, 10*time.Second),
-		refused: rate.Sometimes{Interval: time.Second},
+		reader: o.Reader, keys: newKeyring(o.Keys), writes: o.Writes, syncs: o.Syncs, version: o.Version,
+		accounts: o.Accounts, emails: o.Emails, stopping: o.Stopping, log: o.Log, now: o.Now,
+		timeout:  cmp.Or(o.Timeout, 10*time.Second),
+		refused:  rate.Sometimes{Interval: time.Second},
+		failures: rate.NewLimiter(failuresPerSecond, failuresAtOnce),
 	}
 	if h.log == nil {
 		h.log = zap.NewNop()
@@ -68,13 +91,21 @@ func New(o Options) http.Handler {
 }
 
 type handler struct {
-	reader  reader
-	keys    keyring
-	log     *zap.Logger
-	now     func() time.Time
-	timeout time.Duration
+	reader   reader
+	keys     keyring
+	writes   *Writes
+	syncs    *Syncs
+	version  string
+	accounts func(string) bool
+	emails   bool
+	stopping <-chan struct{}
+	log      *zap.Logger
+	now      func() time.Time
+	timeout  time.Duration
 	// refused keeps a flood of wrong keys from becoming a flood of log lines.
 	refused rate.Sometimes
+	// failures bounds how many wrong keys are told so.
+	failures *rate.Limiter
 }
 
 // call is one request to a known path, after its parameters were checked.
@@ -86,8 +117,14 @@ type call struct {
 	page    mirror.Page // of lists
 	expand  expansion   // of one object, also in lists
 	now     time.Time
+	emails  bool
 	fresh   freshness
 	held    held
+	// form and key are what a write sends on: the parameters and the Idempotency-Key.
+	form     url.Values
+	key      string
+	stopping <-chan struct{}
+	log      *zap.Logger
 }
 
 // freshness is the oldest of the times at which the parts of a reply were
@@ -106,6 +143,13 @@ func (f *freshness) add(t time.Time) {
 	}
 }
 
+// response is a whole answer.
+type response struct {
+	status int
+	header http.Header
+	body   []byte
+}
+
 // ServeHTTP answers one request. The reply is complete in memory before its first
 // byte is sent, so that no error can come after a 200.
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -118,20 +162,26 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	header.Set("Cache-Control", "no-store")
 	header.Set("X-Content-Type-Options", "nosniff")
 
-	status := http.StatusOK
-	body, err := h.answer(r, header, log)
+	out, err := h.answer(r, header, log)
 	if err != nil {
 		e := h.classify(r, err, log)
+		out = response{status: e.status, body: e.envelope()}
 		for name, value := range e.header {
 			header.Set(name, value)
 		}
-		status, body = e.status, e.envelope()
 	}
-	header.Set("Content-Length", strconv.Itoa(len(body)))
-	w.WriteHeader(status)
+	for name, values := range out.header {
+		header[name] = values
+	}
+	out = encode(r, header, out)
+	header.Set("Content-Length", strconv.Itoa(len(out.body)))
+	if out.status == http.StatusNotModified {
+		header.Del("Content-Length")
+	}
+	w.WriteHeader(out.status)
 	// A caller that went away is no concern of ours.
-	_, _ = w.Write(body)
-	log.Debug("api request answered", zap.Int("code", status), zap.Duration("duration", time.Since(began)))
+	_, _ = w.Write(out.body)
+	log.Debug("api request answered", zap.Int("code", out.status), zap.Duration("duration", time.Since(began)))
 }
 
 // classify turns any error into what the caller may know of it.
@@ -147,7 +197,7 @@ func (h *handler) classify(r *http.Request, err error, log *zap.Logger) *apiErro
 	return errUnavailable()
 }
 
-func (h *handler) answer(r *http.Request, header http.Header, log *zap.Logger) (body []byte, err error) {
+func (h *handler) answer(r *http.Request, header http.Header, log *zap.Logger) (out response, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
@@ -155,64 +205,73 @@ func (h *handler) answer(r *http.Request, header http.Header, log *zap.Logger) (
 	}()
 	access, err := h.authenticate(r, log)
 	if err != nil {
-		return nil, err
+		return response{}, err
 	}
-	if err := version(r, header); err != nil {
-		return nil, err
-	}
-	account, err := account(r)
+	version, err := h.requestVersion(r, header)
 	if err != nil {
-		return nil, err
+		return response{}, err
+	}
+	account, err := h.account(r)
+	if err != nil {
+		return response{}, err
 	}
 	rt, ids, err := match(r, access)
 	if err != nil {
-		return nil, err
+		return response{}, err
 	}
-	c := &call{reader: h.reader, account: account, ids: ids, now: h.now()}
+	c := &call{reader: h.reader, account: account, ids: ids, now: h.now(), emails: h.emails, stopping: h.stopping, log: log}
+	if rt.write != nil {
+		if out, err = h.write(r, rt, c); err == nil {
+			out.body = reshape(out.body, version)
+		}
+		return out, err
+	}
 	if err := rt.parse(r.URL.RawQuery, c); err != nil {
-		return nil, err
+		return response{}, err
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), h.timeout)
-	defer cancel()
-	v, err := rt.serve(ctx, c)
+	if err := h.refresh(r, rt, c); err != nil {
+		return response{}, err
+	}
+	v, err := h.serve(r, rt, c)
 	if err != nil {
-		return nil, err
+		return response{}, err
 	}
-	var out bytes.Buffer
-	enc := json.NewEncoder(&out)
+	var body bytes.Buffer
+	enc := json.NewEncoder(&body)
 	enc.SetEscapeHTML(false) // what Stripe sent goes out as it came
 	if err := enc.Encode(v); err != nil {
-		return nil, fmt.Errorf("encode the reply: %w", err)
+		return response{}, fmt.Errorf("encode the reply: %w", err)
 	}
 	if !c.fresh.unknown && !c.fresh.at.IsZero() {
 		header.Set("Creditmirror-Synced-At", c.fresh.at.UTC().Format(time.RFC3339Nano))
 	}
-	return out.Bytes(), nil
+	return response{status: http.StatusOK, body: reshape(body.Bytes(), version)}, nil
 }
 
-// validVersion is a date, a name since 2024, and beta flags behind semicolons.
-var validVersion = regexp.MustCompile(`^\d{4}-\d\d-\d\d(\.[a-z]{1,32})?(; ?[a-z0-9_]{1,64}=v\d{1,4}){0,8}$`)
-
-// version echoes Stripe-Version, as Stripe does. It changes nothing in the reply.
-func version(r *http.Request, header http.Header) error {
-	values := r.Header.Values("Stripe-Version")
-	if len(values) == 0 {
-		return nil
+// serve runs a read. One that takes several reads of the mirror takes them from
+// one state of it, so that a list and the customer in it, or a grant and its
+// rows, are of the same sync.
+func (h *handler) serve(r *http.Request, rt *route, c *call) (v any, err error) {
+	ctx, cancel := context.WithTimeout(r.Context(), h.timeout+rt.patience)
+	defer cancel()
+	if rt.single && len(c.expand) == 0 {
+		return rt.serve(ctx, c)
 	}
-	if len(values) > 1 || !validVersion.MatchString(values[0]) {
-		return errInvalid("", "", "Invalid Stripe API version: %s", clip(values[0]))
-	}
-	header.Set("Stripe-Version", values[0])
-	return nil
+	err = h.reader.Snapshot(ctx, func(snapshot mirror.Reader) error {
+		c.reader = snapshot
+		v, err = rt.serve(ctx, c)
+		return err
+	})
+	return v, err
 }
 
 // account picks the connected account; empty is the platform's own.
-func account(r *http.Request) (string, error) {
+func (h *handler) account(r *http.Request) (string, error) {
 	values := r.Header.Values("Stripe-Account")
 	if len(values) == 0 {
 		return "", nil
 	}
-	if len(values) > 1 || !mirror.ValidAccountID(values[0]) {
+	if len(values) > 1 || !mirror.ValidAccountID(values[0]) || h.accounts != nil && !h.accounts(values[0]) {
 		return "", errAccount(values[0])
 	}
 	return values[0], nil

@@ -84,20 +84,24 @@ func TestRefused(t *testing.T) {
 		{"unicode id", "/v1/customers/cus_%C3%A4", 404, "resource_missing", "id"},
 		{"broken UTF-8 in an id", "/v1/customers/cus_%ff", 404, "resource_missing", "id"},
 		{"dots in the path", "/v1/customers/cus_../../x", 404, "", ""},
-		{"customers are not listed", "/v1/customers", 404, "", ""},
+		{"customers by an unknown cursor", "/v1/customers?starting_after=cus_x", 400, "resource_missing", "starting_after"},
+		{"customers by e-mail", "/v1/customers?email=a@example.com", 400, "", "email"},
+		{"customers of no clock's id", "/v1/customers?test_clock=%27", 400, "resource_missing", "test_clock"},
 		{"list of an unknown customer", "/v1/customers/cus_missing/balance_transactions", 404, "resource_missing", "customer"},
 		{"… with a cursor", "/v1/customers/cus_missing/balance_transactions?starting_after=cbtxn_1", 404, "resource_missing", "customer"},
 		{"list of no customer's id", "/v1/customers/x'/balance_transactions", 404, "resource_missing", "customer"},
-		{"unknown transaction", pathTxns + "/cbtxn_missing", 404, "resource_missing", "id"},
-		{"transaction of another customer", pathTxns + "/cbtxn_ofdeleted", 404, "resource_missing", "id"},
-		{"not a transaction's id", pathTxns + "/a%20b", 404, "resource_missing", "id"},
+		{"unknown transaction", pathTxns + "/cbtxn_missing", 404, "resource_missing", "transaction"},
+		{"transaction of another customer", pathTxns + "/cbtxn_ofdeleted", 404, "resource_missing", "transaction"},
+		{"not a transaction's id", pathTxns + "/a%20b", 404, "resource_missing", "transaction"},
 		{"unknown grant", pathGrants + "/credgr_missing", 404, "resource_missing", "id"},
 		{"not a grant's id", pathGrants + "/cbtxn_1", 404, "resource_missing", "id"},
 		{"unknown credit transaction", pathCredits + "/cbtxn_missing", 404, "resource_missing", "id"},
 		{"not a credit transaction's id", pathCredits + "/%00", 404, "resource_missing", "id"},
 		{"grants of an unknown customer", pathGrants + "?customer=cus_missing", 400, "resource_missing", "customer"},
 		{"grants of no customer's id", pathGrants + "?customer=x", 400, "resource_missing", "customer"},
-		{"credits of nobody", pathCredits, 400, "parameter_missing", "customer"},
+		{"credits of nobody's account", pathCredits + "?customer_account=acct_x", 400, "resource_missing", "customer_account"},
+		{"credits of two owners", credits + "&customer_account=acct_x", 400, "", "customer_account"},
+		{"grants of no account's id", pathGrants + "?customer_account=%27", 400, "resource_missing", "customer_account"},
 		{"credits of an unknown customer", pathCredits + "?customer=cus_missing", 400, "resource_missing", "customer"},
 		{"credits of no customer's id", pathCredits + "?customer=%27", 400, "resource_missing", "customer"},
 		{"credits of an unknown grant", pathCredits + "?credit_grant=credgr_missing", 400, "resource_missing", "credit_grant"},
@@ -128,7 +132,21 @@ func TestRefused(t *testing.T) {
 		{"unknown cursor of credits", credits + "&ending_before=cbtxn_x", 400, "resource_missing", "ending_before"},
 		{"unknown parameter", pathBalance + "?foo=1", 400, "parameter_unknown", "foo"},
 		{"paging of one object", pathBalance + "?limit=1", 400, "parameter_unknown", "limit"},
-		{"filter by time", pathTxns + "?created[gte]=NaN", 400, "parameter_unknown", "created[gte]"},
+		{"filter by no time", pathTxns + "?created[gte]=NaN", 400, "parameter_invalid_integer", "created[gte]"},
+		{"filter by a fraction", pathTxns + "?created=1.5", 400, "parameter_invalid_integer", "created"},
+		{"filter by nothing", pathTxns + "?created[lt]=", 400, "parameter_invalid_empty", "created[lt]"},
+		{"filter by time and range", pathTxns + "?created=1&created[gt]=1", 400, "", "created"},
+		{"filter by another relation", pathTxns + "?created[eq]=1", 400, "parameter_unknown", "created[eq]"},
+		{"filter of one object", pathBalance + "?created=1", 400, "parameter_unknown", "created"},
+		{"filter of grants by time", pathGrants + "?created=1", 400, "parameter_unknown", "created"},
+		{"no invoice's id", pathTxns + "?invoice=%27", 400, "resource_missing", "invoice"},
+		{"balances by no time", "/v1/credits/balances?as_of=soon", 400, "", "as_of"},
+		{"balances of too many", "/v1/credits/balances?limit=1001", 400, "", "limit"},
+		{"balances after nobody", "/v1/credits/balances?starting_after=%27", 400, "resource_missing", "starting_after"},
+		{"changes after nothing", "/v1/credits/changes?after=%27", 400, "", "after"},
+		{"changes for too long", "/v1/credits/changes?wait=61s", 400, "", "wait"},
+		{"changes for no time", "/v1/credits/changes?wait=x", 400, "", "wait"},
+		{"changes expanded", "/v1/credits/changes?expand[]=data", 400, "parameter_unknown", "expand[]"},
 		{"key in the query", pathBalance + "?key=sk_test_1", 400, "parameter_unknown", "key"},
 		{"other case", pathTxns + "?Limit=1", 400, "parameter_unknown", "Limit"},
 		{"semicolon", pathTxns + "?limit=1;x=2", 400, "parameter_invalid_integer", "limit"},
@@ -196,7 +214,7 @@ func TestErrorFixtures(t *testing.T) {
 	keyed := New(Options{Reader: world(t), Keys: []Key{{Secret: "right"}}})
 	for name, w := range map[string]*httptest.ResponseRecorder{
 		"400_invalid_limit":   serve(h, local("GET", pathTxns+"?limit=101")),
-		"400_missing_param":   serve(h, local("GET", pathCredits)),
+		"400_missing_param":   serve(h, local("GET", pathSummary)),
 		"400_unknown_param":   serve(h, local("GET", pathTxns+"?foo=1")),
 		"401_invalid_key":     serve(keyed, local("GET", pathTxns, "Authorization", "Bearer wrong")),
 		"403_account_access":  serve(h, local("GET", pathTxns, "Stripe-Account", "acct_../")),
@@ -228,25 +246,31 @@ func TestMethods(t *testing.T) {
 		method, target, key string
 		status              int
 	}{
-		{"POST", pathTxns, "w", 405},
+		{"POST", pathTxns, "w", 403}, // nothing to send it on with
 		{"POST", pathTxns, "r", 403},
-		{"DELETE", pathBalance, "w", 405},
+		{"POST", pathTxns + "/cbtxn_1", "r", 403},
+		{"POST", pathGrants, "r", 403},
+		{"POST", pathGrants + "/credgr_1", "r", 403},
+		{"POST", pathGrants + "/credgr_1/expire", "r", 403},
+		{"POST", pathGrants + "/credgr_1/void", "r", 403},
+		{"GET", pathGrants + "/credgr_1/void", "r", 404},
+		{"DELETE", pathBalance, "w", 404},
 		{"DELETE", pathBalance, "r", 403},
-		{"PUT", pathBalance, "r", 405},
-		{"HEAD", pathBalance, "r", 405},
-		{"TRACE", pathBalance, "r", 405},
-		{"OPTIONS", pathBalance, "r", 405},
+		{"PUT", pathBalance, "r", 404},
+		{"HEAD", pathBalance, "r", 404},
+		{"TRACE", pathBalance, "r", 404},
+		{"OPTIONS", pathBalance, "r", 404},
 		{"POST", "/v1/customers", "w", 404},
 		{"POST", "/v1/charges", "r", 404},
 		{"POST", "/v1/charges", "x", 401},
 	} {
 		w := serve(h, local(c.method, c.target, "Authorization", "Bearer "+c.key))
 		e := errorOf(t, w)
-		if w.Code != c.status || c.status == 405 && w.Header().Get("Allow") != "GET" {
-			t.Errorf("%s %s: %d, want %d, Allow %q", c.method, c.target, w.Code, c.status, w.Header().Get("Allow"))
+		if w.Code != c.status {
+			t.Errorf("%s %s: %d, want %d", c.method, c.target, w.Code, c.status)
 		}
 		named := strings.Contains(e.Message, "Unrecognized request URL ("+c.method+": "+c.target+")")
-		if want := c.status == 404 || c.status == 405; named != want {
+		if want := c.status == 404; named != want {
 			t.Errorf("%s %s: %q", c.method, c.target, e.Message)
 		}
 	}
@@ -282,7 +306,7 @@ func TestHeaders(t *testing.T) {
 		if w.Code != c.status || got.Get("Creditmirror-Synced-At") != c.syncedAt || got.Get("Stripe-Version") != c.version {
 			t.Errorf("%s: %d, headers %v", c.name, w.Code, got)
 		}
-		if got.Get("Content-Type") != "application/json" || got.Get("Cache-Control") != "no-store" || got.Get("X-Content-Type-Options") != "nosniff" {
+		if got.Get("Content-Type") != "application/json" || got.Get("Cache-Control") != map[bool]string{true: "private, no-cache", false: "no-store"}[c.status == 200] || got.Get("X-Content-Type-Options") != "nosniff" {
 			t.Errorf("%s: headers %v", c.name, got)
 		}
 		id := got.Get("Request-Id")

@@ -64,13 +64,20 @@ func (ring keyring) access(presented string) access {
 	return granted
 }
 
+// Wrong keys beyond these are answered with 429, so that guessing shows. A right
+// key is always let in: a flood of wrong ones must not lock everybody out.
+const (
+	failuresPerSecond = 100
+	failuresAtOnce    = 200
+)
+
 // authenticate tells what the request may do, or why it may do nothing.
 func (h *handler) authenticate(r *http.Request, log *zap.Logger) (access, error) {
 	if len(h.keys) == 0 {
 		if !fromLoopback(r.RemoteAddr) {
 			return accessNone, errNotLocal()
 		}
-		return accessWrite, nil
+		return accessRead, nil // writes need a key that allows them
 	}
 	key, ok := presentedKey(r.Header.Values("Authorization"))
 	if !ok {
@@ -78,6 +85,9 @@ func (h *handler) authenticate(r *http.Request, log *zap.Logger) (access, error)
 	}
 	granted := h.keys.access(key)
 	if granted == accessNone {
+		if !h.failures.Allow() {
+			return accessNone, errThrottled()
+		}
 		h.refused.Do(func() { log.Warn("api key refused", zap.String("remote_addr", r.RemoteAddr)) })
 		return accessNone, errWrongKey()
 	}

@@ -39,6 +39,10 @@ func listBalanceTransactions(ctx context.Context, c *call) (any, error) {
 	if !mirror.ValidCustomerID(customer) {
 		return nil, errMissing(http.StatusNotFound, nameCustomer, customer, "customer")
 	}
+	c.page.Invoice = c.query.values["invoice"]
+	if c.page.Invoice != "" && !validID(c.page.Invoice) {
+		return nil, errMissing(http.StatusBadRequest, "invoice", c.page.Invoice, "invoice")
+	}
 	s, err := readPage(c, customer, http.StatusNotFound, nameBalanceTransaction,
 		func(p mirror.Page) (mirror.Slice[mirror.BalanceTransaction], error) {
 			return c.reader.BalanceTransactions(ctx, c.account, customer, p)
@@ -79,7 +83,7 @@ func getBalanceTransaction(ctx context.Context, c *call) (any, error) {
 		return nil, err
 	}
 	c.fresh.add(v.SyncedAt)
-	missing := errMissing(http.StatusNotFound, nameBalanceTransaction, id, "id")
+	missing := errMissing(http.StatusNotFound, nameBalanceTransaction, id, "transaction")
 	if !validID(id) {
 		return nil, missing
 	}

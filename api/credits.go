@@ -15,9 +15,9 @@ import (
 const creditsURL = "/v1/billing/credit_grants"
 
 func listGrants(ctx context.Context, c *call) (any, error) {
-	customer := c.query.values["customer"]
-	if customer != "" && !mirror.ValidCustomerID(customer) {
-		return nil, errMissing(http.StatusBadRequest, nameCustomer, customer, "customer")
+	customer, err := c.owner(ctx)
+	if err != nil {
+		return nil, err
 	}
 	s, err := readPage(c, customer, http.StatusBadRequest, nameGrant,
 		func(p mirror.Page) (mirror.Slice[mirror.CreditGrant], error) {
@@ -74,24 +74,21 @@ func (c *call) creditsSyncedAt(ctx context.Context, customer string) (time.Time,
 	return s.SyncedAt, nil
 }
 
-// listCreditTransactions needs a customer, as Stripe does, or a grant, which
-// leads to one.
+// listCreditTransactions lists those of a customer, of a grant, or of the whole
+// account, which Stripe's specification has and its API refuses.
 func listCreditTransactions(ctx context.Context, c *call) (any, error) {
-	customer, grant := c.query.values["customer"], c.query.values["credit_grant"]
-	if customer == "" && grant == "" {
-		return nil, errMissingParam("customer")
+	customer, err := c.owner(ctx)
+	if err != nil {
+		return nil, err
 	}
-	if customer != "" && !mirror.ValidCustomerID(customer) {
-		return nil, errMissing(http.StatusBadRequest, nameCustomer, customer, "customer")
-	}
-	owner := customer
+	owner, grant := customer, c.query.values["credit_grant"]
 	if grant != "" {
-		var err error
-		if owner, err = c.grantOwner(ctx, grant, http.StatusBadRequest, "credit_grant"); err != nil {
-			return nil, err
+		owner, err = c.grantOwner(ctx, grant, http.StatusBadRequest, "credit_grant")
+		if err == nil && customer != "" && owner != customer {
+			err = errMissing(http.StatusBadRequest, nameGrant, grant, "credit_grant")
 		}
-		if customer != "" && owner != customer {
-			return nil, errMissing(http.StatusBadRequest, nameGrant, grant, "credit_grant")
+		if err != nil {
+			return nil, c.customerFirst(ctx, customer, err)
 		}
 	}
 	s, err := readPage(c, customer, http.StatusBadRequest, nameCreditTransaction,
@@ -102,6 +99,19 @@ func listCreditTransactions(ctx context.Context, c *call) (any, error) {
 		return nil, err
 	}
 	return renderList(ctx, c, creditsURL, s, renderCreditTransaction)
+}
+
+// customerFirst is err, unless the customer named beside what is at fault is not
+// known either.
+func (c *call) customerFirst(ctx context.Context, customer string, err error) error {
+	if customer == "" {
+		return err
+	}
+	_, unknown := c.reader.CreditTransactions(ctx, c.account, customer, "", mirror.Page{Limit: 1})
+	if errors.Is(unknown, mirror.ErrNotFound) {
+		return errMissing(http.StatusBadRequest, nameCustomer, customer, "customer")
+	}
+	return err
 }
 
 func getCreditTransaction(ctx context.Context, c *call) (any, error) {

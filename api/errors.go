@@ -73,10 +73,10 @@ func errMissing(status int, what, id, param string) *apiError {
 	return e
 }
 
-func errUnrecognized(status int, method, path string) *apiError {
+func errUnrecognized(method, path string) *apiError {
 	e := errInvalid("", "", "Unrecognized request URL (%s: %s). "+
 		"creditmirror serves the credit of customers; see its documentation for the paths.", clip(method), clip(path))
-	e.status = status
+	e.status = http.StatusNotFound
 	return e
 }
 
@@ -99,6 +99,22 @@ func errNotLocal() *apiError {
 	return &apiError{
 		status: http.StatusForbidden, typ: typeInvalidRequest,
 		message: "No API keys are configured, so only requests from the same machine are answered.",
+	}
+}
+
+// errThrottled answers wrong keys that come in a flood.
+func errThrottled() *apiError {
+	return &apiError{
+		status: http.StatusTooManyRequests, typ: typeInvalidRequest, code: "rate_limit",
+		message: "Too many requests with wrong keys.", header: map[string]string{"Retry-After": "1"},
+	}
+}
+
+// errWritesOff is for a caller that may write on a mirror that cannot.
+func errWritesOff() *apiError {
+	return &apiError{
+		status: http.StatusForbidden, typ: typeInvalidRequest,
+		message: "Writes are off: this creditmirror has no Stripe API key to send them on with.",
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -37,6 +38,7 @@ type fake struct {
 	balances  []mirror.BalanceTransaction
 	grants    []mirror.CreditGrant
 	credits   []mirror.CreditTransaction
+	changes   []mirror.Change
 	// syncedAt of both ledgers of every customer.
 	syncedAt time.Time
 	// before runs ahead of each call and can make it fail.
@@ -145,13 +147,141 @@ func (f *fake) GrantOwner(ctx context.Context, account, grant string) (string, e
 }
 
 func (f *fake) CreditTransactions(ctx context.Context, account, customer, grant string, p mirror.Page) (mirror.Slice[mirror.CreditTransaction], error) {
-	if err := cmpErr(f.call(ctx, "CreditTransactions"), f.held(account, customer)); err != nil {
+	err := f.call(ctx, "CreditTransactions")
+	if customer != "" {
+		err = cmpErr(err, f.held(account, customer))
+	}
+	if err != nil {
 		return mirror.Slice[mirror.CreditTransaction]{}, err
 	}
 	rows := filter(f.credits, func(t mirror.CreditTransaction) bool {
-		return t.Account == account && t.Customer == customer && (grant == "" || t.Grant == grant)
+		return t.Account == account && (customer == "" || t.Customer == customer) && (grant == "" || t.Grant == grant)
 	})
-	return pageOf(f, rows, func(t mirror.CreditTransaction) string { return t.ID }, p)
+	s, err := pageOf(f, rows, func(t mirror.CreditTransaction) string { return t.ID }, p)
+	if customer == "" {
+		s.SyncedAt = time.Time{} // of no one ledger
+	}
+	return s, err
+}
+
+// Snapshot keeps what is held now.
+func (f *fake) Snapshot(ctx context.Context, fn func(mirror.Reader) error) error {
+	if err := f.call(ctx, "Snapshot"); err != nil {
+		return err
+	}
+	frozen := *f
+	return fn(fakeSnapshot{fake: &frozen})
+}
+
+// fakeSnapshot has the methods of the fake; the others of a Reader are not asked for.
+type fakeSnapshot struct {
+	mirror.Reader
+	*fake
+}
+
+func (s fakeSnapshot) Snapshot(context.Context, func(mirror.Reader) error) error {
+	panic("a snapshot in a snapshot")
+}
+
+func (s fakeSnapshot) Customer(ctx context.Context, account, id string) (mirror.CustomerView, error) {
+	return s.fake.Customer(ctx, account, id)
+}
+
+func (s fakeSnapshot) BalanceTransactions(ctx context.Context, account, customer string, p mirror.Page) (mirror.Slice[mirror.BalanceTransaction], error) {
+	return s.fake.BalanceTransactions(ctx, account, customer, p)
+}
+
+func (s fakeSnapshot) BalanceTransaction(ctx context.Context, account, customer, id string) (mirror.BalanceTransaction, error) {
+	return s.fake.BalanceTransaction(ctx, account, customer, id)
+}
+
+func (s fakeSnapshot) Grant(ctx context.Context, account, id string) (mirror.CreditGrant, error) {
+	return s.fake.Grant(ctx, account, id)
+}
+
+func (s fakeSnapshot) Grants(ctx context.Context, account, customer string, p mirror.Page) (mirror.Slice[mirror.CreditGrant], error) {
+	return s.fake.Grants(ctx, account, customer, p)
+}
+
+func (s fakeSnapshot) GrantOwner(ctx context.Context, account, grant string) (string, error) {
+	return s.fake.GrantOwner(ctx, account, grant)
+}
+
+func (s fakeSnapshot) CreditTransactions(ctx context.Context, account, customer, grant string, p mirror.Page) (mirror.Slice[mirror.CreditTransaction], error) {
+	return s.fake.CreditTransactions(ctx, account, customer, grant, p)
+}
+
+func (s fakeSnapshot) CreditTransaction(ctx context.Context, account, id string) (mirror.CreditTransaction, error) {
+	return s.fake.CreditTransaction(ctx, account, id)
+}
+
+func (s fakeSnapshot) CustomerPage(ctx context.Context, account string, cf mirror.CustomerFilter, p mirror.Page) (mirror.Slice[mirror.CustomerView], error) {
+	return s.fake.CustomerPage(ctx, account, cf, p)
+}
+
+func (s fakeSnapshot) CustomerOfAccount(ctx context.Context, account, customerAccount string) (string, error) {
+	return s.fake.CustomerOfAccount(ctx, account, customerAccount)
+}
+
+func (s fakeSnapshot) Balances(ctx context.Context, account, after string, limit int, asOf time.Time) ([]mirror.CustomerBalances, error) {
+	return s.fake.Balances(ctx, account, after, limit, asOf)
+}
+
+func (s fakeSnapshot) Changes(ctx context.Context, account, after string, limit int) ([]mirror.Change, error) {
+	return s.fake.Changes(ctx, account, after, limit)
+}
+
+func (f *fake) CustomerPage(ctx context.Context, account string, cf mirror.CustomerFilter, p mirror.Page) (mirror.Slice[mirror.CustomerView], error) {
+	if err := f.call(ctx, "CustomerPage"); err != nil {
+		return mirror.Slice[mirror.CustomerView]{}, err
+	}
+	rows := filter(f.customers, func(v mirror.CustomerView) bool {
+		return v.Account == account && !v.Deleted && v.TestClock == cf.TestClock
+	})
+	s, err := pageOf(f, rows, func(v mirror.CustomerView) string { return v.ID }, p)
+	s.SyncedAt = time.Time{}
+	return s, err
+}
+
+func (f *fake) CustomerOfAccount(ctx context.Context, account, customerAccount string) (string, error) {
+	if err := f.call(ctx, "CustomerOfAccount"); err != nil {
+		return "", err
+	}
+	v, err := find(f.customers, func(v mirror.CustomerView) bool {
+		return v.Account == account && v.CustomerAccount == customerAccount
+	})
+	return v.ID, err
+}
+
+func (f *fake) Balances(ctx context.Context, account, after string, limit int, asOf time.Time) ([]mirror.CustomerBalances, error) {
+	if err := f.call(ctx, "Balances"); err != nil {
+		return nil, err
+	}
+	var out []mirror.CustomerBalances
+	for _, v := range slices.SortedFunc(slices.Values(f.customers), func(a, b mirror.CustomerView) int { return cmp.Compare(a.ID, b.ID) }) {
+		if v.Account == account && v.ID > after && len(out) < limit {
+			out = append(out, mirror.CustomerBalances{
+				Customer: v.ID, Deleted: v.Deleted, Balance: map[string]int64{v.Currency: v.Balance}, Credits: map[string]int64{},
+				BalanceSyncedAt: v.SyncedAt, BalanceComplete: true,
+			})
+		}
+	}
+	return out, nil
+}
+
+func (f *fake) Changes(ctx context.Context, account, after string, limit int) ([]mirror.Change, error) {
+	if err := f.call(ctx, "Changes"); err != nil {
+		return nil, err
+	}
+	n := 0
+	if after != "" {
+		var err error
+		if n, err = strconv.Atoi(after); err != nil {
+			return nil, mirror.ErrNotFound
+		}
+	}
+	list := f.changes[min(n, len(f.changes)):]
+	return list[:min(limit, len(list))], nil
 }
 
 func (f *fake) CreditTransaction(ctx context.Context, account, id string) (mirror.CreditTransaction, error) {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/creditmirror/creditmirror/mirror"
 )
@@ -18,6 +19,10 @@ const (
 	paramBefore = "ending_before"
 	paramExpand = "expand[]"
 )
+
+// paramsCreated is the filter by created in both of its forms: one second, or a
+// range.
+var paramsCreated = []string{"created", "created[gt]", "created[gte]", "created[lt]", "created[lte]"}
 
 const (
 	defaultLimit = 10
@@ -42,14 +47,17 @@ func (rt *route) parse(raw string, c *call) error {
 		return err
 	}
 	c.query = q
+	tree, err := parseExpand(q.arrays[paramExpand], rt.expand)
+	if err != nil {
+		return err
+	}
 	if rt.rows != "" {
 		if c.page, err = q.page(rt.rows); err != nil {
 			return err
 		}
-	}
-	tree, err := parseExpand(q.arrays[paramExpand], rt.expand)
-	if err != nil {
-		return err
+		if c.page.Created, err = q.created(); err != nil {
+			return err
+		}
 	}
 	if rt.rows != "" {
 		tree = tree["data"]
@@ -77,6 +85,8 @@ func parseQuery(raw string, params, arrays []string) (query, error) {
 		general := index.ReplaceAllString(name, "[]")
 		array := slices.Contains(arrays, general)
 		switch {
+		case !array && slices.Contains(arrays, name+"[]") && value == "":
+			continue // how SDKs write an empty array
 		case !array && slices.Contains(arrays, name+"[]"):
 			return query{}, errInvalid("", name, "Invalid array")
 		case !array && !slices.Contains(params, name):
@@ -124,6 +134,52 @@ func (q query) page(rows string) (mirror.Page, error) {
 		return p, errCursor(rows, p)
 	}
 	return p, nil
+}
+
+// maxUnix is the end of the year 9999: later times fit no database's timestamp.
+const maxUnix = 253402300799
+
+// created reads the filter by time, bounds included.
+func (q query) created() (mirror.Span, error) {
+	low, high := int64(0), int64(maxUnix)
+	for _, name := range paramsCreated {
+		s, ok := q.values[name]
+		if !ok {
+			continue
+		}
+		if !decimal.MatchString(s) {
+			return mirror.Span{}, errInvalid("parameter_invalid_integer", name, "Invalid integer: %s", clip(s))
+		}
+		// Out of range, n is the nearest end of the range, which lies beyond any row.
+		n, _ := strconv.ParseInt(s, 10, 64)
+		n = min(max(n, -2), maxUnix+2)
+		switch name {
+		case "created":
+			if q.has(paramsCreated[1:]) {
+				return mirror.Span{}, errInvalid("", name, "Invalid object: created is a time or a range, not both")
+			}
+			low, high = n, n
+		case "created[gt]":
+			low = max(low, n+1)
+		case "created[gte]":
+			low = max(low, n)
+		case "created[lt]":
+			high = min(high, n-1)
+		case "created[lte]":
+			high = min(high, n)
+		}
+	}
+	if low == 0 && high == maxUnix {
+		return mirror.Span{}, nil
+	}
+	if low > high { // no row: a second that no row of Stripe's has
+		low, high = -1, -1
+	}
+	return mirror.Span{From: time.Unix(low, 0).UTC(), To: time.Unix(high, 0).UTC()}, nil
+}
+
+func (q query) has(names []string) bool {
+	return slices.ContainsFunc(names, func(name string) bool { return q.values[name] != "" })
 }
 
 // errCursor says that the list has no row of the cursor's id.

@@ -6,6 +6,9 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
+
+	"github.com/creditmirror/creditmirror/mirror"
 )
 
 // route is one operation of the API.
@@ -17,9 +20,22 @@ type route struct {
 	params, arrays []string
 	// rows names the rows of a list in errors; empty for a single object.
 	rows string
+	// created tells that the list can be filtered by created.
+	created bool
+	// single tells that the operation reads the mirror once, when nothing is
+	// expanded, so that it needs no snapshot.
+	single bool
+	// beyond tells that Stripe has no such operation: paging is its own.
+	beyond bool
+	// patience is how long the operation may wait for something to happen.
+	patience time.Duration
 	// expand is what can be expanded of the object, or of each row.
 	expand expansion
-	serve  func(context.Context, *call) (any, error)
+	// targets are what Creditmirror-Max-Age asks to be fresh; nil: cannot be asked.
+	targets func(context.Context, *call) ([]mirror.Target, error)
+	serve   func(context.Context, *call) (any, error)
+	// write sends a POST on; then serve is nil.
+	write func(context.Context, *Writes, *call) (written, error)
 }
 
 const (
@@ -27,38 +43,76 @@ const (
 	nameBalanceTransaction = "customer balance transaction"
 	nameGrant              = "credit grant"
 	nameCreditTransaction  = "credit balance transaction"
+	nameTestClock          = "test clock"
 )
 
 // routes holds every operation that is served. What Stripe has besides is
 // answered as Stripe answers a path that it does not know.
 var routes = []route{
-	get("customers/{id}", route{expand: expandCustomer, serve: getCustomer}),
+	get("customers", route{
+		params: []string{"email", "test_clock"}, rows: nameCustomer, created: true, single: true,
+		expand: expandCustomer, serve: listCustomers,
+	}),
+	get("customers/{id}", route{single: true, expand: expandCustomer, targets: balanceInPath, serve: getCustomer}),
 	get("customers/{id}/balance_transactions", route{
-		rows: nameBalanceTransaction, expand: expandBalanceTransaction, serve: listBalanceTransactions,
+		params: []string{"invoice"}, rows: nameBalanceTransaction, created: true, single: true,
+		expand: expandBalanceTransaction, targets: balanceInPath, serve: listBalanceTransactions,
 	}),
-	get("customers/{id}/balance_transactions/{id}", route{expand: expandBalanceTransaction, serve: getBalanceTransaction}),
+	get("customers/{id}/balance_transactions/{id}", route{
+		expand: expandBalanceTransaction, targets: balanceInPath, serve: getBalanceTransaction,
+	}),
 	get("billing/credit_grants", route{
-		params: []string{"customer"}, rows: nameGrant, expand: expandGrant, serve: listGrants,
+		params: []string{"customer", "customer_account"}, rows: nameGrant, single: true,
+		expand: expandGrant, targets: paramCredits, serve: listGrants,
 	}),
-	get("billing/credit_grants/{id}", route{expand: expandGrant, serve: getGrant}),
+	get("billing/credit_grants/{id}", route{expand: expandGrant, targets: grantCredits, serve: getGrant}),
 	get("billing/credit_balance_transactions", route{
-		params: []string{"customer", "credit_grant"}, rows: nameCreditTransaction,
-		expand: expandCreditTransaction, serve: listCreditTransactions,
+		params: []string{"customer", "customer_account", "credit_grant"}, rows: nameCreditTransaction,
+		expand: expandCreditTransaction, targets: paramCredits, serve: listCreditTransactions,
 	}),
-	get("billing/credit_balance_transactions/{id}", route{expand: expandCreditTransaction, serve: getCreditTransaction}),
+	get("billing/credit_balance_transactions/{id}", route{
+		expand: expandCreditTransaction, targets: rowCredits, serve: getCreditTransaction,
+	}),
 	get("billing/credit_balance_summary", route{
-		params: []string{"customer", filterType, filterGrant, filterPriceType},
-		arrays: []string{filterPrices}, expand: expandSummary, serve: getSummary,
+		params: []string{"customer", "customer_account", filterType, filterGrant, filterPriceType},
+		arrays: []string{filterPrices}, expand: expandSummary, targets: paramCredits, serve: getSummary,
+	}),
+
+	post("customers/{id}/balance_transactions", createBalanceTransaction),
+	post("customers/{id}/balance_transactions/{id}", updateBalanceTransaction),
+	post("billing/credit_grants", createGrant),
+	post("billing/credit_grants/{id}", updateGrant),
+	post("billing/credit_grants/{id}/expire", expireGrant),
+	post("billing/credit_grants/{id}/void", voidGrant),
+
+	beyond("credits/balances", route{
+		params: []string{paramLimit, paramAfter, "as_of"}, single: true, serve: listBalances,
+	}),
+	beyond("credits/changes", route{
+		params: []string{paramLimit, "after", "wait"}, single: true, patience: maxWait, serve: listChanges,
 	}),
 }
 
 func get(path string, rt route) route {
 	rt.method, rt.path = http.MethodGet, strings.Split(path, "/")
 	rt.arrays = append(rt.arrays, paramExpand)
+	if rt.created {
+		rt.params = append(rt.params, paramsCreated...)
+	}
 	if rt.rows != "" {
 		rt.params = append(rt.params, paramLimit, paramAfter, paramBefore)
 		rt.expand = expansion{"data": rt.expand}
 	}
+	return rt
+}
+
+func post(path string, write func(context.Context, *Writes, *call) (written, error)) route {
+	return route{method: http.MethodPost, path: strings.Split(path, "/"), write: write}
+}
+
+// beyond is an operation that Stripe does not have.
+func beyond(path string, rt route) route {
+	rt.method, rt.path, rt.beyond = http.MethodGet, strings.Split(path, "/"), true
 	return rt
 }
 
@@ -88,7 +142,7 @@ func (rt *route) ids(segments []string) ([]string, bool) {
 // it would mean a redirect, which no SDK expects, and an escaped slash inside an
 // id must not become a new segment.
 func match(r *http.Request, granted access) (*route, []string, error) {
-	var allowed []string
+	known := false
 	if rest, ok := strings.CutPrefix(r.URL.EscapedPath(), "/v1/"); ok {
 		segments := strings.Split(rest, "/")
 		for i := range routes {
@@ -96,19 +150,18 @@ func match(r *http.Request, granted access) (*route, []string, error) {
 			if !ok {
 				continue
 			}
-			if routes[i].method == r.Method {
-				return &routes[i], ids, nil
+			known = true
+			if routes[i].method != r.Method {
+				continue
 			}
-			allowed = append(allowed, routes[i].method)
+			if routes[i].write != nil && granted != accessWrite {
+				return nil, nil, errReadOnlyKey()
+			}
+			return &routes[i], ids, nil
 		}
 	}
-	if len(allowed) == 0 {
-		return nil, nil, errUnrecognized(http.StatusNotFound, r.Method, r.URL.Path)
-	}
-	if slices.Contains([]string{http.MethodPost, http.MethodDelete}, r.Method) && granted != accessWrite {
+	if known && granted != accessWrite && slices.Contains([]string{http.MethodPost, http.MethodDelete}, r.Method) {
 		return nil, nil, errReadOnlyKey()
 	}
-	e := errUnrecognized(http.StatusMethodNotAllowed, r.Method, r.URL.Path)
-	e.header = map[string]string{"Allow": strings.Join(allowed, ", ")}
-	return nil, nil, e
+	return nil, nil, errUnrecognized(r.Method, r.URL.Path)
 }

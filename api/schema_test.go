@@ -130,6 +130,9 @@ func TestSchema(t *testing.T) {
 		{pathBalance + "?expand[]=invoice_credit_balance", "customer"},
 		{"/v1/customers/" + cusCredits, "customer"},
 		{"/v1/customers/" + cusDeleted, "deleted_customer"},
+		{"/v1/customers", "customer"},
+		{"/v1/customers?test_clock=clock_1&expand[]=data.invoice_credit_balance", "customer"},
+		{pathCredits, "billing.credit_balance_transaction"},
 		{pathTxns + "?limit=100", "customer_balance_transaction"},
 		{pathTxns + "?limit=100&expand[]=data.customer.invoice_credit_balance", "customer_balance_transaction"},
 		// Stripe has no list of a deleted customer, so only its plain form has a schema.

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"testing"
+	"time"
 
 	"github.com/creditmirror/creditmirror/mirror"
 )
@@ -27,6 +28,9 @@ func (s *strict) check(account string, ids ...string) error {
 }
 
 func (s *strict) page(account string, p mirror.Page, ids ...string) error {
+	if p.Invoice != "" {
+		ids = append(ids, p.Invoice)
+	}
 	if p.Limit < 1 || p.Limit > ledgerPage {
 		s.t.Fatalf("asked for %d rows", p.Limit)
 	}
@@ -62,7 +66,41 @@ func (s *strict) GrantOwner(_ context.Context, account, grant string) (string, e
 }
 
 func (s *strict) CreditTransactions(_ context.Context, account, customer, grant string, p mirror.Page) (mirror.Slice[mirror.CreditTransaction], error) {
-	return mirror.Slice[mirror.CreditTransaction]{}, s.page(account, p, customer, grant)
+	err := s.page(account, p, customer, grant)
+	if customer+grant+p.After+p.Before == "" {
+		err = nil // the account's rows: none
+	}
+	return mirror.Slice[mirror.CreditTransaction]{}, err
+}
+
+func (s *strict) Snapshot(_ context.Context, fn func(mirror.Reader) error) error { return fn(s) }
+
+func (s *strict) CustomerPage(_ context.Context, account string, f mirror.CustomerFilter, p mirror.Page) (mirror.Slice[mirror.CustomerView], error) {
+	err := s.page(account, p, f.TestClock)
+	if p.After+p.Before == "" {
+		err = nil // the account's customers: none
+	}
+	return mirror.Slice[mirror.CustomerView]{}, err
+}
+
+func (s *strict) CustomerOfAccount(_ context.Context, account, customerAccount string) (string, error) {
+	return "", s.check(account, customerAccount)
+}
+
+func (s *strict) Balances(_ context.Context, account, after string, limit int, _ time.Time) ([]mirror.CustomerBalances, error) {
+	if limit < 1 || limit > maxBulkLimit+1 {
+		s.t.Fatalf("asked for %d customers", limit)
+	}
+	_ = s.check(account, after)
+	return nil, nil
+}
+
+func (s *strict) Changes(_ context.Context, account, after string, limit int) ([]mirror.Change, error) {
+	if limit < 1 || limit > maxBulkLimit+1 || after != "" && !feedCursor.MatchString(after) {
+		s.t.Fatalf("asked for %d changes after %q", limit, after)
+	}
+	_ = s.check(account)
+	return nil, nil
 }
 
 func (s *strict) CreditTransaction(_ context.Context, account, id string) (mirror.CreditTransaction, error) {

@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -114,11 +113,14 @@ type monetary struct {
 }
 
 func getSummary(ctx context.Context, c *call) (any, error) {
-	id, ok := c.query.values["customer"]
-	if !ok {
+	filter, err := c.query.grantFilter()
+	if !c.query.has([]string{"customer", "customer_account"}) {
 		return nil, errMissingParam("customer")
 	}
-	filter, err := c.query.grantFilter()
+	if err != nil {
+		return nil, err
+	}
+	id, err := c.owner(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -202,37 +204,18 @@ func usable(g mirror.CreditGrant, at time.Time) bool {
 	return g.VoidedAt.IsZero() && !g.EffectiveAt.After(at) && (g.ExpiresAt.IsZero() || g.ExpiresAt.After(at))
 }
 
-const (
-	// ledgerPage is how many rows of a ledger are read at once.
-	ledgerPage = 500
-	// readAttempts bounds reading anew because a sync came between two pages.
-	readAttempts = 5
-)
+// ledgerPage is how many rows of a ledger are read at once.
+const ledgerPage = 500
 
-var errMoved = errors.New("a sync came between the pages")
-
-// readCredits reads a customer's billing credits, or one grant's, as they stand
-// at one moment: each page is a snapshot of its own, so all must be of the same
-// sync.
+// readCredits reads a customer's billing credits, or one grant's. All its pages
+// come from the one snapshot that the request is served from.
 func (c *call) readCredits(ctx context.Context, customer, grant string) (credits, error) {
-	for attempt := 1; ; attempt++ {
-		l, err := c.readCreditsOnce(ctx, customer, grant)
-		if !errors.Is(err, errMoved) || attempt == readAttempts {
-			return l, err
-		}
-	}
-}
-
-func (c *call) readCreditsOnce(ctx context.Context, customer, grant string) (credits, error) {
 	l := credits{left: map[string]int64{}, clocks: map[string]time.Time{}}
-	page, first := mirror.Page{Limit: ledgerPage}, true
-	for more := true; more; first = false {
+	page := mirror.Page{Limit: ledgerPage}
+	for more := true; more; {
 		s, err := c.reader.CreditTransactions(ctx, c.account, customer, grant, page)
 		if err != nil {
 			return l, fmt.Errorf("list credit balance transactions: %w", err)
-		}
-		if !first && !s.SyncedAt.Equal(l.syncedAt) {
-			return l, errMoved
 		}
 		l.syncedAt = s.SyncedAt
 		for _, t := range s.Rows {
@@ -244,15 +227,7 @@ func (c *call) readCreditsOnce(ctx context.Context, customer, grant string) (cre
 		}
 		more = s.HasMore && len(s.Rows) > 0
 	}
-	if err := c.readGrants(ctx, customer, grant, &l); err != nil {
-		return l, err
-	}
-	// The grants are of the same moment when no sync came by the end of them.
-	syncedAt, err := c.creditsSyncedAt(ctx, customer)
-	if err == nil && !syncedAt.Equal(l.syncedAt) {
-		err = errMoved
-	}
-	return l, err
+	return l, c.readGrants(ctx, customer, grant, &l)
 }
 
 func (c *call) readGrants(ctx context.Context, customer, grant string, l *credits) error {

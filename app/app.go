@@ -19,7 +19,6 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/creditmirror/creditmirror/api"
 	"github.com/creditmirror/creditmirror/config"
 	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/reconcile"
@@ -112,7 +111,7 @@ func (a *App) open(ctx context.Context) error {
 		}
 	}
 	if a.has(config.RoleAPI) {
-		a.apiServer = internalServer(a.newAPI(), a.log)
+		a.newAPI()
 		if a.apiListener, err = listen(ctx, a.o.Config.APIAddr, config.VarAPIAddr); err != nil {
 			return err
 		}
@@ -160,14 +159,6 @@ func (a *App) newReceiver() (*webhook.Receiver, error) {
 		Livemode: takesMode(a.o.Config.Mode()), Accounts: a.seen.takes, Arrived: a.arrivals.arrived,
 		APIVersion: a.o.Config.StripeAPIVersion, Registerer: a.o.Registry, Log: a.log,
 	})
-}
-
-func (a *App) newAPI() http.Handler {
-	keys := make([]api.Key, len(a.o.Config.APIKeys))
-	for i, k := range a.o.Config.APIKeys {
-		keys[i] = api.Key{Secret: k.Key.Reveal(), Write: k.Write}
-	}
-	return api.New(api.Options{Reader: a.parts.Store, Keys: keys, Log: a.log.With(zap.String("component", "api"))})
 }
 
 // takesMode tells which events are taken: those of the key's mode, and of both

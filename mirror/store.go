@@ -66,6 +66,10 @@ type Fence interface {
 	// ApplyTombstone marks a customer deleted and keeps its history. A customer
 	// that was never held leaves only the sync state. ErrFenced as above.
 	ApplyTombstone(ctx context.Context, s Tombstone) (Applied, error)
+	// ApplyWrite commits what Stripe answered to a write of ours, without reading
+	// anything from Stripe, where that is provably right; see Write. ErrFenced or
+	// ErrDisproved when it may not: sync the target then.
+	ApplyWrite(ctx context.Context, w Write) (Applied, error)
 	// InsertCustomers stores customers of the first copy that no sync has touched
 	// yet; all others are left alone, so that an old page cannot overwrite newer
 	// state. It returns how many were stored.
@@ -220,6 +224,49 @@ type Page struct {
 	Limit  int
 	After  string // rows older than this one
 	Before string // the rows just newer than this one
+	// Created bounds the rows' created times, bounds included; a cursor may lie
+	// outside. Only customers and balance transactions are listed by it.
+	Created Span
+	// Invoice is the one that balance transactions must name; empty: any.
+	Invoice string
+}
+
+// CustomerFilter picks customers as Stripe's list does. The zero value takes all
+// that live on no test clock; deleted ones are never listed.
+type CustomerFilter struct {
+	TestClock string
+	// Email is compared as it is written. It is held only where whole customers
+	// are kept.
+	Email string
+}
+
+// CustomerBalances are the balances of one customer, per currency, in minor units.
+type CustomerBalances struct {
+	Customer string
+	Deleted  bool
+	// Balance has Stripe's sign: negative is credit.
+	Balance map[string]int64
+	// Credits are ledger balances: positive is credit left.
+	Credits map[string]int64
+	// BalanceSyncedAt and CreditsSyncedAt are as in Slice.
+	BalanceSyncedAt, CreditsSyncedAt time.Time
+	// BalanceComplete and CreditsComplete tell that the whole history is held, so
+	// that balances of the past are known. A ledger never met is complete.
+	BalanceComplete, CreditsComplete bool
+}
+
+// Change is one record of the change feed: a row that a commit wrote.
+type Change struct {
+	// Cursor is the record's place in the feed, for Changes to go on after.
+	Cursor   string
+	Account  string
+	Table    string
+	Customer string
+	// ID is the row's: of customer_balances and credit_balance_summaries the currency.
+	ID string
+	// Op is "insert" or "update".
+	Op        string
+	ChangedAt time.Time
 }
 
 // Slice is one page as it stands at SyncedAt.
@@ -271,6 +318,14 @@ type Totals struct {
 // unknown customer, row or cursor is ErrNotFound.
 type Reader interface {
 	Customer(ctx context.Context, account, id string) (CustomerView, error)
+	// Snapshot runs fn with a Reader whose calls all see one state of the database.
+	// It must not be used after fn returns, nor by two goroutines at once.
+	Snapshot(ctx context.Context, fn func(Reader) error) error
+	// CustomerPage lists living customers newest first, by created and id. Each row
+	// has a freshness of its own; the page has none.
+	CustomerPage(ctx context.Context, account string, f CustomerFilter, p Page) (Slice[CustomerView], error)
+	// CustomerOfAccount tells which customer an Accounts v2 account backs.
+	CustomerOfAccount(ctx context.Context, account, customerAccount string) (string, error)
 	// Customers lists customers by id, ascending, after the given one.
 	Customers(ctx context.Context, account, after string, limit int) ([]CustomerView, error)
 	// BalanceTransactions lists newest first: by created, then chain position.
@@ -284,9 +339,17 @@ type Reader interface {
 	// ClockCustomers lists the customers held that live on the test clock.
 	ClockCustomers(ctx context.Context, account, clock string) ([]string, error)
 	// CreditTransactions lists newest first, of one customer and, when grant is
-	// not empty, of one grant.
+	// not empty, of one grant; with both empty of the account, then without SyncedAt.
 	CreditTransactions(ctx context.Context, account, customer, grant string, p Page) (Slice[CreditTransaction], error)
 	CreditTransaction(ctx context.Context, account, id string) (CreditTransaction, error)
 	CreditSummary(ctx context.Context, account, customer string) (CreditSummary, error)
+	// Balances lists the balances of customers by id, ascending, after the given
+	// one, deleted ones too. With a time they are those of the rows created (credits:
+	// effective) at that time or before; zero means now.
+	Balances(ctx context.Context, account, after string, limit int, asOf time.Time) ([]CustomerBalances, error)
+	// Changes lists the change feed of an account after a cursor; empty is its
+	// beginning, and one that no Change can have is ErrNotFound. A record is told
+	// only once none can come before it any more.
+	Changes(ctx context.Context, account, after string, limit int) ([]Change, error)
 	Totals(ctx context.Context) (Totals, error)
 }

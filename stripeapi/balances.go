@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/url"
 
+	"github.com/stripe/stripe-go/v79/form"
+
 	"github.com/creditmirror/creditmirror/mirror"
 )
 
@@ -36,6 +38,18 @@ func (c *Client) BalancePage(ctx context.Context, account, customer, after strin
 	})
 }
 
+// BalanceTransaction retrieves one row.
+func (c *Client) BalanceTransaction(ctx context.Context, account, customer, id string) (mirror.BalanceTransaction, error) {
+	const endpoint = EndpointBalanceTransactionsGet
+	if err := checkIDs(endpoint, "customer", customer, "transaction", id); err != nil {
+		return mirror.BalanceTransaction{}, err
+	}
+	r := request{endpoint: endpoint, path: balancePath(customer, id), account: account, values: &form.Values{}}
+	return read(ctx, c, r, func(body []byte) (mirror.BalanceTransaction, error) {
+		return decodeBalanceReply(body, account, customer, id)
+	})
+}
+
 // CreateBalanceTransaction adjusts a customer's balance. Params go to Stripe as
 // they are (amount, currency, description, metadata[…], expand[]). The key is
 // the Idempotency-Key, kept across retries; one is made where it is empty. The
@@ -61,15 +75,20 @@ func (c *Client) writeBalance(ctx context.Context, endpoint, account, customer, 
 	}
 	r := request{endpoint: endpoint, path: balancePath(customer, id), account: account}
 	return write(ctx, c, r, params, key, func(body []byte) (mirror.BalanceTransaction, error) {
-		r, err := decodeOne(body)
-		if err != nil {
-			return mirror.BalanceTransaction{}, err
-		}
-		if id != "" && r.id != id {
-			return mirror.BalanceTransaction{}, fmt.Errorf("id is %.60q, asked was %q", r.id, id)
-		}
-		return decodeBalanceTransaction(r, account, customer)
+		return decodeBalanceReply(body, account, customer, id)
 	})
+}
+
+// decodeBalanceReply reads one row; id is empty for a new one.
+func decodeBalanceReply(body []byte, account, customer, id string) (mirror.BalanceTransaction, error) {
+	r, err := decodeOne(body)
+	if err != nil {
+		return mirror.BalanceTransaction{}, err
+	}
+	if id != "" && r.id != id {
+		return mirror.BalanceTransaction{}, fmt.Errorf("id is %.60q, asked was %q", r.id, id)
+	}
+	return decodeBalanceTransaction(r, account, customer)
 }
 
 func balancePath(customer, id string) string {
@@ -148,6 +167,6 @@ func decodeBalanceTransaction(r row, account, customer string) (mirror.BalanceTr
 	if r.err != nil {
 		return mirror.BalanceTransaction{}, r.err
 	}
-	t.Raw = r.with("customer", t.Customer)
+	t.Raw = r.flat("customer", "invoice", "credit_note", "checkout_session")
 	return t, nil
 }

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/stripe/stripe-go/v79"
@@ -63,18 +65,21 @@ func (c *Client) call(ctx context.Context, r request) (Reply, error) {
 	if r.account != "" && !mirror.ValidAccountID(r.account) {
 		return Reply{}, refused(r.endpoint, "account", "not an account id")
 	}
+	unsettled := false
 	for n := 1; ; n++ {
 		if err := c.limiter.Acquire(ctx, r.account, r.endpoint, c.purpose); err != nil {
 			kind := KindUnavailable
 			if ended(ctx) != nil {
 				kind = KindCanceled
 			}
-			return Reply{}, &Error{Kind: kind, Endpoint: r.endpoint, cause: fmt.Errorf("wait for the call budget: %w", err)}
+			return Reply{}, &Error{Kind: kind, Endpoint: r.endpoint, Unsettled: unsettled, cause: fmt.Errorf("wait for the call budget: %w", err)}
 		}
 		res := c.try(ctx, r)
 		if res.err == nil {
 			return res.reply, nil
 		}
+		unsettled = unsettled || res.err.Unsettled
+		res.err.Unsettled = unsettled
 		if res.throttled {
 			c.limiter.Throttled(ctx, r.account, r.endpoint)
 		}
@@ -95,7 +100,7 @@ func (c *Client) call(ctx context.Context, r request) (Reply, error) {
 			zap.String("outcome", res.err.Kind.String()), zap.Duration("wait", wait), zap.Error(res.err))
 		if err := sleep(ctx, wait); err != nil {
 			return Reply{}, &Error{
-				Kind: KindCanceled, Endpoint: r.endpoint,
+				Kind: KindCanceled, Endpoint: r.endpoint, Unsettled: unsettled,
 				cause: fmt.Errorf("wait for a retry after %s: %w", res.err.Kind, err),
 			}
 		}
@@ -106,6 +111,8 @@ func (c *Client) call(ctx context.Context, r request) (Reply, error) {
 func (c *Client) try(ctx context.Context, r request) result {
 	var seen attempt
 	actx, cancel := context.WithTimeout(withAttempt(ctx, &seen), c.timeout)
+	var sent atomic.Bool // the transport writes on a goroutine of its own
+	actx = httptrace.WithClientTrace(actx, &httptrace.ClientTrace{WroteHeaders: func() { sent.Store(true) }})
 	defer cancel()
 	params := &stripe.Params{
 		Context: actx,
@@ -129,6 +136,7 @@ func (c *Client) try(ctx context.Context, r request) result {
 	counted := seen.status
 	if res.err != nil {
 		res.err.Endpoint = r.endpoint
+		res.err.Unsettled = r.method == http.MethodPost && (sent.Load() || seen.status != 0) && !refusal(res)
 		if counted < 400 && res.err.Kind != KindGarbled {
 			counted = 0 // 200 with half a body is no success
 		}
@@ -138,6 +146,12 @@ func (c *Client) try(ctx context.Context, r request) result {
 		e.Write(zap.String("endpoint", r.endpoint), zap.Int("status", seen.status), zap.Duration("duration", took))
 	}
 	return res
+}
+
+// refusal tells that Stripe itself said no, so that nothing has happened. A key
+// that is in use may be that of an earlier attempt.
+func refusal(res result) bool {
+	return res.reply.Body != nil && res.err.Status >= 400 && res.err.Status < 500 && res.err.Status != http.StatusConflict
 }
 
 // judge tells what an attempt came to. The status counts before anything else,

@@ -8,6 +8,7 @@ const (
 	EndpointCustomersRetrieve         = "customers.retrieve"
 	EndpointCustomersList             = "customers.list"
 	EndpointBalanceTransactionsList   = "customer_balance_transactions.list"
+	EndpointBalanceTransactionsGet    = "customer_balance_transactions.retrieve"
 	EndpointBalanceTransactionsCreate = "customer_balance_transactions.create"
 	EndpointBalanceTransactionsUpdate = "customer_balance_transactions.update"
 	EndpointGrantsList                = "credit_grants.list"
@@ -30,6 +31,7 @@ var endpoints = []string{
 	EndpointCustomersRetrieve,
 	EndpointCustomersList,
 	EndpointBalanceTransactionsList,
+	EndpointBalanceTransactionsGet,
 	EndpointBalanceTransactionsCreate,
 	EndpointBalanceTransactionsUpdate,
 	EndpointGrantsList,

@@ -85,6 +85,9 @@ type Error struct {
 	Endpoint string
 	// RetryAfter is how long Stripe asks to wait; 0 when it does not say.
 	RetryAfter time.Duration
+	// Unsettled tells of a write that it may have taken effect all the same: a
+	// request was sent, and what came back does not say that it was refused.
+	Unsettled bool
 
 	cause error
 }

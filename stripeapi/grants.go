@@ -154,7 +154,7 @@ func decodeGrant(r row, account, customer string) (mirror.CreditGrant, error) {
 	if r.err != nil {
 		return mirror.CreditGrant{}, r.err
 	}
-	g.Raw = r.with("customer", g.Customer)
+	g.Raw = r.flat("customer", "test_clock")
 	return g, nil
 }
 

@@ -146,6 +146,22 @@ func (o object) with(key, s string) json.RawMessage {
 	return b.Bytes()
 }
 
+// flat returns the object's JSON with the id in place of each of the members
+// that is expanded: the caller of a write may have asked for that. The members
+// have been read as references, so that each has an id.
+func (o object) flat(keys ...string) json.RawMessage {
+	members := slices.Clone(o.members)
+	for i, m := range members {
+		if !slices.Contains(keys, m.key) || m.value[0] != '{' {
+			continue
+		}
+		f := fields{}
+		f.object, _ = parseObject(m.value)
+		members[i].value = quote(f.id("id"))
+	}
+	return object{members: members}.with("", "")
+}
+
 func quote(s string) []byte {
 	b, err := json.Marshal(s)
 	if err != nil { // strings always marshal

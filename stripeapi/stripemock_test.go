@@ -139,6 +139,8 @@ func TestStripeMockAcceptsEveryRequest(t *testing.T) {
 	check(EndpointCustomersList, err)
 	_, err = c.BalancePage(ctx, "", "cus_1", "cbtxn_1", 3)
 	check(EndpointBalanceTransactionsList, err)
+	_, err = c.BalanceTransaction(ctx, "", "cus_1", "cbtxn_1")
+	check(EndpointBalanceTransactionsGet, err)
 	_, _, err = c.CreateBalanceTransaction(ctx, "", "cus_1", amount, "")
 	check(EndpointBalanceTransactionsCreate, err)
 	_, _, err = c.UpdateBalanceTransaction(ctx, "", "cus_1", "cbtxn_1", url.Values{"description": {"x"}, "metadata[k]": {""}}, "k1")

@@ -18,6 +18,21 @@ import (
 // the bounds of each grant have to do.
 const grantsProvenOneByOne = 10
 
+// SyncGrant syncs a customer's billing credits after a write on one of its grants,
+// which is read again; the event of the write is not known yet.
+func (s *Syncer) SyncGrant(ctx context.Context, t mirror.Target, grant string) (Result, error) {
+	result, err := s.syncCredits(ctx, t, []mirror.EventRef{{Object: grant}}, false)
+	if err != nil {
+		return result, fmt.Errorf("sync %s after a write on %s: %w", t, grant, err)
+	}
+	return result, nil
+}
+
+// events leaves out what is not an event but a name of something to be read.
+func events(refs []mirror.EventRef) []mirror.EventRef {
+	return slices.DeleteFunc(slices.Clone(refs), func(r mirror.EventRef) bool { return r.ID == "" })
+}
+
 func (s *Syncer) syncCredits(ctx context.Context, t mirror.Target, refs []mirror.EventRef, thorough bool) (Result, error) {
 	st, err := s.store.BeginSync(ctx, t)
 	if err != nil {
@@ -81,7 +96,7 @@ func (s *Syncer) readCredits(ctx context.Context, t mirror.Target, st mirror.Syn
 	}
 	snapshot := mirror.CreditsSnapshot{
 		Target: t, Epoch: st.Epoch, EventSeq: st.EventSeq,
-		Windows: walked.windows, Joined: walked.joined, Full: walked.full, Walk: walked.walk, Events: refs,
+		Windows: walked.windows, Joined: walked.joined, Full: walked.full, Walk: walked.walk, Events: events(refs),
 	}
 	for _, g := range grants {
 		snapshot.Grants = append(snapshot.Grants, g)

@@ -214,7 +214,7 @@ func (s *Syncer) lookAgain(ctx context.Context, t mirror.Target) (gone bool, err
 // bury commits the tombstone of a customer that is gone at Stripe.
 func (s *Syncer) bury(ctx context.Context, t mirror.Target, st mirror.SyncState, observed time.Time, refs []mirror.EventRef) (Result, error) {
 	applied, err := s.store.ApplyTombstone(ctx, mirror.Tombstone{
-		Target: t, Epoch: st.Epoch, EventSeq: st.EventSeq, ObservedAt: observed, Events: refs,
+		Target: t, Epoch: st.Epoch, EventSeq: st.EventSeq, ObservedAt: observed, Events: events(refs),
 	})
 	return Result{Applied: applied, Deleted: true}, stored(err)
 }

@@ -31,7 +31,7 @@ var allowed = map[string][]string{
 	"queue/queuetest":   {"queue", "internal/redistest"},
 	"stripeapi":         {"mirror"},
 	"webhook":           {"mirror"},
-	"api":               {"mirror"},
+	"api":               {"mirror", "stripeapi"}, // stripeapi: writes are sent on, and its errors tell what became of them
 	"worker":            {"mirror", "queue", "stripeapi"},
 	"reconcile":         {"mirror", "stripeapi"},
 	"verify":            {"mirror"},

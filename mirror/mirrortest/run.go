@@ -43,6 +43,8 @@ func Run(t *testing.T, open func(t *testing.T) mirror.Store) {
 		{"Reader", readerCases()},
 		{"Fidelity", fidelityCases()},
 		{"Isolation", isolationCases()},
+		{"Writes", writeCases()},
+		{"Lists", listCases()},
 		{"Model", modelCases()},
 	}
 	for _, topic := range topics {

@@ -34,6 +34,24 @@ WHERE account = $1 AND customer = $2 AND (created, id) > (
   SELECT created, id FROM creditmirror.credit_balance_transactions WHERE account = $1 AND customer = $2 AND id = $3)
 ORDER BY created, id LIMIT $4`
 
+	// A page of the whole account comes from no single sync.
+	accountCreditsHead = `SELECT true,
+  $2::text = '' OR EXISTS (SELECT 1 FROM creditmirror.credit_balance_transactions WHERE account = $1 AND id = $2),
+  NULL::timestamptz`
+
+	accountCreditsNewest = `SELECT ` + creditColumns + ` FROM creditmirror.credit_balance_transactions
+WHERE account = $1 ORDER BY created DESC, id DESC LIMIT $2`
+
+	accountCreditsAfter = `SELECT ` + creditColumns + ` FROM creditmirror.credit_balance_transactions
+WHERE account = $1 AND (created, id) < (
+  SELECT created, id FROM creditmirror.credit_balance_transactions WHERE account = $1 AND id = $2 LIMIT 1)
+ORDER BY created DESC, id DESC LIMIT $3`
+
+	accountCreditsBefore = `SELECT ` + creditColumns + ` FROM creditmirror.credit_balance_transactions
+WHERE account = $1 AND (created, id) > (
+  SELECT created, id FROM creditmirror.credit_balance_transactions WHERE account = $1 AND id = $2 LIMIT 1)
+ORDER BY created, id LIMIT $3`
+
 	grantCreditsHead = `SELECT
   EXISTS (SELECT 1 FROM creditmirror.customers WHERE account = $1 AND id = $2)
     OR EXISTS (SELECT 1 FROM creditmirror.credit_grants WHERE account = $1 AND customer = $2),
@@ -65,11 +83,17 @@ func scanCredit(row pgx.CollectableRow) (r mirror.CreditTransaction, err error) 
 // CreditTransactions lists a customer's credit balance transactions, or those
 // of one of its grants.
 func (s *Store) CreditTransactions(ctx context.Context, account, customer, grant string, p mirror.Page) (mirror.Slice[mirror.CreditTransaction], error) {
-	list := listing[mirror.CreditTransaction]{customerCreditsHead, customerCreditsNewest, customerCreditsAfter, customerCreditsBefore, scanCredit}
+	list := listing[mirror.CreditTransaction]{
+		head: customerCreditsHead, newest: customerCreditsNewest, after: customerCreditsAfter, before: customerCreditsBefore, scan: scanCredit,
+	}
 	chosen := []any{account, customer}
-	if grant != "" {
-		list = listing[mirror.CreditTransaction]{grantCreditsHead, grantCreditsNewest, grantCreditsAfter, grantCreditsBefore, scanCredit}
+	switch {
+	case grant != "":
+		list.head, list.newest, list.after, list.before = grantCreditsHead, grantCreditsNewest, grantCreditsAfter, grantCreditsBefore
 		chosen = append(chosen, grant)
+	case customer == "":
+		list.head, list.newest, list.after, list.before = accountCreditsHead, accountCreditsNewest, accountCreditsAfter, accountCreditsBefore
+		chosen = []any{account}
 	}
 	out, err := list.page(ctx, s, p, chosen...)
 	if err != nil {

@@ -180,7 +180,7 @@ func creditBalances(m map[string]int64) (optText, error) {
 func (s *Store) Customer(ctx context.Context, account, id string) (mirror.CustomerView, error) {
 	var c mirror.CustomerView
 	err := retry(ctx, func() (err error) {
-		c, _, err = scanCustomer(s.pool.QueryRow(ctx, customerByID, account, id))
+		c, _, err = scanCustomer(s.db().QueryRow(ctx, customerByID, account, id))
 		return err
 	})
 	if err != nil {
@@ -213,7 +213,7 @@ func (s *Store) ClockCustomers(ctx context.Context, account, clock string) ([]st
 // query collects the rows of one statement.
 func query[Row any](ctx context.Context, s *Store, scan pgx.RowToFunc[Row], sql string, args ...any) (list []Row, err error) {
 	err = retry(ctx, func() error {
-		rows, err := s.pool.Query(ctx, sql, args...)
+		rows, err := s.db().Query(ctx, sql, args...)
 		if err != nil {
 			return err
 		}

@@ -136,7 +136,7 @@ func scanGrant(row pgx.Row) (g mirror.CreditGrant, err error) {
 func (s *Store) Grant(ctx context.Context, account, id string) (mirror.CreditGrant, error) {
 	var g mirror.CreditGrant
 	err := retry(ctx, func() (err error) {
-		g, err = scanGrant(s.pool.QueryRow(ctx, grantByID, account, id))
+		g, err = scanGrant(s.db().QueryRow(ctx, grantByID, account, id))
 		return err
 	})
 	if err != nil {
@@ -149,7 +149,7 @@ func (s *Store) Grant(ctx context.Context, account, id string) (mirror.CreditGra
 func (s *Store) GrantOwner(ctx context.Context, account, grant string) (string, error) {
 	var customer string
 	err := retry(ctx, func() error {
-		return s.pool.QueryRow(ctx, grantOwner, account, grant).Scan(&customer)
+		return s.db().QueryRow(ctx, grantOwner, account, grant).Scan(&customer)
 	})
 	if err != nil {
 		return "", fmt.Errorf("read the owner of grant %s: %w", grant, notFound(err))

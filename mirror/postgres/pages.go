@@ -21,6 +21,10 @@ type listing[Row any] struct {
 	head                  string
 	newest, after, before string
 	scan                  pgx.RowToFunc[Row]
+	// owner is how many of the chosen arguments the head takes; 0: all.
+	owner int
+	// ranged lists take two more arguments at the end: the bounds of created.
+	ranged bool
 }
 
 // page reads one page, newest first.
@@ -30,7 +34,11 @@ func (l listing[Row]) page(ctx context.Context, s *Store, p mirror.Page, chosen 
 	cursor := p.After + p.Before // exclude each other
 	chosen = slices.Clip(chosen)
 	err := s.snapshot(ctx, func(b *pgx.Batch) {
-		b.Queue(l.head, append(chosen, cursor)...).QueryRow(func(row pgx.Row) error {
+		owner := chosen
+		if l.owner > 0 {
+			owner = slices.Clip(chosen[:l.owner])
+		}
+		b.Queue(l.head, append(owner, cursor)...).QueryRow(func(row pgx.Row) error {
 			return row.Scan(&known, &placed, (*optTime)(&out.SyncedAt))
 		})
 		statement, args := l.newest, append(chosen, p.Limit+1)
@@ -39,6 +47,9 @@ func (l listing[Row]) page(ctx context.Context, s *Store, p mirror.Page, chosen 
 		}
 		if p.Before != "" {
 			statement = l.before
+		}
+		if l.ranged {
+			args = append(args, spanFrom(&p.Created), spanTo(&p.Created))
 		}
 		b.Queue(statement, args...).Query(func(rows pgx.Rows) (err error) {
 			out.Rows, err = pgx.CollectRows(rows, l.scan)
@@ -72,20 +83,39 @@ WHERE account = $1 AND customer = $2 AND id = $3`
   (SELECT observed_at FROM creditmirror.sync_state WHERE account = $1 AND customer = $2 AND scope = 'balance')`
 
 	balanceNewest = `SELECT ` + balanceColumns + ` FROM creditmirror.customer_balance_transactions
-WHERE account = $1 AND customer = $2
+WHERE account = $1 AND customer = $2 AND created >= $4 AND created <= $5
 ORDER BY created DESC, coalesce(chain_position, 9223372036854775807) DESC, id DESC LIMIT $3`
 
 	balanceAfter = `SELECT ` + balanceColumns + ` FROM creditmirror.customer_balance_transactions
-WHERE account = $1 AND customer = $2 AND (created, coalesce(chain_position, 9223372036854775807), id) < (
+WHERE account = $1 AND customer = $2 AND created >= $5 AND created <= $6 AND (created, coalesce(chain_position, 9223372036854775807), id) < (
   SELECT created, coalesce(chain_position, 9223372036854775807), id FROM creditmirror.customer_balance_transactions
   WHERE account = $1 AND customer = $2 AND id = $3)
 ORDER BY created DESC, coalesce(chain_position, 9223372036854775807) DESC, id DESC LIMIT $4`
 
 	balanceBefore = `SELECT ` + balanceColumns + ` FROM creditmirror.customer_balance_transactions
-WHERE account = $1 AND customer = $2 AND (created, coalesce(chain_position, 9223372036854775807), id) > (
+WHERE account = $1 AND customer = $2 AND created >= $5 AND created <= $6 AND (created, coalesce(chain_position, 9223372036854775807), id) > (
   SELECT created, coalesce(chain_position, 9223372036854775807), id FROM creditmirror.customer_balance_transactions
   WHERE account = $1 AND customer = $2 AND id = $3)
 ORDER BY created, coalesce(chain_position, 9223372036854775807), id LIMIT $4`
+
+	// An invoice has few rows, which are found through an index of their own.
+	invoiceNewest = `SELECT ` + balanceColumns + ` FROM creditmirror.customer_balance_transactions
+WHERE account = $1 AND customer = $2 AND invoice = $3 AND created >= $5 AND created <= $6
+ORDER BY created DESC, coalesce(chain_position, 9223372036854775807) DESC, id DESC LIMIT $4`
+
+	invoiceAfter = `SELECT ` + balanceColumns + ` FROM creditmirror.customer_balance_transactions
+WHERE account = $1 AND customer = $2 AND invoice = $3 AND created >= $6 AND created <= $7
+  AND (created, coalesce(chain_position, 9223372036854775807), id) < (
+  SELECT created, coalesce(chain_position, 9223372036854775807), id FROM creditmirror.customer_balance_transactions
+  WHERE account = $1 AND customer = $2 AND id = $4)
+ORDER BY created DESC, coalesce(chain_position, 9223372036854775807) DESC, id DESC LIMIT $5`
+
+	invoiceBefore = `SELECT ` + balanceColumns + ` FROM creditmirror.customer_balance_transactions
+WHERE account = $1 AND customer = $2 AND invoice = $3 AND created >= $6 AND created <= $7
+  AND (created, coalesce(chain_position, 9223372036854775807), id) > (
+  SELECT created, coalesce(chain_position, 9223372036854775807), id FROM creditmirror.customer_balance_transactions
+  WHERE account = $1 AND customer = $2 AND id = $4)
+ORDER BY created, coalesce(chain_position, 9223372036854775807), id LIMIT $5`
 )
 
 func scanBalanceRow(row pgx.CollectableRow) (r mirror.BalanceTransaction, err error) {
@@ -97,8 +127,15 @@ func scanBalanceRow(row pgx.CollectableRow) (r mirror.BalanceTransaction, err er
 
 // BalanceTransactions lists a customer's balance transactions.
 func (s *Store) BalanceTransactions(ctx context.Context, account, customer string, p mirror.Page) (mirror.Slice[mirror.BalanceTransaction], error) {
-	list := listing[mirror.BalanceTransaction]{balanceHead, balanceNewest, balanceAfter, balanceBefore, scanBalanceRow}
-	out, err := list.page(ctx, s, p, account, customer)
+	list := listing[mirror.BalanceTransaction]{
+		head: balanceHead, newest: balanceNewest, after: balanceAfter, before: balanceBefore, scan: scanBalanceRow, ranged: true,
+	}
+	chosen := []any{account, customer}
+	if p.Invoice != "" {
+		list.newest, list.after, list.before, list.owner = invoiceNewest, invoiceAfter, invoiceBefore, len(chosen)
+		chosen = append(chosen, p.Invoice)
+	}
+	out, err := list.page(ctx, s, p, chosen...)
 	if err != nil {
 		return out, fmt.Errorf("list balance transactions of %s: %w", customer, err)
 	}
@@ -167,10 +204,10 @@ ORDER BY created, id LIMIT $3`
 // Grants lists the grants of a customer or of the account.
 func (s *Store) Grants(ctx context.Context, account, customer string, p mirror.Page) (mirror.Slice[mirror.CreditGrant], error) {
 	scan := func(row pgx.CollectableRow) (mirror.CreditGrant, error) { return scanGrant(row) }
-	list := listing[mirror.CreditGrant]{customerGrantsHead, customerGrantsNewest, customerGrantsAfter, customerGrantsBefore, scan}
+	list := listing[mirror.CreditGrant]{head: customerGrantsHead, newest: customerGrantsNewest, after: customerGrantsAfter, before: customerGrantsBefore, scan: scan}
 	chosen := []any{account, customer}
 	if customer == "" {
-		list = listing[mirror.CreditGrant]{accountGrantsHead, accountGrantsNewest, accountGrantsAfter, accountGrantsBefore, scan}
+		list = listing[mirror.CreditGrant]{head: accountGrantsHead, newest: accountGrantsNewest, after: accountGrantsAfter, before: accountGrantsBefore, scan: scan}
 		chosen = []any{account}
 	}
 	out, err := list.page(ctx, s, p, chosen...)

@@ -19,13 +19,15 @@ func TestHotStatementsUseIndexes(t *testing.T) {
 	t.Parallel()
 	sql := openSQL(t, newMirror(t))
 	for _, fill := range []string{
-		`INSERT INTO customers (account, id, balance, livemode, digest)
-			SELECT '', 'cus_' || n, 0, true, '' FROM generate_series(1, 20000) AS n`,
+		`INSERT INTO customers (account, id, balance, livemode, digest, created, raw, customer_account, test_clock)
+			SELECT '', 'cus_' || n, 0, true, '', now() - n * interval '1 second', jsonb_build_object('email', 'a' || n || '@example.com'), 'acct_' || n,
+				CASE WHEN n % 1000 = 0 THEN 'clock_1' END
+			FROM generate_series(1, 20000) AS n`,
 		`INSERT INTO sync_state (account, customer, scope, epoch, history_complete)
 			SELECT '', 'cus_' || n, scope, 1, n > 50 FROM generate_series(1, 20000) AS n, unnest(ARRAY['balance', 'credits']) AS scope`,
 		`INSERT INTO customer_balance_transactions
-			(account, customer, id, currency, amount, ending_balance, type, metadata, created, livemode, chain_position, raw, digest)
-			SELECT '', 'cus_' || n % 4, 'cbtxn_' || n, 'eur', 1, 1, 'adjustment', '{}', now() - n * interval '1 second', true, n, '{}', ''
+			(account, customer, id, currency, amount, ending_balance, type, metadata, created, livemode, chain_position, raw, digest, invoice)
+			SELECT '', 'cus_' || n % 4, 'cbtxn_' || n, 'eur', 1, 1, 'adjustment', '{}', now() - n * interval '1 second', true, n, '{}', '', 'in_' || n % 2000
 			FROM generate_series(1, 20000) AS n`,
 		`INSERT INTO credit_grants (account, id, customer, category, amount_type, applicability_config, created, updated, livemode, metadata, raw, digest)
 			SELECT '', 'credgr_' || n, 'cus_' || n % 100, 'paid', 'monetary', '{}', now() - n * interval '1 second', now(), true, '{}', '{}', ''
@@ -44,13 +46,24 @@ func TestHotStatementsUseIndexes(t *testing.T) {
 	} {
 		sql.exec(t, fill)
 	}
+	from, to := spanFrom(&mirror.Span{}), spanTo(&mirror.Span{})
 	for _, c := range []struct {
 		name, statement string
 		args            []any
 		bounded         string // what the index condition must hold
 	}{
-		{"balance after", balanceAfter, []any{"", "cus_1", "cbtxn_9001", 11}, "ROW("},
-		{"balance before", balanceBefore, []any{"", "cus_1", "cbtxn_9001", 11}, "ROW("},
+		{"balance after", balanceAfter, []any{"", "cus_1", "cbtxn_9001", 11, from, to}, "ROW("},
+		{"balance before", balanceBefore, []any{"", "cus_1", "cbtxn_9001", 11, from, to}, "ROW("},
+		{"balance by time", balanceNewest, []any{"", "cus_1", 11, from, to}, "created <="},
+		{"balance by invoice", invoiceNewest, []any{"", "cus_1", "in_1", 11, from, to}, "invoice ="},
+		{"living after", livingAfter, []any{"", "cus_9001", 11, from, to}, "ROW("},
+		{"living before", livingBefore, []any{"", "cus_9001", 11, from, to}, "ROW("},
+		{"customers of a clock", clockNewest, []any{"", "clock_1", 11, from, to}, "test_clock ="},
+		{"customers by email", emailNewest, []any{"", "a9@example.com", "", 11, from, to}, "email"},
+		{"customer of an account", customerOfAccount, []any{"", "acct_9"}, "customer_account ="},
+		{"credits of account after", accountCreditsAfter, []any{"", "cbtxn_9001", 11}, "ROW("},
+		{"balances of a page", balancesPage, []any{"", "cus_5", 100}, ""},
+		{"changes", changesAfter, []any{"0", 100, "", 100}, ""},
 		{"grants of customer after", customerGrantsAfter, []any{"", "cus_1", "credgr_9001", 11}, ""},
 		{"grants of account before", accountGrantsBefore, []any{"", "credgr_9001", 11}, "ROW("},
 		{"credits after", customerCreditsAfter, []any{"", "cus_1", "cbtxn_9001", 11}, "ROW("},

@@ -55,6 +55,20 @@ type Store struct {
 	pool *pgxpool.Pool
 	// migration is the connection that Migrate uses, with time limits of its own.
 	migration *pgx.ConnConfig
+	// pinned is the connection of a Snapshot, in its transaction; else nil.
+	pinned *pgx.Conn
+}
+
+// db is where statements of reads go.
+func (s *Store) db() interface {
+	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+} {
+	if s.pinned != nil {
+		return s.pinned
+	}
+	return s.pool
 }
 
 var _ mirror.Store = (*Store)(nil)

@@ -8,6 +8,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/creditmirror/creditmirror/mirror"
 )
 
 const (
@@ -63,17 +65,38 @@ func (s *Store) once(ctx context.Context, fill func(b *pgx.Batch)) error {
 	return retry(ctx, func() error {
 		b := &pgx.Batch{}
 		fill(b)
-		return s.pool.SendBatch(ctx, b).Close()
+		return s.db().SendBatch(ctx, b).Close()
 	})
 }
 
 // snapshot runs reads that all see one state of the database, in one round trip.
 func (s *Store) snapshot(ctx context.Context, fill func(b *pgx.Batch)) error {
 	return s.once(ctx, func(b *pgx.Batch) {
+		if s.pinned != nil {
+			fill(b)
+			return
+		}
 		b.Queue(beginSnapshot)
 		fill(b)
 		b.Queue(commit)
 	})
+}
+
+// Snapshot runs fn on one state of the database. Unlike snapshot it takes a
+// round trip per read, and holds a connection meanwhile.
+func (s *Store) Snapshot(ctx context.Context, fn func(mirror.Reader) error) error {
+	conn, err := s.pool.Acquire(ctx)
+	if err != nil {
+		return fmt.Errorf("begin a snapshot: %w", err)
+	}
+	defer conn.Release() // drops a connection whose transaction is still open
+	if _, err := conn.Exec(ctx, beginSnapshot); err != nil {
+		return fmt.Errorf("begin a snapshot: %w", err)
+	}
+	defer endTransaction(ctx, conn.Conn())
+	pinned := *s
+	pinned.pinned = conn.Conn()
+	return fn(&pinned)
 }
 
 // transact runs one writing transaction in two round trips. read queues the

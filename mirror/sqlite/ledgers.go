@@ -22,18 +22,33 @@ FROM customer_balance_transactions `
 SELECT created, ifnull(chain_position, 9223372036854775807), id
 FROM customer_balance_transactions WHERE account = ?1 AND customer = ?2 AND id = ?4`
 	balanceNewest = balanceColumns + `
-WHERE account = ?1 AND customer = ?2
+WHERE account = ?1 AND customer = ?2 AND created BETWEEN ?8 AND ?9
 ORDER BY created DESC, ifnull(chain_position, 9223372036854775807) DESC, id DESC LIMIT ?4`
 	balanceAfter = balanceColumns + `
-WHERE account = ?1 AND customer = ?2 AND (created, ifnull(chain_position, 9223372036854775807), id) < (?5, ?6, ?7)
+WHERE account = ?1 AND customer = ?2 AND created BETWEEN ?8 AND ?9 AND (created, ifnull(chain_position, 9223372036854775807), id) < (?5, ?6, ?7)
 ORDER BY created DESC, ifnull(chain_position, 9223372036854775807) DESC, id DESC LIMIT ?4`
 	balanceBefore = balanceColumns + `
-WHERE account = ?1 AND customer = ?2 AND (created, ifnull(chain_position, 9223372036854775807), id) > (?5, ?6, ?7)
+WHERE account = ?1 AND customer = ?2 AND created BETWEEN ?8 AND ?9 AND (created, ifnull(chain_position, 9223372036854775807), id) > (?5, ?6, ?7)
+ORDER BY created, ifnull(chain_position, 9223372036854775807), id LIMIT ?4`
+
+	// An invoice has few rows, which are found through an index of their own.
+	invoiceRows = balanceColumns + ` INDEXED BY customer_balance_transactions_invoice
+WHERE account = ?1 AND customer = ?2 AND invoice = ?10 AND invoice IS NOT NULL AND created BETWEEN ?8 AND ?9
+`
+	invoiceNewest = invoiceRows + `
+ORDER BY created DESC, ifnull(chain_position, 9223372036854775807) DESC, id DESC LIMIT ?4`
+	invoiceAfter = invoiceRows + `AND (created, ifnull(chain_position, 9223372036854775807), id) < (?5, ?6, ?7)
+ORDER BY created DESC, ifnull(chain_position, 9223372036854775807) DESC, id DESC LIMIT ?4`
+	invoiceBefore = invoiceRows + `AND (created, ifnull(chain_position, 9223372036854775807), id) > (?5, ?6, ?7)
 ORDER BY created, ifnull(chain_position, 9223372036854775807), id LIMIT ?4`
 )
 
 var balanceList = listing[mirror.BalanceTransaction]{
-	cursor: balanceCursor, newest: balanceNewest, after: balanceAfter, before: balanceBefore, scan: scanBalance,
+	cursor: balanceCursor, newest: balanceNewest, after: balanceAfter, before: balanceBefore, scan: scanBalance, ranged: true,
+}
+
+var invoiceList = listing[mirror.BalanceTransaction]{
+	cursor: balanceCursor, newest: invoiceNewest, after: invoiceAfter, before: invoiceBefore, scan: scanBalance, ranged: true,
 }
 
 func scanBalance(rows *sql.Rows) (mirror.BalanceTransaction, error) {
@@ -47,11 +62,15 @@ func scanBalance(rows *sql.Rows) (mirror.BalanceTransaction, error) {
 // BalanceTransactions lists a customer's balance transactions.
 func (s *Store) BalanceTransactions(ctx context.Context, account, customer string, p mirror.Page) (mirror.Slice[mirror.BalanceTransaction], error) {
 	var out mirror.Slice[mirror.BalanceTransaction]
+	list := balanceList
+	if p.Invoice != "" {
+		list = invoiceList
+	}
 	err := s.read(ctx, func(r *reading) (err error) {
 		if err := r.known(knowsCustomer, account, customer); err != nil {
 			return err
 		}
-		if out, err = balanceList.page(r, account, customer, "", p); err != nil {
+		if out, err = list.page(r, account, customer, "", p); err != nil {
 			return err
 		}
 		out.SyncedAt, err = r.syncedAt(account, customer, mirror.ScopeBalance)
@@ -201,6 +220,15 @@ WHERE account = ?1 AND customer = ?2 AND (created, id) < (?5, ?7) ORDER BY creat
 	customersCreditsBefore = creditColumns + `
 WHERE account = ?1 AND customer = ?2 AND (created, id) > (?5, ?7) ORDER BY created, id LIMIT ?4`
 
+	accountsCreditCursor = `
+SELECT created, 0, id FROM credit_balance_transactions WHERE account = ?1 AND id = ?4`
+	accountsCreditsNewest = creditColumns + `
+WHERE account = ?1 ORDER BY created DESC, id DESC LIMIT ?4`
+	accountsCreditsAfter = creditColumns + `
+WHERE account = ?1 AND (created, id) < (?5, ?7) ORDER BY created DESC, id DESC LIMIT ?4`
+	accountsCreditsBefore = creditColumns + `
+WHERE account = ?1 AND (created, id) > (?5, ?7) ORDER BY created, id LIMIT ?4`
+
 	grantsCreditCursor = `
 SELECT created, 0, id FROM credit_balance_transactions WHERE account = ?1 AND customer = ?2 AND "grant" = ?3 AND id = ?4`
 	grantsCreditsNewest = creditColumns + `
@@ -216,6 +244,10 @@ var (
 		cursor: customersCreditCursor, newest: customersCreditsNewest,
 		after: customersCreditsAfter, before: customersCreditsBefore, scan: scanCredit,
 	}
+	accountsCredits = listing[mirror.CreditTransaction]{
+		cursor: accountsCreditCursor, newest: accountsCreditsNewest,
+		after: accountsCreditsAfter, before: accountsCreditsBefore, scan: scanCredit,
+	}
 	grantsCredits = listing[mirror.CreditTransaction]{
 		cursor: grantsCreditCursor, newest: grantsCreditsNewest,
 		after: grantsCreditsAfter, before: grantsCreditsBefore, scan: scanCredit,
@@ -230,7 +262,8 @@ func scanCredit(rows *sql.Rows) (mirror.CreditTransaction, error) {
 	return r, err
 }
 
-// CreditTransactions lists a customer's credit balance transactions.
+// CreditTransactions lists the credit balance transactions of a customer, of a
+// grant, or of the account.
 func (s *Store) CreditTransactions(ctx context.Context, account, customer, grant string, p mirror.Page) (mirror.Slice[mirror.CreditTransaction], error) {
 	var out mirror.Slice[mirror.CreditTransaction]
 	list := customersCredits
@@ -238,6 +271,10 @@ func (s *Store) CreditTransactions(ctx context.Context, account, customer, grant
 		list = grantsCredits
 	}
 	err := s.read(ctx, func(r *reading) (err error) {
+		if customer == "" && grant == "" { // of no one sync
+			out, err = accountsCredits.page(r, account, "", "", p)
+			return err
+		}
 		if err := r.known(knowsCredits, account, customer); err != nil {
 			return err
 		}

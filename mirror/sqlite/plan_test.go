@@ -24,8 +24,14 @@ func TestHotQueriesUseTheirIndexes(t *testing.T) {
 		"heldGrants": "credit_grants_customer_list (account=? AND customer=?)", "heldGrantRows": "credit_grants_customer_list (account=? AND customer=?)",
 		"placeRows": "(account=? AND customer=? AND id=?)", "unsyncedBalances": "sync_state_incomplete (account=? AND scope=? AND (read_rank,customer)>(?,?))",
 		"unsyncedCredits": "sync_state_incomplete (account=? AND scope=? AND (read_rank,customer)>(?,?))",
+		"livingAfter":     "customers_living (account=? AND created>? AND created<?)", "clockNewest": "customers_test_clock (account=? AND test_clock=?)",
+		"emailAfter": "customers_email (account=? AND <expr>=?)", "invoiceAfter": "(account=? AND customer=? AND invoice=?)",
+		"customerOfAccount": "customers_account (account=? AND customer_account=?)", "changesAfter": "changes_account_seq (account=? AND seq>?)",
 	}
 	sorts := map[string]bool{"heldGrants": true, "dueLetters": true} // a customer's grants, letters of one moment
+	for _, few := range []string{"clockNewest", "emailAfter", "invoiceNewest", "invoiceAfter", "invoiceBefore", "customerOfAccount", "creditsAt"} {
+		sorts[few] = true // the rows of one clock, address, invoice, account; the sums of a page
+	}
 	for name, query := range map[string]string{
 		"readCustomer": readCustomer, "listCustomers": listCustomers, "clockCustomers": clockCustomers,
 		"balanceCursor": balanceCursor, "balanceNewest": balanceNewest, "balanceAfter": balanceAfter, "balanceBefore": balanceBefore,
@@ -38,10 +44,14 @@ func TestHotQueriesUseTheirIndexes(t *testing.T) {
 		"heldSummary": heldSummary, "heldGrantRows": heldGrantRows, "answerWaiting": answerWaiting, "pendingEvents": pendingEvents,
 		"resolveEvents": resolveEvents, "eventStates": eventStates, "observedAt": observedAt, "closeFindings": closeFindings,
 		"unsyncedBalances": unsyncedBalances, "unsyncedCredits": unsyncedCredits, "dueLetters": dueLetters, "listLetters": listLetters,
+		"livingNewest": livingNewest, "livingAfter": livingAfter, "livingBefore": livingBefore, "clockNewest": clockNewest, "emailAfter": emailAfter,
+		"invoiceNewest": invoiceNewest, "invoiceAfter": invoiceAfter, "invoiceBefore": invoiceBefore, "customerOfAccount": customerOfAccount,
+		"accountsCreditsNewest": accountsCreditsNewest, "accountsCreditsAfter": accountsCreditsAfter, "accountsCreditsBefore": accountsCreditsBefore,
+		"balancesPage": balancesPage, "balancesNow": balancesNow, "balancesAt": balancesAt, "creditsAt": creditsAt, "changesAfter": changesAfter, "heldRow": heldRow,
 		"updateRows": updateRows, "placeRows": placeRows, "pruneEvents": pruneEvents,
 	} {
 		var plan []string
-		args := []any{"[]", 1, 1, 1, 1, 1, 1}
+		args := []any{"[]", 1, 1, 1, 1, 1, 1, 1, 1, 1}
 		rows, err := s.readers.QueryContext(t.Context(), "EXPLAIN QUERY PLAN "+query, args...)
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)

@@ -20,6 +20,9 @@ type reading struct {
 
 // read runs fn on one snapshot. Reads never wait for writes.
 func (s *Store) read(ctx context.Context, fn func(*reading) error) error {
+	if s.pinned != nil {
+		return explain(s.path, fn(s.pinned))
+	}
 	tx, err := s.readers.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
 	if err != nil {
 		return explain(s.path, err)
@@ -35,6 +38,15 @@ func (s *Store) read(ctx context.Context, fn func(*reading) error) error {
 		s.remember(ctx, query)
 	}
 	return nil
+}
+
+// Snapshot runs fn on one snapshot.
+func (s *Store) Snapshot(ctx context.Context, fn func(mirror.Reader) error) error {
+	return s.read(ctx, func(r *reading) error {
+		pinned := *s
+		pinned.pinned = r
+		return fn(&pinned)
+	})
 }
 
 // remember prepares a statement for the calls to come. Not while a transaction
@@ -104,12 +116,16 @@ type listing[Row any] struct {
 	cursor                string
 	newest, after, before string
 	scan                  func(*sql.Rows) (Row, error)
+	// ranged lists take more arguments: ?8 and ?9, the bounds of created, and ?10,
+	// the invoice.
+	ranged bool
 }
 
 // page reads one page, newest first.
 func (l listing[Row]) page(r *reading, account, customer, grant string, p mirror.Page) (mirror.Slice[Row], error) {
 	var out mirror.Slice[Row]
 	query, args := l.newest, []any{account, customer, grant, p.Limit + 1}
+	from, to := bounds(p.Created)
 	if id := p.After + p.Before; id != "" {
 		var created, last string
 		var position int64
@@ -121,10 +137,18 @@ func (l listing[Row]) page(r *reading, account, customer, grant string, p mirror
 			return out, mirror.ErrNotFound
 		}
 		args = append(args, created, position, last)
-		query = l.after
+		// SQLite seeks by one of two bounds on created, and not always by the cursor's.
+		query, to = l.after, min(to, created)
 		if p.Before != "" {
-			query = l.before
+			_, to = bounds(p.Created)
+			query, from = l.before, max(from, created)
 		}
+	}
+	if l.ranged {
+		for len(args) < 7 {
+			args = append(args, nil)
+		}
+		args = append(args, from, to, p.Invoice)
 	}
 	err := r.each(query, args, func(rows *sql.Rows) error {
 		row, err := l.scan(rows)

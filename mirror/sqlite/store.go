@@ -39,7 +39,9 @@ type Store struct {
 	w       *writer
 	copier  *checkpointer
 	readers *sql.DB
-	stmts   sync.Map // SQL → *sql.Stmt over readers
+	stmts   *sync.Map // SQL → *sql.Stmt over readers
+	// pinned is the transaction of a Snapshot; else nil.
+	pinned *reading
 }
 
 var _ mirror.Store = (*Store)(nil)
@@ -57,7 +59,7 @@ func Open(ctx context.Context, path string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{path: path, now: o.Now, w: newWriter(path, o.Now)}
+	s := &Store{path: path, now: o.Now, w: newWriter(path, o.Now), stmts: &sync.Map{}}
 	// The writer goes first: it creates the file and turns the write-ahead log on.
 	if err := s.w.open(ctx); err != nil {
 		return nil, errors.Join(explain(path, err), s.w.close())

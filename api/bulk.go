@@ -1,0 +1,202 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"regexp"
+	"strconv"
+	"time"
+
+	"github.com/creditmirror/creditmirror/mirror"
+)
+
+// The two operations of this file are not Stripe's: they are for those who copy
+// all balances on, or follow what changes. docs/openapi.json describes them.
+
+const (
+	bulkLimit    = 100
+	maxBulkLimit = 1000
+	// maxWait is the longest that a reader of changes may be kept waiting.
+	maxWait = 60 * time.Second
+	// changesPoll is how often the feed is looked at for a reader who waits.
+	changesPoll = 250 * time.Millisecond
+)
+
+type balancesPage struct {
+	Object  string             `json:"object"`
+	URL     string             `json:"url"`
+	HasMore bool               `json:"has_more"`
+	AsOf    string             `json:"as_of"`
+	Data    []customerBalances `json:"data"`
+}
+
+// customerBalances has Stripe's signs: in balance negative is credit, in credits
+// positive is credit left.
+type customerBalances struct {
+	Object          string           `json:"object"`
+	ID              string           `json:"id"`
+	Deleted         bool             `json:"deleted"`
+	Balance         map[string]int64 `json:"balance"`
+	BalanceSyncedAt *string          `json:"balance_synced_at"`
+	BalanceComplete bool             `json:"balance_complete"`
+	Credits         map[string]int64 `json:"credits"`
+	CreditsSyncedAt *string          `json:"credits_synced_at"`
+	CreditsComplete bool             `json:"credits_complete"`
+}
+
+func listBalances(ctx context.Context, c *call) (any, error) {
+	limit, err := c.query.bulkLimit()
+	if err != nil {
+		return nil, err
+	}
+	after := c.query.values[paramAfter]
+	if after != "" && !mirror.ValidCustomerID(after) {
+		return nil, errMissing(http.StatusBadRequest, nameCustomer, after, paramAfter)
+	}
+	var asOf time.Time
+	shown := c.now
+	if s, ok := c.query.values["as_of"]; ok {
+		if asOf, err = parseTime(s); err != nil {
+			return nil, errInvalid("", "as_of", "Invalid time: %s; give RFC 3339, a date, or Unix seconds.", clip(s))
+		}
+		shown = asOf
+	}
+	list, err := c.reader.Balances(ctx, c.account, after, limit+1, asOf)
+	if err != nil {
+		return nil, err
+	}
+	out := balancesPage{Object: "list", URL: "/v1/credits/balances", AsOf: shown.UTC().Format(time.RFC3339), Data: []customerBalances{}}
+	if len(list) > limit {
+		list, out.HasMore = list[:limit], true
+	}
+	for _, b := range list {
+		out.Data = append(out.Data, customerBalances{
+			Object: "creditmirror.customer_balances", ID: b.Customer, Deleted: b.Deleted,
+			Balance: b.Balance, BalanceSyncedAt: timeOrNull(b.BalanceSyncedAt), BalanceComplete: b.BalanceComplete,
+			Credits: b.Credits, CreditsSyncedAt: timeOrNull(b.CreditsSyncedAt), CreditsComplete: b.CreditsComplete,
+		})
+	}
+	return out, nil
+}
+
+func timeOrNull(t time.Time) *string {
+	if t.IsZero() {
+		return nil
+	}
+	s := t.UTC().Format(time.RFC3339Nano)
+	return &s
+}
+
+// parseTime reads RFC 3339, a date (its first second, UTC) or Unix seconds.
+func parseTime(s string) (time.Time, error) {
+	var t time.Time
+	var err error
+	if decimal.MatchString(s) {
+		var n int64
+		n, err = strconv.ParseInt(s, 10, 64)
+		t = time.Unix(n, 0).UTC()
+	} else if t, err = time.Parse(time.RFC3339, s); err != nil {
+		t, err = time.Parse(time.DateOnly, s)
+	}
+	if err == nil && (t.Unix() < 0 || t.Unix() > maxUnix) {
+		err = errors.New("out of range")
+	}
+	return t, err
+}
+
+type changesPage struct {
+	Object  string   `json:"object"`
+	URL     string   `json:"url"`
+	HasMore bool     `json:"has_more"`
+	Next    string   `json:"next"`
+	Data    []change `json:"data"`
+}
+
+type change struct {
+	Object    string `json:"object"`
+	Cursor    string `json:"cursor"`
+	Table     string `json:"table"`
+	Customer  string `json:"customer"`
+	ID        string `json:"id"`
+	Op        string `json:"op"`
+	ChangedAt string `json:"changed_at"`
+}
+
+var feedCursor = regexp.MustCompile(`^[0-9]{1,20}(\.[0-9]{1,20})?$`)
+
+// listChanges answers with the changes after a cursor. Where there are none it
+// waits for some, as long as the reader lets it.
+func listChanges(ctx context.Context, c *call) (any, error) {
+	limit, err := c.query.bulkLimit()
+	if err != nil {
+		return nil, err
+	}
+	after := c.query.values["after"]
+	unknown := errInvalid("", "after", "No such place in the feed: '%s'. Go on after the next of an earlier reply; 0 is the beginning.", clip(after))
+	if after != "" && !feedCursor.MatchString(after) {
+		return nil, unknown
+	}
+	wait := time.Duration(0)
+	if s, ok := c.query.values["wait"]; ok {
+		if wait, err = maxAge([]string{s}); err != nil || wait > maxWait {
+			return nil, errInvalid("", "wait", "Invalid duration: %s; give up to %s, such as 30s, or whole seconds.", clip(s), maxWait)
+		}
+	}
+	deadline := time.Now().Add(wait)
+	for {
+		list, err := c.reader.Changes(ctx, c.account, after, limit+1)
+		switch {
+		case errors.Is(err, mirror.ErrNotFound):
+			return nil, unknown
+		case err != nil:
+			return nil, err
+		}
+		left := time.Until(deadline)
+		if len(list) == 0 && left > 0 {
+			select {
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			case <-c.stopping:
+				deadline = time.Time{}
+			case <-time.After(min(changesPoll, left)):
+			}
+			continue
+		}
+		return renderChanges(list, after, limit), nil
+	}
+}
+
+func renderChanges(list []mirror.Change, after string, limit int) changesPage {
+	out := changesPage{Object: "list", URL: "/v1/credits/changes", Next: after, Data: []change{}}
+	if out.Next == "" {
+		out.Next = "0"
+	}
+	if len(list) > limit {
+		list, out.HasMore = list[:limit], true
+	}
+	for _, ch := range list {
+		out.Next = ch.Cursor
+		out.Data = append(out.Data, change{
+			Object: "creditmirror.change", Cursor: ch.Cursor, Table: ch.Table, Customer: ch.Customer, ID: ch.ID, Op: ch.Op,
+			ChangedAt: ch.ChangedAt.UTC().Format(time.RFC3339Nano),
+		})
+	}
+	return out
+}
+
+// bulkLimit is limit with the bounds of these operations.
+func (q query) bulkLimit() (int, error) {
+	s, ok := q.values[paramLimit]
+	if !ok {
+		return bulkLimit, nil
+	}
+	if !decimal.MatchString(s) {
+		return 0, errInvalid("parameter_invalid_integer", paramLimit, "Invalid integer: %s", clip(s))
+	}
+	n, _ := strconv.ParseInt(s, 10, 32) // out of range: the nearest end, refused below
+	if n < 1 || n > maxBulkLimit {
+		return 0, errInvalid("", paramLimit, "This value must be between 1 and %d.", maxBulkLimit)
+	}
+	return int(n), nil
+}

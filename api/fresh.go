@@ -1,0 +1,239 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/creditmirror/creditmirror/mirror"
+)
+
+// headerMaxAge asks for a sync first when the copy is older than it says.
+const headerMaxAge = "Creditmirror-Max-Age"
+
+// syncTimeout bounds how long a request waits for its copy to be synced.
+const syncTimeout = 10 * time.Second
+
+// Syncs brings copies up to date on demand. Make it with NewSyncs; any number of
+// goroutines may use it.
+type Syncs struct {
+	sync       func(ctx context.Context, t mirror.Target) error
+	observedAt func(ctx context.Context, targets []mirror.Target) ([]time.Time, error)
+	timeout    time.Duration
+
+	mu      sync.Mutex
+	flights map[mirror.Target]*flight
+}
+
+// flight is a sync under way, for all requests that wait for its target.
+type flight struct {
+	done chan struct{}
+	err  error
+}
+
+// NewSyncs returns a Syncs. sync syncs a target behind the fence; mirror.ErrFenced
+// says that another sync of the target has begun meanwhile. observedAt is that of
+// mirror.Inbox.
+func NewSyncs(sync func(ctx context.Context, t mirror.Target) error, observedAt func(ctx context.Context, targets []mirror.Target) ([]time.Time, error)) *Syncs {
+	return &Syncs{sync: sync, observedAt: observedAt, timeout: syncTimeout, flights: map[mirror.Target]*flight{}}
+}
+
+// ensure returns once the copy was read from Stripe at or after the time.
+func (s *Syncs) ensure(ctx context.Context, t mirror.Target, since time.Time) error {
+	for attempt := 0; ; attempt++ {
+		at, err := s.observedAt(ctx, []mirror.Target{t})
+		if err != nil {
+			return err
+		}
+		if !at[0].IsZero() && !at[0].Before(since) {
+			return nil
+		}
+		f, joined := s.fly(ctx, t)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-f.done:
+		}
+		switch {
+		case f.err == nil:
+		case errors.Is(f.err, mirror.ErrFenced):
+			// A worker syncs it too. Its commit may be fresh enough; give it time.
+			if err := pause(ctx, min(20*time.Millisecond<<attempt, time.Second)); err != nil {
+				return err
+			}
+		case !joined: // one that began earlier may have failed for its own reason
+			return f.err
+		}
+	}
+}
+
+// fly joins the sync of the target that is under way, or begins one. It is not
+// cut off when the request that began it goes away: others may wait for it.
+func (s *Syncs) fly(ctx context.Context, t mirror.Target) (f *flight, joined bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if f, ok := s.flights[t]; ok {
+		return f, true
+	}
+	f = &flight{done: make(chan struct{})}
+	s.flights[t] = f
+	go func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.timeout)
+		defer cancel()
+		defer func() {
+			if p := recover(); p != nil {
+				f.err = fmt.Errorf("panic: %v", p)
+			}
+			s.mu.Lock()
+			delete(s.flights, t)
+			s.mu.Unlock()
+			close(f.done)
+		}()
+		f.err = s.sync(ctx, t)
+	}()
+	return f, false
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}
+
+// refresh syncs what the request is about when it asks for a younger copy.
+func (h *handler) refresh(r *http.Request, rt *route, c *call) error {
+	values := r.Header.Values(headerMaxAge)
+	if len(values) == 0 {
+		return nil
+	}
+	age, err := maxAge(values)
+	if err != nil {
+		return err
+	}
+	if rt.targets == nil {
+		return errMaxAge("lists of the whole account cannot be synced first; leave the header out")
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), syncTimeout+h.timeout)
+	defer cancel()
+	targets, err := rt.targets(ctx, c)
+	if err != nil {
+		return err
+	}
+	if len(targets) == 0 {
+		return errMaxAge("only what belongs to one customer can be synced first; name the customer, or leave the header out")
+	}
+	if h.syncs == nil {
+		return errStale("This creditmirror has no Stripe API key to sync with.")
+	}
+	// The mirror keeps microseconds.
+	since := c.now.Add(-age).Truncate(time.Microsecond)
+	ctx, cancel = context.WithTimeout(ctx, h.syncs.timeout)
+	defer cancel()
+	for _, t := range targets {
+		if !t.Valid() {
+			continue // what is no id is refused by the operation itself
+		}
+		if err := h.syncs.ensure(ctx, t, since); err != nil {
+			c.log.Warn("api could not sync on demand", zap.String("customer_id", t.ID), zap.String("scope", string(t.Scope)), zap.Error(err))
+			return errStale("Stripe could not be read in time.")
+		}
+	}
+	return nil
+}
+
+// maxAge reads the header: a duration such as 5s, or whole seconds.
+func maxAge(values []string) (time.Duration, error) {
+	invalid := errMaxAge("it must be one duration such as 5s, or whole seconds")
+	if len(values) > 1 {
+		return 0, invalid
+	}
+	age, err := time.ParseDuration(values[0])
+	if err != nil {
+		n, err := strconv.ParseUint(values[0], 10, 31)
+		if err != nil {
+			return 0, invalid
+		}
+		age = time.Duration(n) * time.Second
+	}
+	if age < 0 {
+		return 0, invalid
+	}
+	return age, nil
+}
+
+func errMaxAge(reason string) *apiError {
+	return errInvalid("", "", "Invalid %s: %s.", headerMaxAge, reason)
+}
+
+// errStale says that the copy is older than the caller takes.
+func errStale(reason string) *apiError {
+	return &apiError{
+		status: http.StatusGatewayTimeout, typ: typeAPI, header: map[string]string{"Retry-After": "1"},
+		message: "The copy is older than " + headerMaxAge + " allows, and could not be synced: " + reason +
+			" Repeat the request, or leave the header out to get the copy that is held.",
+	}
+}
+
+func balanceOf(c *call, customer string) mirror.Target {
+	return mirror.Target{Account: c.account, Scope: mirror.ScopeBalance, ID: customer}
+}
+
+func creditsOf(c *call, customer string) mirror.Target {
+	return mirror.Target{Account: c.account, Scope: mirror.ScopeCredits, ID: customer}
+}
+
+// balanceInPath is the balance of the customer in the path.
+func balanceInPath(_ context.Context, c *call) ([]mirror.Target, error) {
+	return []mirror.Target{balanceOf(c, c.ids[0])}, nil
+}
+
+// creditTargets are a customer's credits, and its balance too where the customer
+// is expanded.
+func creditTargets(c *call, customer string, err error) ([]mirror.Target, error) {
+	if err != nil || customer == "" {
+		return nil, err
+	}
+	targets := []mirror.Target{creditsOf(c, customer)}
+	if c.expand.has("customer") || c.expand["credit_grant"].has("customer") {
+		targets = append(targets, balanceOf(c, customer))
+	}
+	return targets, nil
+}
+
+// paramCredits are the credits of the customer, or of the grant, that the query
+// names.
+func paramCredits(ctx context.Context, c *call) ([]mirror.Target, error) {
+	customer, err := c.owner(ctx)
+	if grant := c.query.values["credit_grant"]; err == nil && customer == "" && grant != "" {
+		customer, err = c.grantOwner(ctx, grant, http.StatusBadRequest, "credit_grant")
+	}
+	return creditTargets(c, customer, err)
+}
+
+func grantCredits(ctx context.Context, c *call) ([]mirror.Target, error) {
+	customer, err := c.grantOwner(ctx, c.ids[0], http.StatusNotFound, "id")
+	return creditTargets(c, customer, err)
+}
+
+func rowCredits(ctx context.Context, c *call) ([]mirror.Target, error) {
+	missing := errMissing(http.StatusNotFound, nameCreditTransaction, c.ids[0], "id")
+	if !validID(c.ids[0]) {
+		return nil, missing
+	}
+	t, err := c.reader.CreditTransaction(ctx, c.account, c.ids[0])
+	if errors.Is(err, mirror.ErrNotFound) {
+		return nil, missing
+	}
+	return creditTargets(c, t.Customer, err)
+}

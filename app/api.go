@@ -1,0 +1,90 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/creditmirror/creditmirror/api"
+	"github.com/creditmirror/creditmirror/config"
+	"github.com/creditmirror/creditmirror/mirror"
+	"github.com/creditmirror/creditmirror/stripeapi"
+	"github.com/creditmirror/creditmirror/worker"
+)
+
+// newAPI makes the server of the API. Where there is a Stripe key it syncs on
+// demand, and where a key of the API may write it sends writes on.
+func (a *App) newAPI() {
+	cfg := a.o.Config
+	keys := make([]api.Key, len(cfg.APIKeys))
+	for i, k := range cfg.APIKeys {
+		keys[i] = api.Key{Secret: k.Key.Reveal(), Write: k.Write}
+	}
+	log := a.log.With(zap.String("component", "api"))
+	stopping := make(chan struct{})
+	o := api.Options{
+		Reader: a.parts.Store, Keys: keys, Version: cfg.StripeAPIVersion, Accounts: a.seen.takes,
+		Emails: cfg.CustomerFields == config.CustomerFieldsFull, Stopping: stopping, Log: log,
+	}
+	writes := slices.ContainsFunc(cfg.APIKeys, func(k config.APIKey) bool { return k.Write })
+	switch {
+	case a.parts.Stripe != nil:
+		client := a.parts.Stripe.For(stripeapi.PurposeAPI)
+		d := &onDemand{syncer: worker.NewSyncer(client, a.parts.Store, a.parts.marks, worker.SyncOptions{Log: log}), gate: a.gate}
+		o.Syncs = api.NewSyncs(d.sync, a.parts.Store.ObservedAt)
+		if writes {
+			o.Writes = &api.Writes{
+				Stripe: client, Store: a.parts.Store, Sync: d.syncGrant,
+				Mark: func(ctx context.Context, targets []mirror.Target) error {
+					return a.parts.marks.MarkTargets(ctx, targets, nil)
+				},
+			}
+		}
+	case writes:
+		log.Warn("writes are refused: there is no STRIPE_API_KEY to send them on with")
+	}
+	a.apiServer = internalServer(api.New(o), a.log)
+	// Who waits for changes is answered before the stop.
+	a.apiServer.RegisterOnShutdown(func() { close(stopping) })
+}
+
+// onDemand syncs targets for requests of the API, beside the worker. The fence
+// keeps the two apart.
+type onDemand struct {
+	syncer *worker.Syncer
+	gate   *worker.Gate
+}
+
+func (d *onDemand) sync(ctx context.Context, t mirror.Target) error {
+	return d.syncGrant(ctx, t, "")
+}
+
+// syncGrant syncs until the whole history is read. A key that Stripe refuses is
+// not tried again before its time.
+func (d *onDemand) syncGrant(ctx context.Context, t mirror.Target, grant string) error {
+	if wait := d.gate.Closed(t); wait > 0 {
+		return fmt.Errorf("stripe refuses the key; it is tried again in %s", wait.Round(time.Second))
+	}
+	for {
+		var r worker.Result
+		var err error
+		if grant != "" {
+			r, err = d.syncer.SyncGrant(ctx, t, grant)
+		} else {
+			r, err = d.syncer.Sync(ctx, t, nil, true)
+		}
+		switch {
+		case err == nil:
+			d.gate.Answered(t)
+		case errors.Is(err, stripeapi.ErrUnauthorized), errors.Is(err, stripeapi.ErrForbidden):
+			d.gate.Refused(t, err)
+		}
+		if err != nil || !r.More {
+			return err
+		}
+	}
+}

@@ -1,0 +1,205 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/creditmirror/creditmirror/mirror"
+)
+
+const (
+	customerSelect = `
+SELECT c.account, c.id, c.balance, c.currency, c.invoice_credit_balance, c.created, c.livemode, c.test_clock,
+       c.customer_account, c.raw, c.deleted, s.observed_at, c.digest
+FROM customers c LEFT JOIN sync_state s ON s.account = c.account AND s.customer = c.id AND s.scope = 'balance'
+`
+
+	livingCursor = `
+SELECT created, 0, id FROM customers WHERE account = ?1 AND id = ?4 AND NOT deleted AND test_clock IS NULL`
+	livingNewest = customerSelect + `
+WHERE c.account = ?1 AND NOT c.deleted AND c.test_clock IS NULL AND c.created BETWEEN ?8 AND ?9
+ORDER BY c.created DESC, c.id DESC LIMIT ?4`
+	livingAfter = customerSelect + `
+WHERE c.account = ?1 AND NOT c.deleted AND c.test_clock IS NULL AND c.created BETWEEN ?8 AND ?9
+  AND (c.created, c.id) < (?5, ?7) ORDER BY c.created DESC, c.id DESC LIMIT ?4`
+	livingBefore = customerSelect + `
+WHERE c.account = ?1 AND NOT c.deleted AND c.test_clock IS NULL AND c.created BETWEEN ?8 AND ?9
+  AND (c.created, c.id) > (?5, ?7) ORDER BY c.created, c.id LIMIT ?4`
+
+	// A test clock (?2) has few customers, and an e-mail address (?3) too: they are
+	// sorted.
+	clockCursor = `
+SELECT created, 0, id FROM customers WHERE account = ?1 AND id = ?4 AND NOT deleted AND test_clock = ?2`
+	clockNewest = customerSelect + `
+WHERE c.account = ?1 AND NOT c.deleted AND c.test_clock = ?2 AND c.test_clock IS NOT NULL AND c.created BETWEEN ?8 AND ?9
+ORDER BY c.created DESC, c.id DESC LIMIT ?4`
+	clockAfter = customerSelect + `
+WHERE c.account = ?1 AND NOT c.deleted AND c.test_clock = ?2 AND c.test_clock IS NOT NULL AND c.created BETWEEN ?8 AND ?9
+  AND (c.created, c.id) < (?5, ?7) ORDER BY c.created DESC, c.id DESC LIMIT ?4`
+	clockBefore = customerSelect + `
+WHERE c.account = ?1 AND NOT c.deleted AND c.test_clock = ?2 AND c.test_clock IS NOT NULL AND c.created BETWEEN ?8 AND ?9
+  AND (c.created, c.id) > (?5, ?7) ORDER BY c.created, c.id LIMIT ?4`
+
+	emailCursor = `
+SELECT created, 0, id FROM customers
+WHERE account = ?1 AND id = ?4 AND NOT deleted AND json_extract(raw, '$.email') = ?3 AND ifnull(test_clock, '') = ?2`
+	emailNewest = customerSelect + `
+WHERE c.account = ?1 AND NOT c.deleted AND json_extract(c.raw, '$.email') = ?3 AND ifnull(c.test_clock, '') = ?2
+  AND c.created BETWEEN ?8 AND ?9
+ORDER BY c.created DESC, c.id DESC LIMIT ?4`
+	emailAfter = customerSelect + `
+WHERE c.account = ?1 AND NOT c.deleted AND json_extract(c.raw, '$.email') = ?3 AND ifnull(c.test_clock, '') = ?2
+  AND c.created BETWEEN ?8 AND ?9 AND (c.created, c.id) < (?5, ?7) ORDER BY c.created DESC, c.id DESC LIMIT ?4`
+	emailBefore = customerSelect + `
+WHERE c.account = ?1 AND NOT c.deleted AND json_extract(c.raw, '$.email') = ?3 AND ifnull(c.test_clock, '') = ?2
+  AND c.created BETWEEN ?8 AND ?9 AND (c.created, c.id) > (?5, ?7) ORDER BY c.created, c.id LIMIT ?4`
+
+	customerOfAccount = `SELECT id FROM customers WHERE account = ?1 AND customer_account = ?2 AND customer_account IS NOT NULL
+ORDER BY deleted, id LIMIT 1`
+)
+
+// CustomerPage lists living customers newest first.
+func (s *Store) CustomerPage(ctx context.Context, account string, f mirror.CustomerFilter, p mirror.Page) (mirror.Slice[mirror.CustomerView], error) {
+	list := listing[mirror.CustomerView]{
+		cursor: livingCursor, newest: livingNewest, after: livingAfter, before: livingBefore, scan: scanCustomer, ranged: true,
+	}
+	switch {
+	case f.Email != "":
+		list.cursor, list.newest, list.after, list.before = emailCursor, emailNewest, emailAfter, emailBefore
+	case f.TestClock != "":
+		list.cursor, list.newest, list.after, list.before = clockCursor, clockNewest, clockAfter, clockBefore
+	}
+	var out mirror.Slice[mirror.CustomerView]
+	err := s.read(ctx, func(r *reading) (err error) {
+		out, err = list.page(r, account, f.TestClock, f.Email, p)
+		return err
+	})
+	if err != nil {
+		return mirror.Slice[mirror.CustomerView]{}, fmt.Errorf("list customers: %w", err)
+	}
+	return out, nil
+}
+
+// CustomerOfAccount tells which customer an Accounts v2 account backs.
+func (s *Store) CustomerOfAccount(ctx context.Context, account, customerAccount string) (string, error) {
+	id, err := one(ctx, s, customerOfAccount, func(rows *sql.Rows) (id string, err error) {
+		err = rows.Scan(&id)
+		return id, err
+	}, account, customerAccount)
+	if err != nil {
+		return "", fmt.Errorf("customer of %s: %w", customerAccount, err)
+	}
+	return id, nil
+}
+
+const (
+	balancesPage = `
+SELECT c.id, c.deleted, b.observed_at, ifnull(b.history_complete, 1), k.observed_at, ifnull(k.history_complete, 1)
+FROM customers c
+LEFT JOIN sync_state b ON b.account = c.account AND b.customer = c.id AND b.scope = 'balance'
+LEFT JOIN sync_state k ON k.account = c.account AND k.customer = c.id AND k.scope = 'credits'
+WHERE c.account = ?1 AND c.id > ?2 ORDER BY c.id LIMIT ?3`
+
+	pageOfCustomers = `(SELECT id FROM customers WHERE account = ?1 AND id > ?2 ORDER BY id LIMIT ?3)`
+
+	balancesNow = `
+SELECT b.customer, b.currency, b.balance FROM ` + pageOfCustomers + ` c
+CROSS JOIN customer_balances b ON b.account = ?1 AND b.customer = c.id`
+
+	// balancesAt walks each chain back from its end to the time.
+	balancesAt = `
+SELECT b.customer, b.currency, t.ending_balance FROM ` + pageOfCustomers + ` c
+CROSS JOIN customer_balances b ON b.account = ?1 AND b.customer = c.id
+CROSS JOIN customer_balance_transactions t ON t.rowid = (
+    SELECT n.rowid FROM customer_balance_transactions n INDEXED BY customer_balance_transactions_chain
+    WHERE n.account = ?1 AND n.customer = c.id AND n.currency = b.currency AND n.chain_position IS NOT NULL AND n.created <= ?4
+    ORDER BY n.chain_position DESC LIMIT 1)`
+
+	creditsAt = `
+SELECT t.customer, t.currency, sum(t.amount >> 32), sum(t.amount & 4294967295) FROM ` + pageOfCustomers + ` c
+CROSS JOIN credit_balance_transactions t ON t.account = ?1 AND t.customer = c.id
+WHERE ifnull(t.effective_at, t.created) <= ?4 GROUP BY t.customer, t.currency`
+)
+
+// Balances lists the balances of customers by id.
+func (s *Store) Balances(ctx context.Context, account, after string, limit int, asOf time.Time) ([]mirror.CustomerBalances, error) {
+	var list []mirror.CustomerBalances
+	err := s.read(ctx, func(r *reading) error {
+		at := map[string]int{}
+		args := []any{account, after, limit}
+		err := r.each(balancesPage, args, func(rows *sql.Rows) error {
+			c := mirror.CustomerBalances{Balance: map[string]int64{}, Credits: map[string]int64{}}
+			err := rows.Scan(&c.Customer, &c.Deleted, timeColumn{&c.BalanceSyncedAt}, &c.BalanceComplete,
+				timeColumn{&c.CreditsSyncedAt}, &c.CreditsComplete)
+			at[c.Customer] = len(list)
+			list = append(list, c)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		_, until := bounds(mirror.Span{To: asOf}) // now counts what is effective later too, as Stripe's summary does
+		query := balancesNow
+		if !asOf.IsZero() {
+			query = balancesAt
+		}
+		err = r.each(query, append(args[:3:3], until), func(rows *sql.Rows) error {
+			var customer, currency string
+			var amount int64
+			err := rows.Scan(&customer, &currency, &amount)
+			if err == nil {
+				list[at[customer]].Balance[currency] = amount
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		return r.each(creditsAt, append(args[:3:3], until), func(rows *sql.Rows) error {
+			var customer, currency string
+			var high, low int64
+			err := rows.Scan(&customer, &currency, &high, &low)
+			if err == nil {
+				list[at[customer]].Credits[currency] = join(high, low)
+			}
+			return err
+		})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("balances after %q: %w", after, err)
+	}
+	return list, nil
+}
+
+const changesAfter = `
+SELECT seq, account, table_name, customer, id, op, changed_at FROM changes WHERE account = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3`
+
+// Changes lists the change feed. Writes come one after the other, so the order of
+// seq is that of the commits.
+func (s *Store) Changes(ctx context.Context, account, after string, limit int) ([]mirror.Change, error) {
+	var seq int64
+	if after != "" {
+		var err error
+		if seq, err = strconv.ParseInt(after, 10, 64); err != nil || seq < 0 {
+			return nil, fmt.Errorf("changes: %w", mirror.ErrNotFound)
+		}
+	}
+	var list []mirror.Change
+	err := s.read(ctx, func(r *reading) error {
+		return r.each(changesAfter, []any{account, seq, limit}, func(rows *sql.Rows) error {
+			var c mirror.Change
+			var seq int64
+			err := rows.Scan(&seq, &c.Account, &c.Table, &c.Customer, &c.ID, &c.Op, timeColumn{&c.ChangedAt})
+			c.Cursor = strconv.FormatInt(seq, 10)
+			list = append(list, c)
+			return err
+		})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("changes: %w", err)
+	}
+	return list, nil
+}
