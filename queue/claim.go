@@ -26,8 +26,8 @@ type Claim struct {
 	// Attempts counts the runs since the last completed one that failed or whose
 	// lease ran out.
 	Attempts int
-	// MarkedAt is when the key became due, by this process's clock: that of the
-	// first mark not yet answered, or the end of its delay.
+	// MarkedAt is when the key became due, by this process's clock: the time of the
+	// first mark not yet answered, or the end of its delay or pause.
 	MarkedAt time.Time
 	// Expires is when the lease runs out unless renewed, by this process's clock
 	// and never later than Redis will take it.

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// trafficRun is the traffic that the control API started.
+// trafficRun is the traffic that the control API shows and stops.
 type trafficRun struct {
 	t      *Traffic
 	cancel context.CancelFunc
@@ -37,12 +37,8 @@ type trafficStatus struct {
 func (s *Server) startTraffic(ctx context.Context, q trafficRequest) error {
 	s.trafficMu.Lock()
 	defer s.trafficMu.Unlock()
-	if s.traffic != nil {
-		select {
-		case <-s.traffic.done:
-		default:
-			return errRefused("", "Traffic is already running.")
-		}
+	if s.trafficRuns() {
+		return errRefused("", "Traffic is already running.")
 	}
 	t, err := NewTraffic(s, TrafficOptions(q))
 	if err != nil {
@@ -51,6 +47,43 @@ func (s *Server) startTraffic(ctx context.Context, q trafficRequest) error {
 	if err := t.Seed(ctx); err != nil {
 		return err
 	}
+	s.runTraffic(t)
+	return nil
+}
+
+// Drive runs seeded traffic until its end or that of ctx. The control API shows it
+// and can stop it, which is no error. It is an error when other traffic runs.
+func (s *Server) Drive(ctx context.Context, t *Traffic) error {
+	s.trafficMu.Lock()
+	if s.trafficRuns() {
+		s.trafficMu.Unlock()
+		return errors.New("traffic is already running")
+	}
+	run := s.runTraffic(t)
+	s.trafficMu.Unlock()
+	select {
+	case <-ctx.Done():
+		run.cancel()
+		<-run.done
+	case <-run.done:
+	}
+	return run.err
+}
+
+// trafficRuns and runTraffic are for who holds trafficMu.
+func (s *Server) trafficRuns() bool {
+	if s.traffic == nil {
+		return false
+	}
+	select {
+	case <-s.traffic.done:
+		return false
+	default:
+		return true
+	}
+}
+
+func (s *Server) runTraffic(t *Traffic) *trafficRun {
 	run := &trafficRun{t: t, done: make(chan struct{})}
 	var running context.Context
 	running, run.cancel = context.WithCancel(s.closing)
@@ -59,7 +92,7 @@ func (s *Server) startTraffic(ctx context.Context, q trafficRequest) error {
 		run.err = t.Run(running)
 	}()
 	s.traffic = run
-	return nil
+	return run
 }
 
 func (s *Server) stopTraffic() {

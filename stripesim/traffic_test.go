@@ -409,6 +409,35 @@ func TestControlAPI(t *testing.T) {
 	equal(t, "endpoints", strings.Contains(string(call("GET", "/_sim/endpoints", "").raw), `"delivered":1`), true)
 }
 
+// Traffic that the command line started is the control API's to see and to stop.
+func TestDrivenTrafficIsControlled(t *testing.T) {
+	t.Parallel()
+	s, err := New(Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	traffic, err := NewTraffic(s, TrafficOptions{Customers: 3, Rate: 200})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := traffic.Seed(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		ended := make(chan error, 1)
+		go func() { ended <- s.Drive(t.Context(), traffic) }()
+		until(t, func() bool { return s.trafficStatus().Running && s.trafficStatus().Changes > 0 })
+		if err := s.Drive(t.Context(), traffic); err == nil {
+			t.Error("two at once")
+		}
+		s.stopTraffic()
+		if err := <-ended; err != nil || s.trafficStatus().Running {
+			t.Errorf("%v, %+v", err, s.trafficStatus())
+		}
+	}
+}
+
 func BenchmarkListTen(b *testing.B) {
 	s, err := New(Options{})
 	if err != nil {

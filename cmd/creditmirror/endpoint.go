@@ -44,6 +44,10 @@ func newEndpoint(e *env) *cobra.Command {
 			"  creditmirror endpoint check  --url https://mirror.example.com/webhooks/stripe",
 			"",
 			"Exits 1 when something is wrong with the endpoint, or Stripe refuses."),
+		Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			return fmt.Errorf("%w: endpoint: say create, list, check, delete or rotate", errUsage)
+		},
 	}
 	c.AddCommand(endpointCreate(e), endpointList(e), endpointCheck(e), endpointDelete(e), endpointRotate(e))
 	return c

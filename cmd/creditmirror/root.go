@@ -89,7 +89,23 @@ Exit status: 0 done, 1 found something wrong or failed, 2 wrong usage or configu
 	}
 	root.PersistentFlags().StringVar(&e.logFormat, "log-format", "json", "json or console")
 	root.AddCommand(newServe(e), newDemo(e), newSim(e), newBackfill(e), newVerify(e), newReconcile(e), newEndpoint(e), newStatus(e), newDead(e), newHealthcheck(e), newMigrate(e), newVersion(e))
+	strictCompletion(root)
 	return root
+}
+
+// strictCompletion makes a shell that is missing or unknown a usage error: cobra
+// would print help and call it done.
+func strictCompletion(root *cobra.Command) {
+	root.InitDefaultCompletionCmd()
+	for _, c := range root.Commands() {
+		if c.Name() != "completion" {
+			continue
+		}
+		c.Args = cobra.ArbitraryArgs
+		c.RunE = func(_ *cobra.Command, args []string) error {
+			return fmt.Errorf("%w: completion %s: want bash, zsh, fish or powershell", errUsage, strings.Join(args, " "))
+		}
+	}
 }
 
 // logger writes to standard error in the chosen format.

@@ -189,7 +189,7 @@ func populate(ctx context.Context, sim *stripesim.Server, o simOptions, script *
 	if o.traffic.Rate == 0 {
 		return nil
 	}
-	if err := t.Run(ctx); err != nil {
+	if err := sim.Drive(ctx, t); err != nil {
 		return err
 	}
 	log.Info("traffic ended", zap.Int64("changes", t.Done()))

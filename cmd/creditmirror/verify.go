@@ -26,7 +26,7 @@ func newVerify(e *env) *cobra.Command {
 			"Reads every table through queries of its own and asks that each chain of balance",
 			"transactions closes from zero and ends at the customer's balance, that the rows of each",
 			"credit grant stay within it and sum up to the summary, that nothing is without its",
-			"customer or grant, and that columns say what Stripe's JSON says. Prints one line for",
+			"customer or grant, and that amounts, currencies and ids say what Stripe's JSON says. Prints one line for",
 			"each thing that does not hold, and exits 1 if there is any.",
 			"",
 			"Runs beside a serve: everything is read from one snapshot, and nothing is written.",
