@@ -257,7 +257,8 @@ func TestBigHistoryKilledHalfwayF41(t *testing.T) {
 			t.Errorf("%d pages were read after the kill: it began anew", read)
 		}
 		t.Logf("%d rows, %d pages read before the kill, %d after", c.BalanceTransactions, pages.Load()-int32(read), read)
-		if f := w.count("SELECT count(*) FROM schema.drift_findings"); f != 0 {
+		// No endpoint brings its webhook, so the change after the kill may count as missed.
+		if f := w.count("SELECT count(*) FROM schema.drift_findings WHERE kind <> 'missed_event'"); f != 0 {
 			t.Errorf("%d findings", f)
 		}
 	})
