@@ -80,21 +80,27 @@ func tryOnly(f *faults, call string, do func() error) error {
 // fakeStripe lists what it was given, newest first.
 type fakeStripe struct {
 	*faults
-	pageCap   int
+	pageCap int
+
+	mu        sync.Mutex        // over all that follows: readers go side by side
 	customers []mirror.Customer // of all clocks
 	clocks    []string
 	grants    []mirror.CreditGrant
 	events    []mirror.Event // newest first
 	garbage   [][]byte       // on the first page of events
 	queries   []stripeapi.EventsQuery
-
-	mu     sync.Mutex // for the customers and calls of readers side by side
-	calls  []string
-	listed []stripeapi.CustomersQuery
+	calls     []string
+	listed    []stripeapi.CustomersQuery
 	// latency is how long a list of customers takes; flying and most are how many
 	// are asked for at once.
 	latency      time.Duration
 	flying, most int
+}
+
+func (f *fakeStripe) called(call string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.calls = append(f.calls, call)
 }
 
 func missing(param string) error {
@@ -128,11 +134,11 @@ func (f *fakeStripe) CustomersPage(_ context.Context, account string, q stripeap
 		f.flying--
 	}()
 	return try(f.faults, "customers", func() (p stripeapi.CustomersPage, err error) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
 		if q.TestClock != "" && !slices.Contains(f.clocks, q.TestClock) {
 			return p, missing("test_clock")
 		}
-		f.mu.Lock()
-		defer f.mu.Unlock()
 		all := make([]mirror.Customer, 0, len(f.customers))
 		for _, c := range f.customers {
 			if c.ID == q.After { // a cursor need not be among what the filters leave
@@ -154,8 +160,10 @@ func (f *fakeStripe) CustomersPage(_ context.Context, account string, q stripeap
 }
 
 func (f *fakeStripe) GrantsPage(_ context.Context, account, _, after string, _ int) (stripeapi.GrantsPage, error) {
-	f.calls = append(f.calls, "grants after="+after)
+	f.called("grants after=" + after)
 	return try(f.faults, "grants", func() (p stripeapi.GrantsPage, err error) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
 		p.Rows, p.HasMore, err = page(f.grants, after, f.pageCap, func(g mirror.CreditGrant) string { return g.ID })
 		for i := range p.Rows {
 			p.Rows[i].Account = account
@@ -165,9 +173,11 @@ func (f *fakeStripe) GrantsPage(_ context.Context, account, _, after string, _ i
 }
 
 func (f *fakeStripe) TestClocks(_ context.Context, _, after string, _ int) ([]string, bool, error) {
-	f.calls = append(f.calls, "clocks after="+after)
+	f.called("clocks after=" + after)
 	more := false
 	ids, err := try(f.faults, "clocks", func() (ids []string, err error) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
 		ids, more, err = page(f.clocks, after, f.pageCap, func(c string) string { return c })
 		return ids, err
 	})
@@ -175,8 +185,12 @@ func (f *fakeStripe) TestClocks(_ context.Context, _, after string, _ int) ([]st
 }
 
 func (f *fakeStripe) EventsPage(_ context.Context, account string, q stripeapi.EventsQuery) (stripeapi.EventsPage, error) {
+	f.mu.Lock()
 	f.queries = append(f.queries, q)
+	f.mu.Unlock()
 	return try(f.faults, strings.TrimSpace("events "+account), func() (p stripeapi.EventsPage, err error) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
 		var all []mirror.Event
 		for _, e := range f.events {
 			if !e.Created.Before(q.CreatedGTE) {
