@@ -29,7 +29,9 @@ type Compared struct {
 	Customers, Deleted                      int
 	BalanceTransactions, CreditTransactions int
 	Grants                                  int
-	Differences                             []Difference
+	// Found counts all differences; Differences are the first of them.
+	Found       int
+	Differences []Difference
 }
 
 // maxDifferences bounds the list: a mirror that is wholly wrong need not be told
@@ -53,6 +55,7 @@ func Compare(ctx context.Context, r mirror.Reader, truth []stripesim.CustomerTru
 		if err != nil {
 			return c, fmt.Errorf("compare %s: %w", t.ID, err)
 		}
+		c.Found += len(found)
 		for _, what := range found {
 			if len(c.Differences) < maxDifferences {
 				c.Differences = append(c.Differences, Difference{t.Account, t.ID, what})

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"net/url"
@@ -27,7 +28,8 @@ import (
 	"github.com/creditmirror/creditmirror/webhook"
 )
 
-// settleTimeout bounds how long the mirror may take to catch up after the last change.
+// settleTimeout bounds how long after the last change webhooks may be on their way, and
+// then how long the mirror may take to come one difference closer to the simulator.
 const settleTimeout = 90 * time.Second
 
 // apiKey is accepted by the simulator, as every key of its form is.
@@ -147,9 +149,7 @@ func Run(ctx context.Context, o Options) (Summary, error) {
 	}
 
 	// The first signal ends the traffic; the comparison still runs, bounded.
-	settle, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
-	defer cancel()
-	summary, err := catchUp(settle, a, sim)
+	summary, err := catchUp(context.WithoutCancel(ctx), a, sim)
 	summary.Changes = traffic.Done()
 	summary.Calls = sim.Calls()
 	for endpoint, n := range summary.Calls {
@@ -220,7 +220,7 @@ func startMirror(ctx context.Context, o Options, simURL string, accounts []strin
 		"CREDITMIRROR_WEBHOOK_ADDR=" + webhookAddr, "CREDITMIRROR_API_ADDR=" + apiAddr, "CREDITMIRROR_OPS_ADDR=" + opsAddr,
 		// The simulator has no limits, and nobody wants to wait a minute for a lost
 		// webhook in a demo.
-		"CREDITMIRROR_STRIPE_RPS=400", "CREDITMIRROR_STRIPE_ENDPOINT_RPS=200", "CREDITMIRROR_EVENTS_INTERVAL=2s",
+		"CREDITMIRROR_STRIPE_RPS=4000", "CREDITMIRROR_STRIPE_ENDPOINT_RPS=2000", "CREDITMIRROR_EVENTS_INTERVAL=2s",
 		"CREDITMIRROR_BALANCES_INTERVAL=10s", "CREDITMIRROR_SCRUB_PERIOD=1m",
 	}
 	if len(accounts) > 0 {
@@ -281,27 +281,30 @@ func register(ctx context.Context, simURL, target string, connect bool) (secret 
 	return endpoint.Secret, nil
 }
 
-// catchUp waits until the mirror equals the simulator, or until ctx ends, and
-// returns the last comparison.
+// catchUp waits until the mirror equals the simulator, or comes no closer any more,
+// and returns the last comparison.
 func catchUp(ctx context.Context, a *app.App, sim *stripesim.Server) (Summary, error) {
 	began := time.Now()
-	if err := sim.Settle(ctx); err != nil {
+	settle, cancel := context.WithTimeout(ctx, settleTimeout)
+	defer cancel()
+	if err := sim.Settle(settle); err != nil {
 		return Summary{}, fmt.Errorf("webhooks were still on their way %v after the last change: %w", settleTimeout, err)
 	}
+	fewest, closer := math.MaxInt, time.Now()
 	for {
-		c, err := Compare(context.WithoutCancel(ctx), a.Store(), sim.Truth())
+		asked := time.Now()
+		c, err := Compare(ctx, a.Store(), sim.Truth())
 		if err != nil {
 			return Summary{Compared: c}, err
 		}
-		if len(c.Differences) == 0 || ctx.Err() != nil {
+		if c.Found < fewest {
+			fewest, closer = c.Found, time.Now()
+		}
+		if c.Found == 0 || time.Since(closer) > settleTimeout {
 			return Summary{Compared: c, CaughtUp: time.Since(began)}, nil
 		}
-		timer := time.NewTimer(500 * time.Millisecond)
-		select {
-		case <-ctx.Done():
-		case <-timer.C:
-		}
-		timer.Stop()
+		// A comparison reads everything: at most half of the time goes into it.
+		time.Sleep(max(500*time.Millisecond, time.Since(asked)))
 	}
 }
 
@@ -359,7 +362,7 @@ func (s Summary) print(w io.Writer) {
 	if len(s.Differences) == 0 {
 		fmt.Fprintln(&b, "the mirror equals the simulator: 0 differences")
 	} else {
-		fmt.Fprintf(&b, "the mirror does not equal the simulator: %d differences\n", len(s.Differences))
+		fmt.Fprintf(&b, "the mirror does not equal the simulator: %d differences\n", s.Found)
 	}
 	_, _ = w.Write(b.Bytes())
 }
