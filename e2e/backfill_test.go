@@ -3,6 +3,8 @@
 package e2e
 
 import (
+	"cmp"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -207,9 +209,19 @@ func TestFigureLiveLatencyDuringBackfill(t *testing.T) {
 			"CREDITMIRROR_STRIPE_RPS": "20", "CREDITMIRROR_STRIPE_ENDPOINT_RPS": "20",
 		}})
 		w.seeded(stripesim.TrafficOptions{Seed: 15, Customers: 3000})
-		ids := make([]string, 0, 3000)
+		// An event tells of changes in the customer's own currency only.
+		type known struct{ id, currency string }
+		var customers []known
 		for _, c := range w.sim.Truth() {
-			ids = append(ids, c.ID)
+			var own struct {
+				Currency string `json:"currency"`
+			}
+			if err := json.Unmarshal(c.Customer, &own); err != nil {
+				t.Fatal(err)
+			}
+			if !c.Deleted {
+				customers = append(customers, known{c.ID, cmp.Or(own.Currency, "usd")})
+			}
 		}
 		w.faults(stripesim.Fault{Kind: stripesim.FaultSlow, Probability: 1, Delay: stripesim.Duration(300 * time.Millisecond)})
 		w.start(nil)
@@ -224,17 +236,15 @@ func TestFigureLiveLatencyDuringBackfill(t *testing.T) {
 		var mu sync.Mutex
 		var watches sync.WaitGroup
 		for i := range 150 {
-			id := ids[i*17]
-			row, err := w.sim.AddBalanceTransaction("", id, stripesim.BalanceChange{Amount: -3, Currency: "sek"})
-			_ = row
+			c := customers[i*17]
+			row, err := w.sim.AddBalanceTransaction("", c.id, stripesim.BalanceChange{Amount: -7, Currency: c.currency})
 			if err != nil {
 				t.Fatal(err)
 			}
-			row = w.change(id, -7) // in the default currency, or one of its own: an event tells of one at least
 			at := time.Now()
 			watches.Go(func() {
 				for time.Since(at) < 30*time.Second {
-					if _, err := w.reader().BalanceTransaction(t.Context(), "", id, row); err == nil {
+					if _, err := w.reader().BalanceTransaction(t.Context(), "", c.id, row); err == nil {
 						mu.Lock()
 						defer mu.Unlock()
 						took = append(took, time.Since(at))
@@ -252,7 +262,7 @@ func TestFigureLiveLatencyDuringBackfill(t *testing.T) {
 		if err != nil || left == 0 {
 			t.Errorf("the first copy ended meanwhile: %d left, %v", left, err)
 		}
-		if len(took) < 75 {
+		if len(took) < 150 {
 			t.Fatalf("only %d of 150 changes were seen", len(took))
 		}
 		t.Logf("%d changes seen live: p50 %v, p99 %v, max %v; %d calls, %.2f/s; %d histories left", len(took),
