@@ -270,7 +270,7 @@ func (d *differ) values(endpoint, param string) []string {
 		if d.rng.IntN(2) == 0 {
 			return []string{"applicability_config[scope][price_type]=metered"}
 		}
-		return []string{"applicability_config[scope][prices][0][id]=price_1"}
+		return []string{"applicability_config[scope][prices][0][id]=" + d.price}
 	case "category":
 		return one("paid", "promotional")
 	case "effective_at":

@@ -196,6 +196,19 @@ func (p *params) int(name string) (int64, bool) {
 	return n, true
 }
 
+// maxTimestamp is the last second of the year 9999.
+const maxTimestamp = 253_402_300_799
+
+// timestamp returns a time in Unix seconds. Its bounds keep sums of times far from
+// the ends of int64.
+func (p *params) timestamp(name string) (int64, bool) {
+	n, ok := p.int(name)
+	if ok && (n < 0 || n > maxTimestamp) {
+		p.fail(errInvalid("parameter_invalid_integer", p.root.kids[name].name, "Invalid timestamp: must be an integer Unix timestamp from 0 to %d.", maxTimestamp))
+	}
+	return n, ok
+}
+
 // maxAmount is far above what Stripe takes, and far below what could make a sum
 // of int64 overflow.
 const maxAmount = 999_999_999_999

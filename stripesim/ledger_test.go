@@ -230,7 +230,7 @@ func TestCreditsAreUsedInStripesOrder(t *testing.T) {
 	later := fmt.Sprintf("expires_at=%d", s.hand.seconds()+2000)
 	soon := fmt.Sprintf("expires_at=%d", s.hand.seconds()+1000)
 	want := []string{"f", "e", "d", "c", "b", "a"} // as they are used
-	names := map[string]string{}
+	names, price := map[string]string{}, s.metered()
 	s.hand.forward(1)
 	names[s.grant(cus, 10, "category=paid", later).str("id")] = "b"
 	s.hand.forward(1)
@@ -243,7 +243,7 @@ func TestCreditsAreUsedInStripesOrder(t *testing.T) {
 	names[s.post("/v1/billing/credit_grants", "customer="+cus, "amount[type]=monetary", "amount[monetary][currency]=eur",
 		"amount[monetary][value]=9", "applicability_config[scope][price_type]=metered", "priority=0").str("id")] = "eur"
 	names[s.post("/v1/billing/credit_grants", "customer="+cus, "amount[type]=monetary", "amount[monetary][currency]=usd",
-		"amount[monetary][value]=9", "applicability_config[scope][prices][0][id]=price_1", "priority=0").str("id")] = "priced"
+		"amount[monetary][value]=9", "applicability_config[scope][prices][0][id]="+price, "priority=0").str("id")] = "priced"
 	res, err := s.ApplyCredits(InvoiceUse{Customer: cus, Currency: "usd", Amount: 1000})
 	if err != nil {
 		t.Fatal(err)
@@ -253,11 +253,11 @@ func TestCreditsAreUsedInStripesOrder(t *testing.T) {
 		got = append(got, names[s.get("/v1/billing/credit_balance_transactions/"+id).str("credit_grant")])
 	}
 	equal(t, "order", strings.Join(got, ""), strings.Join(want, ""))
-	res, err = s.ApplyCredits(InvoiceUse{Customer: cus, Currency: "usd", Amount: 5, Price: "price_1"})
+	res, err = s.ApplyCredits(InvoiceUse{Customer: cus, Currency: "usd", Amount: 5, Price: price})
 	if err != nil || res.Credits != 5 {
 		t.Fatalf("priced: %+v %v", res, err)
 	}
-	l, _ := balances(summary(s, cus, "filter[type]=applicability_scope", "filter[applicability_scope][prices][0][id]=price_1"))
+	l, _ := balances(summary(s, cus, "filter[type]=applicability_scope", "filter[applicability_scope][prices][0][id]="+price))
 	equal(t, "scope of prices", l, 4)
 }
 

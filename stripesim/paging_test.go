@@ -167,7 +167,7 @@ func TestCreditListSwitch(t *testing.T) {
 	a, b := s.customer(), s.customer()
 	s.grant(a, 5)
 	s.post("/v1/billing/credit_grants", "customer="+b, "amount[type]=monetary", "amount[monetary][currency]=usd", "amount[monetary][value]=7",
-		"applicability_config[scope][prices][0][id]=price_1")
+		"applicability_config[scope][prices][0][id]="+s.metered())
 	equal(t, "all customers", len(s.get("/v1/billing/credit_balance_transactions").data()), 2)
 	equal(t, "of one", len(s.get("/v1/billing/credit_balance_transactions", "customer="+a).data()), 1)
 	wantBalances(t, s, b, 7, 7)
