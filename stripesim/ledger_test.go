@@ -479,3 +479,38 @@ func TestSettleWaitsForClocks(t *testing.T) {
 	s.must("DELETE", "/v1/test_helpers/test_clocks/"+id)
 	equal(t, "event each", len(s.eventTypes("type=customer.deleted")), 1)
 }
+
+// A longer or shorter delay holds for the grants that were there before it, too,
+// and on test clocks.
+func TestExpiryDelayChanges(t *testing.T) {
+	t.Parallel()
+	s := start(t, Options{})
+	delay := func(d time.Duration) {
+		t.Helper()
+		if err := s.SetSwitches(Switches{ExpiryDelay: d}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cus := s.customer()
+	at := s.hand.seconds()
+	s.grant(cus, 10, fmt.Sprintf("expires_at=%d", at+100))
+	delay(50 * time.Second)
+	s.grant(cus, 10, fmt.Sprintf("expires_at=%d", at+100))
+	s.hand.forward(120)
+	wantBalances(t, s, cus, 20, 0)
+	s.hand.forward(30)
+	wantBalances(t, s, cus, 0, 0)
+	s.grant(cus, 10, fmt.Sprintf("expires_at=%d", at+200))
+	delay(time.Second)
+	s.hand.forward(60)
+	wantBalances(t, s, cus, 0, 0)
+
+	delay(50 * time.Second)
+	clock := s.post("/v1/test_helpers/test_clocks", "frozen_time=1000000").str("id")
+	cus = s.customer("test_clock=" + clock)
+	s.grant(cus, 10, "expires_at=1000100")
+	s.post("/v1/test_helpers/test_clocks/"+clock+"/advance", "frozen_time=1000120")
+	wantBalances(t, s, cus, 10, 0)
+	s.post("/v1/test_helpers/test_clocks/"+clock+"/advance", "frozen_time=1000150")
+	wantBalances(t, s, cus, 0, 0)
+}

@@ -269,7 +269,11 @@ func (s *Server) SetSwitches(sw Switches) error {
 	if err := sw.fill(); err != nil {
 		return err
 	}
-	s.sw.Store(&sw)
+	if s.sw.Swap(&sw).ExpiryDelay != sw.ExpiryDelay {
+		for _, a := range s.allAccounts() {
+			a.reschedule()
+		}
+	}
 	return nil
 }
 

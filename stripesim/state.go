@@ -948,12 +948,12 @@ func (a *account) restore() {
 // install puts the loaded accounts in force.
 func (ld *loader) install(h stateHeader) {
 	s := ld.s
-	for _, a := range ld.worlds {
-		a.restore()
-	}
 	s.sender.forget()
 	s.seed.Store(h.Seed)
 	s.sw.Store(&h.Switches)
+	for _, a := range ld.worlds { // with the switches that say when grants expire
+		a.restore()
+	}
 	s.limits.Store(&h.Limits)
 	s.faults.restore(h.Faults)
 	s.keys.restore(h.Keys)

@@ -182,3 +182,19 @@ func TestStateKeepsOutstandingDeliveries(t *testing.T) {
 	until(t, func() bool { return len(refuse.all()) == 2 })
 	equal(t, "same event", refuse.ids()[0], refuse.ids()[1])
 }
+
+// What is due is due by the switches of the file, not by those of before.
+func TestStateKeepsWhatIsDue(t *testing.T) {
+	t.Parallel()
+	a := start(t, Options{Switches: Switches{ExpiryDelay: 50 * time.Second}})
+	cus := a.customer()
+	a.grant(cus, 10, fmt.Sprintf("expires_at=%d", a.hand.seconds()+100))
+	b := start(t, Options{})
+	if err := b.Load(bytes.NewReader(a.saved())); err != nil {
+		t.Fatal(err)
+	}
+	b.hand.forward(120)
+	wantBalances(t, b, cus, 10, 0)
+	b.hand.forward(30)
+	wantBalances(t, b, cus, 0, 0)
+}
