@@ -439,15 +439,28 @@ func NewPlay(s *Server, sc *Scenario, seed int64) *Play {
 // Done returns the number of actions so far. It is safe for concurrent use.
 func (p *Play) Done() int64 { return p.done.Load() }
 
+// Check tells whether the scenario can begin: not one that begins before the
+// present of a simulator in which there is something already.
+func (p *Play) Check() error {
+	if m := p.sc.start; m != nil && !p.s.empty() && p.start().Before(p.s.opts.Now()) {
+		return fmt.Errorf("the scenario begins at %s, before what is there already", p.start().UTC().Format(time.RFC3339))
+	}
+	return nil
+}
+
+// start is when the scenario begins, if it says so.
+func (p *Play) start() time.Time {
+	if m := p.sc.start; m.ago == 0 {
+		return m.at
+	}
+	return p.s.time.base().Add(-p.sc.start.ago)
+}
+
 // Run plays the scenario to its end or until ctx ends, which is no error. With a
 // start, the clock is virtual meanwhile, and passes again afterwards.
 func (p *Play) Run(ctx context.Context) error {
-	if m := p.sc.start; m != nil {
-		at := m.at
-		if m.ago > 0 {
-			at = p.s.time.base().Add(-m.ago)
-		}
-		if err := p.s.FreezeClock(at); err != nil {
+	if p.sc.start != nil {
+		if err := p.s.FreezeClock(p.start()); err != nil {
 			return fmt.Errorf("scenario: start: %w", err)
 		}
 		defer p.s.ReleaseClock()

@@ -249,6 +249,9 @@ func (s *Server) SetFaults(f Faults) error {
 	return nil
 }
 
+// Limits returns the rate limits in force.
+func (s *Server) Limits() Limits { return *s.limits.Load() }
+
 // SetLimits puts other rate limits in force.
 func (s *Server) SetLimits(l Limits) error {
 	if err := l.validate(); err != nil {

@@ -990,12 +990,27 @@ func (a *account) restore() {
 	a.noteDue()
 }
 
+// complete adds the second mode of accounts that were saved with one.
+func (ld *loader) complete() {
+	for w, a := range maps.Clone(ld.worlds) {
+		other := world{w.id, !w.live}
+		if ld.worlds[other] == nil {
+			twin := newAccount(ld.s, w.id, other.live)
+			twin.public = a.public
+			ld.worlds[other] = twin
+		}
+	}
+}
+
 // install puts the loaded accounts in force.
 func (ld *loader) install(h stateHeader) {
 	s := ld.s
 	s.sender.forget()
 	s.seed.Store(h.Seed)
 	s.sw.Store(&h.Switches)
+	if s.opts.BothModes {
+		ld.complete()
+	}
 	for _, a := range ld.worlds { // with the switches that say when grants expire
 		a.restore()
 	}
