@@ -3,6 +3,7 @@ package stripesim
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -159,6 +160,29 @@ func TestGoneCursor(t *testing.T) {
 			wantError(t, r, 400, "resource_missing", "starting_after")
 		}
 	}
+}
+
+// A fault makes a cursor gone whose object is still there: of rows that cannot be
+// deleted, too.
+func TestCursorGoneFault(t *testing.T) {
+	t.Parallel()
+	s := start(t, Options{})
+	cus, other := s.customer(), s.customer()
+	path := "/v1/customers/" + cus + "/balance_transactions"
+	first := s.adjust(cus, -1, "usd").str("id")
+	s.hand.forward(1)
+	second := s.adjust(cus, -2, "usd").str("id")
+	rule := Fault{Kind: FaultCursorGone, Count: 2, Skip: 1, Endpoint: "GET /v1/customers/{id}/balance_transactions", Customer: cus}
+	if err := s.SetFaults(Faults{rule}); err != nil {
+		t.Fatal(err)
+	}
+	s.get(path) // no cursor, nothing to strike
+	s.get("/v1/customers", "starting_after="+other)
+	equal(t, "skipped", s.get(path, "starting_after="+second).ids()[0], first)
+	wantError(t, s.do("GET", path, "starting_after="+second), 400, "resource_missing", "starting_after")
+	wantError(t, s.do("GET", path, "ending_before="+first), 400, "resource_missing", "ending_before")
+	equal(t, "over", s.get(path, "starting_after="+second).ids()[0], first)
+	equal(t, "logged", strings.Count(string(s.control("GET", "/_sim/log", "").raw), `"what":"fault.cursor_gone"`), 2)
 }
 
 func TestCreditListSwitch(t *testing.T) {

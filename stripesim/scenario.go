@@ -560,7 +560,7 @@ func (p *Play) step(ctx context.Context, st step) error {
 	case "fault":
 		f := Fault{Kind: FaultKind(st.name), Count: int(p.pick(st, "count", 0)), Event: st.args["event"], Endpoint: st.args["endpoint"], Delay: Duration(st.duration("delay"))}
 		f.Probability, _ = strconv.ParseFloat(st.text("probability", "0"), 64)
-		return p.s.SetFaults(append(p.s.faults.get(), f))
+		return p.s.faults.add(f)
 	case "nofaults":
 		return p.s.SetFaults(nil)
 	}
