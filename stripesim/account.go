@@ -188,6 +188,18 @@ func (a *account) schedule(g *grant) {
 	a.noteDue()
 }
 
+// reschedule notes the moments of all grants anew, after the delay of expiry has
+// changed.
+func (a *account) reschedule() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, g := range a.grantList.rows {
+		if g.open() && g.expiresAt != nil {
+			a.schedule(g)
+		}
+	}
+}
+
 // scheduleInvoice notes when a draft finalizes by itself.
 func (a *account) scheduleInvoice(inv *invoice) {
 	if inv.customer.clock == nil {

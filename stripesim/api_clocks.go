@@ -3,7 +3,7 @@ package stripesim
 import "net/http"
 
 func (c *call) createClock() (any, *apiError) {
-	frozen, ok := c.p.int("frozen_time")
+	frozen, ok := c.p.timestamp("frozen_time")
 	if !ok {
 		c.p.fail(errMissing("frozen_time"))
 	}
@@ -42,7 +42,7 @@ func (c *call) getClock() (any, *apiError) {
 }
 
 func (c *call) advanceClock() (any, *apiError) {
-	to, ok := c.p.int("frozen_time")
+	to, ok := c.p.timestamp("frozen_time")
 	if !ok {
 		c.p.fail(errMissing("frozen_time"))
 	}

@@ -1,6 +1,7 @@
 package stripesim
 
 import (
+	"fmt"
 	"net/http"
 	"slices"
 )
@@ -66,10 +67,10 @@ func (c *call) createGrant() (any, *apiError) {
 	if v, ok := p.enum("category", "paid", "promotional"); ok {
 		r.category = v
 	}
-	if n, ok := p.int("effective_at"); ok {
+	if n, ok := p.timestamp("effective_at"); ok {
 		r.effectiveAt = &n
 	}
-	if n, ok := p.int("expires_at"); ok {
+	if n, ok := p.timestamp("expires_at"); ok {
 		r.expiresAt = &n
 	}
 	set(&r.name, textChange(p, "name", 100))
@@ -89,12 +90,14 @@ func (c *call) createGrant() (any, *apiError) {
 	a := c.a
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if customerID == "" { // no customer here is backed by an account
-		return nil, errNone(http.StatusBadRequest, "account", accountID, "customer_account")
-	}
-	cus, e := a.living(customerID, "customer", http.StatusBadRequest)
+	cus, e := c.payer(customerID, accountID)
 	if e != nil {
 		return nil, e
+	}
+	for i, id := range r.prices {
+		if a.prices[id] == nil {
+			return nil, errNone(http.StatusBadRequest, "price", id, fmt.Sprintf("applicability_config[scope][prices][%d][id]", i))
+		}
 	}
 	g, e := a.createGrant(c.cz, cus, r)
 	if e != nil {
@@ -147,7 +150,7 @@ func (c *call) updateGrant() (any, *apiError) {
 		var u grantUpdate
 		if f := c.p.root.kids["expires_at"]; f != nil && f.leaf && f.val == "" {
 			f.used, u.setExpiry = true, true
-		} else if n, ok := c.p.int("expires_at"); ok {
+		} else if n, ok := c.p.timestamp("expires_at"); ok {
 			u.setExpiry, u.expiresAt = true, &n
 		}
 		u.metadata, _ = c.p.metadataHash(g.metadata)

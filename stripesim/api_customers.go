@@ -51,12 +51,12 @@ func (c *call) customerChange(old map[string]string) customerChange {
 	} else {
 		var ad address
 		if p.hash("address", func(p *params) {
-			for name, dst := range map[string]**string{
-				"city": &ad.City, "country": &ad.Country, "line1": &ad.Line1, "line2": &ad.Line2,
-				"postal_code": &ad.PostalCode, "state": &ad.State,
-			} {
-				set(dst, textChange(p, name, maxText))
-			}
+			set(&ad.City, textChange(p, "city", maxText))
+			set(&ad.Country, textChange(p, "country", maxText))
+			set(&ad.Line1, textChange(p, "line1", maxText))
+			set(&ad.Line2, textChange(p, "line2", maxText))
+			set(&ad.PostalCode, textChange(p, "postal_code", maxText))
+			set(&ad.State, textChange(p, "state", maxText))
 		}) {
 			at := &ad
 			ch.address = &at

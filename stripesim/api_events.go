@@ -1,7 +1,7 @@
 package stripesim
 
 import (
-	_ "embed" // the list of event types
+	_ "embed" // the lists of event types and versions
 	"net/http"
 	"net/url"
 	"slices"
@@ -20,6 +20,12 @@ var eventTypes = func() map[string]bool {
 	}
 	return m
 }()
+
+//go:embed api_versions.txt
+var apiVersionsText string
+
+// apiVersions are the versions that a webhook endpoint can be pinned to.
+var apiVersions = strings.Fields(apiVersionsText)
 
 // maxTypes is Stripe's limit on types[].
 const maxTypes = 20
@@ -167,6 +173,9 @@ func (c *call) createHook() (any, *apiError) {
 	h := &hook{}
 	c.hookSettings(h)
 	if v := p.id("api_version"); v != "" {
+		if !slices.Contains(apiVersions, v) {
+			p.fail(errInvalid("", "api_version", "Invalid Stripe API version: %s", v))
+		}
 		h.version = &v
 	}
 	h.connect, _ = p.bool("connect")

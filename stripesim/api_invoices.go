@@ -23,7 +23,7 @@ func (p *params) number(name string, lo, hi int64) *int64 {
 
 // payer returns the customer that a create request names.
 func (c *call) payer(customerID, accountID string) (*customer, *apiError) {
-	if customerID == "" { // no customer here is backed by an account
+	if accountID != "" { // no customer here is backed by an account
 		return nil, errNone(http.StatusBadRequest, "account", accountID, "customer_account")
 	}
 	return c.a.living(customerID, "customer", http.StatusBadRequest)
@@ -45,7 +45,7 @@ func (c *call) invoiceSettings(r *invoiceRequest) {
 	if n := p.number("days_until_due", 0, 36500); n != nil {
 		r.daysUntilDue = n
 	}
-	if n, ok := p.int("due_date"); ok {
+	if n, ok := p.timestamp("due_date"); ok {
 		r.dueDate = &n
 	}
 	r.metadata, _ = p.metadata(r.metadata)
@@ -411,8 +411,8 @@ func (c *call) itemParams(p *params, currency string) itemRequest {
 	set(&r.description, textChange(p, "description", maxText))
 	r.metadata, _ = p.metadata(nil)
 	p.hash("period", func(p *params) {
-		start, ok := p.int("start")
-		end, ok2 := p.int("end")
+		start, ok := p.timestamp("start")
+		end, ok2 := p.timestamp("end")
 		switch {
 		case !ok:
 			p.fail(errMissing(at("period") + "[start]"))
@@ -894,7 +894,7 @@ func (c *call) createNote() (any, *apiError) {
 	n.metadata, _ = p.metadataHash(nil)
 	p.enum("email_type", "credit_note", "none")
 	n.effectiveAt = c.cz.now
-	if at, ok := p.int("effective_at"); ok {
+	if at, ok := p.timestamp("effective_at"); ok {
 		n.effectiveAt = at
 	}
 	var sum int64

@@ -55,6 +55,7 @@ func (a *account) finishAdvance(k *clock) {
 	if k.gone || !k.advancing {
 		return
 	}
+	delay := ceilSeconds(a.s.switches().ExpiryDelay)
 	var due []dueItem
 	for _, c := range k.customers.rows {
 		for _, g := range c.grants.rows {
@@ -65,7 +66,7 @@ func (a *account) finishAdvance(k *clock) {
 				due = append(due, dueItem{at: *g.effectiveAt, g: g})
 			}
 			if g.expiresAt != nil {
-				due = append(due, dueItem{at: *g.expiresAt, g: g})
+				due = append(due, dueItem{at: *g.expiresAt + delay, g: g})
 			}
 		}
 		for _, inv := range c.invoices.rows {
@@ -85,7 +86,7 @@ func (a *account) finishAdvance(k *clock) {
 				a.autoFinalize(cz, d.inv, d.at)
 				continue
 			}
-			a.ripen(cz, d.g, d.at, d.at)
+			a.ripen(cz, d.g, d.at, d.at-delay)
 		}
 	}
 	k.frozen, k.advancing = k.target, false

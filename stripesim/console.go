@@ -38,6 +38,7 @@ var faultText = []struct {
 	{FaultNonsense, "Answer with another object", false, true, false},
 	{FaultSlow, "Answer late", true, true, false},
 	{FaultListLag, "New rows show late in lists", true, true, false},
+	{FaultCursorGone, "Take a cursor for one whose object is gone", false, true, false},
 	{FaultEventLost, "Never make the event", false, false, true},
 	{FaultEventTwice, "Make two events of one change", false, false, true},
 	{FaultWebhookDrop, "Never send the webhook, keep it pending", false, false, true},
@@ -414,18 +415,16 @@ func (c *console) changeFaults(w http.ResponseWriter, r *http.Request) {
 }
 
 func (c *console) setFaults(v url.Values) error {
-	rules := c.s.faults.get()
 	switch {
 	case v.Get("preset") == "chaos":
 		return c.s.SetFaults(Chaos())
 	case v.Get("preset") == "none":
 		return c.s.SetFaults(nil)
 	case v.Has("remove"):
-		i, err := strconv.Atoi(v.Get("remove"))
-		if err != nil || i < 0 || i >= len(rules) {
+		if i, err := strconv.Atoi(v.Get("remove")); err != nil || !c.s.faults.remove(i) {
 			return fmt.Errorf("there is no such fault any more")
 		}
-		return c.s.SetFaults(slices.Delete(rules, i, i+1))
+		return nil
 	}
 	f := Fault{Kind: FaultKind(v.Get("kind")), Endpoint: v.Get("endpoint"), Event: strings.TrimSpace(v.Get("event")), Customer: strings.TrimSpace(v.Get("customer"))}
 	var err error
@@ -449,7 +448,7 @@ func (c *console) setFaults(v url.Values) error {
 	if f.Probability == 0 && f.Count == 0 {
 		return fmt.Errorf("a fault needs a probability or a number of times")
 	}
-	return c.s.SetFaults(append(rules, f))
+	return c.s.faults.add(f)
 }
 
 func (c *console) clock(w http.ResponseWriter, _ *http.Request, problem error) {

@@ -203,6 +203,18 @@ func TestConsoleInABrowser(t *testing.T) {
 	}
 	rules := s.faults.get()
 	equal(t, "rules", len(rules), len(replyFaults)+len(otherFaults))
+	if err := s.SetFaults(append(Faults{{Kind: Fault500, Count: 1, Endpoint: "GET /v1/account"}}, rules...)); err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "struck", s.do("GET", "/v1/account").status, 500)
+	b.submit("#fault-slow", map[string]string{"count": "1", "customer": "cus_nobody"})
+	s.get("/v1/account") // another rule does not arm it again
+	b.submit("#rules tbody tr:last-child", nil)
+	s.get("/v1/account")
+	if err := s.SetFaults(rules); err != nil {
+		t.Fatal(err)
+	}
+	b.open(s.url + "/console/faults")
 	for i, k := range faultText {
 		equal(t, "kind", rules[i].Kind, k.Kind)
 		equal(t, "customer", rules[i].Customer, "cus_nobody")

@@ -1,6 +1,7 @@
 package stripesim
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -158,7 +159,7 @@ const logPage = 1000
 
 func (s *Server) serveLog(r *http.Request, _ none) (any, error) {
 	n := map[string]int64{"after": 0, "limit": logPage}
-	for name := range n {
+	for _, name := range []string{"after", "limit"} {
 		if v := r.URL.Query().Get(name); v != "" {
 			i, err := strconv.ParseInt(v, 10, 64)
 			if err != nil || i < 0 {
@@ -179,9 +180,7 @@ func control[Q any](f func(r *http.Request, q Q) (any, error)) http.HandlerFunc 
 	return func(w http.ResponseWriter, r *http.Request) {
 		var q Q
 		if r.Method == http.MethodPost || r.Method == http.MethodPut {
-			dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
-			dec.DisallowUnknownFields()
-			if err := dec.Decode(&q); err != nil && !errors.Is(err, io.EOF) {
+			if err := readControl(http.MaxBytesReader(w, r.Body, maxBody), &q, r.Method == http.MethodPut); err != nil {
 				writeControl(w, nil, errInvalid("", "", "Invalid JSON: %v", err))
 				return
 			}
@@ -189,6 +188,28 @@ func control[Q any](f func(r *http.Request, q Q) (any, error)) http.HandlerFunc 
 		v, err := f(r, q)
 		writeControl(w, v, err)
 	}
+}
+
+// readControl decodes a body that is one JSON value. Without needed it may be
+// empty: a PUT that says nothing must not replace what there is by nothing.
+func readControl(body io.Reader, q any, needed bool) error {
+	raw, err := io.ReadAll(body)
+	if err != nil {
+		return err
+	}
+	raw = bytes.TrimSpace(raw)
+	if len(raw) == 0 && !needed {
+		return nil
+	}
+	if len(raw) == 0 || string(raw) == "null" {
+		return errors.New("the body is empty")
+	}
+	if !json.Valid(raw) {
+		return errors.New("the body is not one JSON value")
+	}
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.DisallowUnknownFields()
+	return dec.Decode(q)
 }
 
 func writeControl(w http.ResponseWriter, v any, err error) {

@@ -66,6 +66,29 @@ func TestControlClockSeedStateAndLog(t *testing.T) {
 	equal(t, "wrong value", s.control("PUT", "/_sim/switches", `{"default_currency":"xxx"}`).status, 400)
 }
 
+// What is not a whole request changes nothing: above all, a forgotten body does not
+// empty the simulator.
+func TestControlRefuses(t *testing.T) {
+	t.Parallel()
+	s := start(t, Options{Seed: 4, Faults: Faults{{Kind: Fault500, Count: 1, Endpoint: "GET /v1/account"}}, Limits: Limits{AccountRPS: 1000}})
+	cus := s.customer()
+	for _, path := range []string{"/_sim/seed", "/_sim/faults", "/_sim/limits", "/_sim/clock", "/_sim/switches", "/_sim/state"} {
+		equal(t, path, s.control("PUT", path, "").status, 400)
+	}
+	equal(t, "two values", s.control("PUT", "/_sim/faults", `[] []`).status, 400)
+	equal(t, "null", s.control("PUT", "/_sim/faults", `null`).status, 400)
+	equal(t, "both wrong", s.control("GET", "/_sim/log?limit=x&after=y", "").str("error.param"), "after")
+	for _, body := range []string{``, `{"key":"","state":"active"}`, `{"key":"sk_test_1","state":"odd"}`, `{"key":"sk_test_1","state":"restricted","deny":["GET /v1/nothing"]}`} {
+		equal(t, body, s.control("POST", "/_sim/keys", body).status, 400)
+	}
+	for _, body := range []string{`[{"kind":"oversize","count":1,"bytes":9999999999}]`, `[{"kind":"list_lag","count":1,"requests":9999999999}]`} {
+		equal(t, body, s.control("PUT", "/_sim/faults", body).status, 400)
+	}
+	s.get("/v1/customers/" + cus)
+	equal(t, "faults", len(s.faults.get()), 1)
+	equal(t, "limits", s.Limits().AccountRPS, 1000)
+}
+
 func TestControlEndpointsAndPayments(t *testing.T) {
 	t.Parallel()
 	s := start(t, Options{})

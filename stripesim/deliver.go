@@ -130,6 +130,9 @@ func (d *sender) set(t *target) {
 	defer d.mu.Unlock()
 	list := slices.Clone(*d.targets.Load())
 	if i := slices.IndexFunc(list, func(o *target) bool { return o.id == t.id }); i >= 0 {
+		if list[i].disabled {
+			delete(d.failing, t.id) // what failed before it was enabled again is forgiven
+		}
 		list[i] = t
 	} else {
 		list = append(list, t)

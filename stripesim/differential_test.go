@@ -270,7 +270,7 @@ func (d *differ) values(endpoint, param string) []string {
 		if d.rng.IntN(2) == 0 {
 			return []string{"applicability_config[scope][price_type]=metered"}
 		}
-		return []string{"applicability_config[scope][prices][0][id]=price_1"}
+		return []string{"applicability_config[scope][prices][0][id]=" + d.price}
 	case "category":
 		return one("paid", "promotional")
 	case "effective_at":
@@ -688,6 +688,35 @@ func startMock(t *testing.T) string {
 	}
 }
 
+// send sends a request to either of the two.
+func (d *differ) send(base string, g generated) (int, string) {
+	d.t.Helper()
+	target, body := base+g.path, io.Reader(nil)
+	if g.method == http.MethodPost {
+		body = strings.NewReader(encodeForm(g.pairs...))
+	} else if len(g.pairs) > 0 {
+		target += "?" + encodeForm(g.pairs...)
+	}
+	req, err := http.NewRequest(g.method, target, body)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+testKey)
+	if body != nil {
+		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	}
+	resp, err := d.s.http.Do(req)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	raw, err := io.ReadAll(resp.Body)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return resp.StatusCode, string(raw)
+}
+
 func TestAgreesWithStripeMock(t *testing.T) {
 	t.Parallel()
 	mock := startMock(t)
@@ -699,33 +728,6 @@ func TestAgreesWithStripeMock(t *testing.T) {
 	}
 	type tally struct{ sent, differ int }
 	counts := map[string]*tally{}
-	send := func(base string, g generated) (int, string) {
-		t.Helper()
-		target, body := base+g.path, io.Reader(nil)
-		if g.method == http.MethodPost {
-			body = strings.NewReader(encodeForm(g.pairs...))
-		} else if len(g.pairs) > 0 {
-			target += "?" + encodeForm(g.pairs...)
-		}
-		req, err := http.NewRequest(g.method, target, body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.Header.Set("Authorization", "Bearer "+testKey)
-		if body != nil {
-			req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-		}
-		resp, err := s.http.Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer resp.Body.Close()
-		raw, err := io.ReadAll(resp.Body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return resp.StatusCode, string(raw)
-	}
 	endpoints := loadEndpoints(t)
 	bad := map[string]int{}
 	for n := 0; n < total; {
@@ -742,8 +744,8 @@ func TestAgreesWithStripeMock(t *testing.T) {
 			}
 		}
 		n++
-		simCode, simBody := send(s.url, g)
-		mockCode, mockBody := send(mock, g)
+		simCode, simBody := d.send(s.url, g)
+		mockCode, mockBody := d.send(mock, g)
 		if counts[c.name] == nil {
 			counts[c.name] = &tally{}
 		}
@@ -778,5 +780,124 @@ func TestAgreesWithStripeMock(t *testing.T) {
 			continue
 		}
 		t.Logf("%-30s %5d sent, %5d decided differently  %s", c.name, n.sent, n.differ, c.reason)
+	}
+}
+
+// wrongs calls f with every way to get a parameter wrong that its schema rules
+// out, at any depth: the name of the field as sent, and its value.
+func wrongs(name string, schema obj, f func(name, value string)) {
+	if alts, ok := schema["anyOf"].([]any); ok {
+		plain := true
+		for _, a := range alts {
+			if k := kindOf(a.(obj)); k == "object" || k == "array" {
+				plain = false
+				wrongs(name, a.(obj), func(n, v string) {
+					if n != name { // a scalar may fit the other alternative
+						f(n, v)
+					}
+				})
+			}
+		}
+		if plain {
+			f(name+"[a]", "1")
+		}
+		return
+	}
+	if schema["enum"] != nil || schema["x-event-types"] != nil {
+		f(name, "odd")
+	}
+	switch schema["type"] {
+	case "integer":
+		for _, v := range []string{"abc", "1.5", "1e3", "0x10", "", "99999999999999999999", "true"} {
+			f(name, v)
+		}
+	case "boolean":
+		for _, v := range []string{"yes", "1", "", "TRUE"} {
+			f(name, v)
+		}
+	case "array":
+		f(name, "text")
+		f(name+"[a]", "text")
+		f(name+"[7]", "text") // with no others before it
+		f(name+"[-1]", "text")
+		wrongs(name+"[0]", schema["items"].(obj), f)
+		return
+	case "object":
+		f(name, "text")
+		f(name+"[]", "text")
+		f(name+"[", "text")
+		props, _ := schema["properties"].(obj)
+		if len(props) > 0 {
+			f(name+"[odd]", "1")
+		}
+		for _, k := range slices.Sorted(maps.Keys(props)) {
+			wrongs(name+"["+k+"]", props[k].(obj), f)
+		}
+		if more, ok := schema["additionalProperties"].(obj); ok {
+			wrongs(name+"[k]", more, f)
+		}
+		return
+	}
+	f(name+"[a]", "1")
+	f(name+"[]", "1")
+}
+
+// TestRefusesWhatStripeMockRefuses gets every parameter that is simulated wrong in
+// every way that its schema rules out. What stripe-mock refuses, the simulator
+// refuses, and names the parameter, or another that it misses.
+func TestRefusesWhatStripeMockRefuses(t *testing.T) {
+	t.Parallel()
+	mock := startMock(t)
+	s := start(t, Options{LogSize: -1})
+	d := newDiffer(t, s)
+	sent, refused := 0, 0
+	for _, e := range loadEndpoints(t) {
+		method, _, _ := strings.Cut(e.Name, " ")
+		skip := strings.Fields(notSimulated[e.Name])
+		path := d.path(e.Name)
+		for _, p := range e.Params {
+			if slices.Contains(skip, p.Name) {
+				continue
+			}
+			wrongs(p.Name, p.Schema, func(name, value string) {
+				g := generated{method: method, path: path}
+				for _, need := range append(required(e), p.Name) {
+					if need == p.Name && !strings.Contains(name, "[") {
+						continue
+					}
+					for _, pair := range d.values(e.Name, need) {
+						if k, _, _ := strings.Cut(pair, "="); !strings.HasPrefix(k, name) && !strings.HasPrefix(name, k) && !slices.Contains(g.pairs, pair) {
+							g.pairs = append(g.pairs, pair)
+						}
+					}
+				}
+				g.pairs = append(g.pairs, name+"="+value)
+				sent++
+				mockCode, mockBody := d.send(mock, g)
+				if mockCode != http.StatusBadRequest {
+					return
+				}
+				refused++
+				code, body := d.send(s.url, g)
+				var reply obj
+				if err := json.Unmarshal([]byte(body), &reply); err != nil {
+					t.Fatalf("%s %v: %v", e.Name, g.pairs, err)
+				}
+				if code != http.StatusBadRequest {
+					t.Errorf("%s %v\nsimulator %d %.200s\nmock %d %.300s", e.Name, g.pairs, code, body, mockCode, mockBody)
+					return
+				}
+				why := reply["error"].(obj)
+				at, _ := why["param"].(string)
+				at, sentAs := strings.ReplaceAll(at, "[]", "[0]"), strings.ReplaceAll(name, "[]", "[0]") // in either style
+				if why["code"] != "parameter_missing" && (at == "" || !strings.HasPrefix(at, sentAs) && !strings.HasPrefix(sentAs, at)) {
+					t.Errorf("%s %v is blamed on %q: %s", e.Name, g.pairs, at, body)
+				}
+			})
+		}
+	}
+	t.Logf("%d sent, %d refused by stripe-mock", sent, refused)
+	if refused < 1500 {
+		t.Error("too few to tell")
 	}
 }

@@ -53,6 +53,7 @@ func parseExpand(paths []string, allowed expansion) (expansion, *apiError) {
 		return nil, nil
 	}
 	tree := expansion{}
+	_, isList := allowed["data"]
 	for _, path := range paths {
 		parts := strings.Split(path, ".")
 		if len(parts) > maxExpandDepth {
@@ -61,9 +62,9 @@ func parseExpand(paths []string, allowed expansion) (expansion, *apiError) {
 		at, spec := tree, allowed
 		for i, part := range parts {
 			sub, ok := spec[part]
-			if !ok {
+			if !ok || isList && path == "data" { // the rows are there in any case
 				hint := ""
-				if _, isList := allowed["data"]; isList && parts[0] != "data" {
+				if isList && parts[0] != "data" {
 					hint = " You may want to try expanding 'data." + path + "' instead."
 				}
 				return nil, errInvalid("", "expand", "This property cannot be expanded (%s).%s", strings.Join(parts[:i+1], "."), hint)

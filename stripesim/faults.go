@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -35,6 +36,10 @@ const (
 // else, such as the customer's balance, is current.
 const FaultListLag FaultKind = "list_lag"
 
+// FaultCursorGone takes the cursor of a list request for one whose object is gone,
+// though it is there: 400, or as Switches.GoneCursorEmptyPage says.
+const FaultCursorGone FaultKind = "cursor_gone"
+
 // Faults of events and their delivery.
 const (
 	FaultEventLost        FaultKind = "event_lost"        // never generated: neither sent nor listed
@@ -53,7 +58,7 @@ var replyFaults = map[FaultKind]bool{
 }
 
 var otherFaults = map[FaultKind]bool{
-	FaultListLag: true, FaultEventLost: true, FaultEventTwice: true, FaultWebhookDrop: true, FaultWebhookLost: true,
+	FaultListLag: true, FaultCursorGone: true, FaultEventLost: true, FaultEventTwice: true, FaultWebhookDrop: true, FaultWebhookLost: true,
 	FaultWebhookDuplicate: true, FaultWebhookDelay: true, FaultWebhookReorder: true,
 }
 
@@ -66,7 +71,7 @@ type Fault struct {
 	Count       int       `json:"count,omitempty"`       // at most so many times
 	Skip        int       `json:"skip,omitempty"`        // let so many matching ones pass first
 
-	// Endpoint limits reply faults and list lag to one named endpoint.
+	// Endpoint limits the faults of replies and lists to one named endpoint.
 	Endpoint string `json:"endpoint,omitempty"`
 	// Event limits faults of events to a type; a trailing * matches the rest.
 	Event string `json:"event,omitempty"`
@@ -79,13 +84,16 @@ type Fault struct {
 	Delay Duration `json:"delay,omitempty"`
 	// Requests is for list_lag: the number of list requests.
 	Requests int `json:"requests,omitempty"`
-	// Bytes is the size of an oversize reply. Defaults to 20 MiB.
+	// Bytes is the size of an oversize reply, at most 1 GiB. Defaults to 20 MiB.
 	Bytes int `json:"bytes,omitempty"`
 	// After: the request takes effect, and only its reply is spoilt. Always so for
 	// truncated_json, empty_page, oversize and nonsense; with slow, the reply is
 	// made first and then held back, so that it is stale when it arrives.
 	After bool `json:"after,omitempty"`
 }
+
+// maxOversize is the largest reply that FaultOversize makes, in bytes.
+const maxOversize = 1 << 30
 
 // Faults is the list of rules in force.
 type Faults []Fault
@@ -129,6 +137,7 @@ func Chaos() Faults {
 		{Kind: FaultEmptyPage, Probability: 0.005},
 		{Kind: FaultSlow, Probability: 0.05, Delay: Duration(200 * time.Millisecond)},
 		{Kind: FaultListLag, Probability: 0.1, Delay: Duration(300 * time.Millisecond)},
+		{Kind: FaultCursorGone, Probability: 0.005},
 	}
 }
 
@@ -143,6 +152,12 @@ func (fs Faults) validate() error {
 		}
 		if f.Count < 0 || f.Skip < 0 || f.Delay < 0 || f.Requests < 0 || f.Bytes < 0 {
 			errs = append(errs, fmt.Errorf("fault %d: negative value", i))
+		}
+		if f.Bytes > maxOversize {
+			errs = append(errs, fmt.Errorf("fault %d: more than %d bytes", i, maxOversize))
+		}
+		if f.Requests > math.MaxInt32 {
+			errs = append(errs, fmt.Errorf("fault %d: more than %d requests", i, math.MaxInt32))
 		}
 		if f.Endpoint != "" && !knownEndpoint(f.Endpoint) {
 			errs = append(errs, fmt.Errorf("fault %d: unknown endpoint %q", i, f.Endpoint))
@@ -185,8 +200,38 @@ func (s *faultState) set(rules Faults) {
 	s.rules = append(Faults(nil), rules...)
 	s.skip = make([]int, len(rules))
 	s.fired = make([]int, len(rules))
-	s.any.Store(len(rules) > 0)
-	s.personal.Store(slices.ContainsFunc(rules, func(f Fault) bool { return f.Customer != "" }))
+	s.note()
+}
+
+// add adds a rule to those in force, whose counts go on.
+func (s *faultState) add(f Fault) error {
+	if err := (Faults{f}).validate(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.rules, s.skip, s.fired = append(s.rules, f), append(s.skip, 0), append(s.fired, 0)
+	s.note()
+	return nil
+}
+
+// remove removes the i-th rule and tells whether there was one. The counts of the
+// others go on.
+func (s *faultState) remove(i int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if i < 0 || i >= len(s.rules) {
+		return false
+	}
+	s.rules, s.skip, s.fired = slices.Delete(s.rules, i, i+1), slices.Delete(s.skip, i, i+1), slices.Delete(s.fired, i, i+1)
+	s.note()
+	return true
+}
+
+// note keeps what strike asks first. The caller holds the lock.
+func (s *faultState) note() {
+	s.any.Store(len(s.rules) > 0)
+	s.personal.Store(slices.ContainsFunc(s.rules, func(f Fault) bool { return f.Customer != "" }))
 }
 
 func (s *faultState) get() Faults {

@@ -1,7 +1,6 @@
 package stripesim
 
 import (
-	"cmp"
 	"math"
 	"net/url"
 	"slices"
@@ -52,33 +51,57 @@ func parseForm(sources ...string) (*params, *apiError) {
 			if err != nil || !utf8.ValidString(val) || !utf8.ValidString(key) {
 				return nil, errInvalid("", key, "Invalid encoding in parameter %s.", strconv.Quote(key))
 			}
-			p.root.set(key, val)
+			if e := p.root.set(key, val); e != nil {
+				return nil, e
+			}
 		}
 	}
 	return p, nil
 }
 
-func (f *field) set(key, val string) {
+// set puts a value in its place. What has a value cannot be a hash or an array as
+// well.
+func (f *field) set(key, val string) *apiError {
 	head, rest := key, ""
-	if i := strings.IndexByte(key, '['); i > 0 {
+	if i := strings.IndexByte(key, '['); i > 0 && wellFormed(key[i:]) {
 		head, rest = key[:i], key[i:]
 	}
 	at := f.kid(head, head)
 	for rest != "" {
 		end := strings.IndexByte(rest, ']')
-		if rest[0] != '[' || end < 0 { // "a[b]c": the tail is part of the name
-			at = at.kid(rest, at.name+rest)
-			break
-		}
 		seg := rest[1:end]
 		name := at.name + "[" + seg + "]"
 		rest = rest[end+1:]
 		if seg == "" {
 			seg = at.nextItem(rest)
 		}
+		if at.leaf {
+			return errBoth(at.name)
+		}
 		at = at.kid(seg, name)
 	}
+	if len(at.kids) > 0 {
+		return errBoth(at.name)
+	}
 	at.leaf, at.val = true, val
+	return nil
+}
+
+// wellFormed tells whether the rest of a name is segments in brackets. A name for
+// which it is not is taken whole, and unknown to every endpoint.
+func wellFormed(rest string) bool {
+	for rest != "" {
+		end := strings.IndexByte(rest, ']')
+		if rest[0] != '[' || end < 0 {
+			return false
+		}
+		rest = rest[end+1:]
+	}
+	return true
+}
+
+func errBoth(name string) *apiError {
+	return errInvalid("", name, "Invalid parameter: %s was given both a value and members.", name)
 }
 
 // nextItem picks the array element that "[]" means: a new one, unless the last
@@ -173,6 +196,19 @@ func (p *params) int(name string) (int64, bool) {
 	return n, true
 }
 
+// maxTimestamp is the last second of the year 9999.
+const maxTimestamp = 253_402_300_799
+
+// timestamp returns a time in Unix seconds. Its bounds keep sums of times far from
+// the ends of int64.
+func (p *params) timestamp(name string) (int64, bool) {
+	n, ok := p.int(name)
+	if ok && (n < 0 || n > maxTimestamp) {
+		p.fail(errInvalid("parameter_invalid_integer", p.root.kids[name].name, "Invalid timestamp: must be an integer Unix timestamp from 0 to %d.", maxTimestamp))
+	}
+	return n, ok
+}
+
 // maxAmount is far above what Stripe takes, and far below what could make a sum
 // of int64 overflow.
 const maxAmount = 999_999_999_999
@@ -256,22 +292,13 @@ func (p *params) items(name string) ([]*field, bool) {
 		}
 		return nil, true
 	}
-	keys := slices.Clone(f.keys)
-	for _, k := range keys {
-		if _, err := strconv.Atoi(k); err != nil {
+	out := make([]*field, len(f.keys))
+	for i := range out {
+		if out[i] = f.kids[strconv.Itoa(i)]; out[i] == nil { // a hash, or an array with a gap
 			p.fail(errInvalid("", f.name, "Invalid array"))
 			f.useAll()
 			return nil, true
 		}
-	}
-	slices.SortStableFunc(keys, func(a, b string) int {
-		x, _ := strconv.Atoi(a)
-		y, _ := strconv.Atoi(b)
-		return cmp.Compare(x, y)
-	})
-	out := make([]*field, len(keys))
-	for i, k := range keys {
-		out[i] = f.kids[k]
 	}
 	return out, true
 }
@@ -324,6 +351,8 @@ func (p *params) metadataNamed(name string, old map[string]string) (map[string]s
 	for _, k := range f.keys {
 		v := f.kids[k]
 		switch {
+		case strings.HasSuffix(v.name, "[]"):
+			p.fail(errInvalid("", f.name, "Invalid object"))
 		case !v.leaf:
 			p.fail(errInvalid("", v.name, "Invalid string: {...}"))
 		case v.val == "":

@@ -23,6 +23,7 @@ type call struct {
 	p    *params
 	x    expansion
 	cz   cause
+	what occasion // of the request, for faults
 }
 
 // reply is one complete answer.
@@ -152,6 +153,10 @@ func (s *Server) answer(r *http.Request, requestID string) *reply {
 	}
 	defer done()
 
+	c.what = occasion{account: a.id, endpoint: rt.name}
+	if s.faults.personal.Load() {
+		c.what.customer = c.customerID(rt)
+	}
 	slow, spoil := s.replyFaults(c, rt)
 	if slow != nil && !slow.After {
 		s.wait(r, time.Duration(slow.Delay))
@@ -279,12 +284,8 @@ var alwaysAfter = map[FaultKind]bool{
 
 // replyFaults picks the faults of one request.
 func (s *Server) replyFaults(c *call, rt *route) (slow, spoil *Fault) {
-	o := occasion{account: c.a.id, endpoint: rt.name}
-	if s.faults.personal.Load() {
-		o.customer = c.customerID(rt)
-	}
 	isList := rt.expand.has("data")
-	s.faults.strike(o, func(k FaultKind) bool {
+	s.faults.strike(c.what, func(k FaultKind) bool {
 		switch k {
 		case FaultSlow:
 			return slow == nil
@@ -293,7 +294,7 @@ func (s *Server) replyFaults(c *call, rt *route) (slow, spoil *Fault) {
 		}
 		return replyFaults[k] && spoil == nil
 	}, func(f Fault) bool {
-		c.a.log(c.cz, "fault."+string(f.Kind), rt.name, o.customer, "")
+		c.a.log(c.cz, "fault."+string(f.Kind), rt.name, c.what.customer, "")
 		if f.Kind == FaultSlow {
 			slow = &f
 		} else {

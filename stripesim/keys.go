@@ -1,6 +1,7 @@
 package stripesim
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -40,6 +41,14 @@ func (s *Server) SetKey(key string, state KeyState, deny ...string) error {
 	case KeyActive, KeyRevoked, KeyRestricted:
 	default:
 		return fmt.Errorf("unknown key state %q", state)
+	}
+	if key == "" {
+		return errors.New("no key")
+	}
+	for _, d := range deny {
+		if !slices.ContainsFunc(routes, func(r *route) bool { return strings.HasPrefix(r.name, d) }) {
+			return fmt.Errorf("no named endpoint begins with %q", d)
+		}
 	}
 	k := s.keys
 	k.mu.Lock()

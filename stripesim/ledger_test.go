@@ -230,7 +230,7 @@ func TestCreditsAreUsedInStripesOrder(t *testing.T) {
 	later := fmt.Sprintf("expires_at=%d", s.hand.seconds()+2000)
 	soon := fmt.Sprintf("expires_at=%d", s.hand.seconds()+1000)
 	want := []string{"f", "e", "d", "c", "b", "a"} // as they are used
-	names := map[string]string{}
+	names, price := map[string]string{}, s.metered()
 	s.hand.forward(1)
 	names[s.grant(cus, 10, "category=paid", later).str("id")] = "b"
 	s.hand.forward(1)
@@ -243,7 +243,7 @@ func TestCreditsAreUsedInStripesOrder(t *testing.T) {
 	names[s.post("/v1/billing/credit_grants", "customer="+cus, "amount[type]=monetary", "amount[monetary][currency]=eur",
 		"amount[monetary][value]=9", "applicability_config[scope][price_type]=metered", "priority=0").str("id")] = "eur"
 	names[s.post("/v1/billing/credit_grants", "customer="+cus, "amount[type]=monetary", "amount[monetary][currency]=usd",
-		"amount[monetary][value]=9", "applicability_config[scope][prices][0][id]=price_1", "priority=0").str("id")] = "priced"
+		"amount[monetary][value]=9", "applicability_config[scope][prices][0][id]="+price, "priority=0").str("id")] = "priced"
 	res, err := s.ApplyCredits(InvoiceUse{Customer: cus, Currency: "usd", Amount: 1000})
 	if err != nil {
 		t.Fatal(err)
@@ -253,11 +253,11 @@ func TestCreditsAreUsedInStripesOrder(t *testing.T) {
 		got = append(got, names[s.get("/v1/billing/credit_balance_transactions/"+id).str("credit_grant")])
 	}
 	equal(t, "order", strings.Join(got, ""), strings.Join(want, ""))
-	res, err = s.ApplyCredits(InvoiceUse{Customer: cus, Currency: "usd", Amount: 5, Price: "price_1"})
+	res, err = s.ApplyCredits(InvoiceUse{Customer: cus, Currency: "usd", Amount: 5, Price: price})
 	if err != nil || res.Credits != 5 {
 		t.Fatalf("priced: %+v %v", res, err)
 	}
-	l, _ := balances(summary(s, cus, "filter[type]=applicability_scope", "filter[applicability_scope][prices][0][id]=price_1"))
+	l, _ := balances(summary(s, cus, "filter[type]=applicability_scope", "filter[applicability_scope][prices][0][id]="+price))
 	equal(t, "scope of prices", l, 4)
 }
 
@@ -478,4 +478,39 @@ func TestSettleWaitsForClocks(t *testing.T) {
 	equal(t, "status", s.get("/v1/test_helpers/test_clocks/"+id).str("status"), "ready")
 	s.must("DELETE", "/v1/test_helpers/test_clocks/"+id)
 	equal(t, "event each", len(s.eventTypes("type=customer.deleted")), 1)
+}
+
+// A longer or shorter delay holds for the grants that were there before it, too,
+// and on test clocks.
+func TestExpiryDelayChanges(t *testing.T) {
+	t.Parallel()
+	s := start(t, Options{})
+	delay := func(d time.Duration) {
+		t.Helper()
+		if err := s.SetSwitches(Switches{ExpiryDelay: d}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cus := s.customer()
+	at := s.hand.seconds()
+	s.grant(cus, 10, fmt.Sprintf("expires_at=%d", at+100))
+	delay(50 * time.Second)
+	s.grant(cus, 10, fmt.Sprintf("expires_at=%d", at+100))
+	s.hand.forward(120)
+	wantBalances(t, s, cus, 20, 0)
+	s.hand.forward(30)
+	wantBalances(t, s, cus, 0, 0)
+	s.grant(cus, 10, fmt.Sprintf("expires_at=%d", at+200))
+	delay(time.Second)
+	s.hand.forward(60)
+	wantBalances(t, s, cus, 0, 0)
+
+	delay(50 * time.Second)
+	clock := s.post("/v1/test_helpers/test_clocks", "frozen_time=1000000").str("id")
+	cus = s.customer("test_clock=" + clock)
+	s.grant(cus, 10, "expires_at=1000100")
+	s.post("/v1/test_helpers/test_clocks/"+clock+"/advance", "frozen_time=1000120")
+	wantBalances(t, s, cus, 10, 0)
+	s.post("/v1/test_helpers/test_clocks/"+clock+"/advance", "frozen_time=1000150")
+	wantBalances(t, s, cus, 0, 0)
 }

@@ -54,7 +54,8 @@ func runList[T listed](c *call, g paging, l listOf[T]) (any, *apiError) {
 		if ok {
 			_, ok = l.rows.index(row)
 		}
-		if !ok || row.row().gone {
+		gone := ok && (row.row().gone || c.cursorGone())
+		if !ok || gone {
 			if ok && c.s.switches().GoneCursorEmptyPage {
 				return out, nil
 			}
@@ -68,6 +69,17 @@ func runList[T listed](c *call, g paging, l listOf[T]) (any, *apiError) {
 		out.Data = append(out.Data, l.render(row, c.x["data"]))
 	}
 	return out, nil
+}
+
+// cursorGone tells whether a fault says so.
+func (c *call) cursorGone() bool {
+	gone := false
+	c.s.faults.strike(c.what, func(k FaultKind) bool { return k == FaultCursorGone }, func(Fault) bool {
+		gone = true
+		c.a.log(c.cz, "fault."+string(FaultCursorGone), c.what.endpoint, c.what.customer, "")
+		return false
+	})
+	return gone
 }
 
 // found adapts a map look-up.

@@ -3,6 +3,7 @@ package stripesim
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -161,13 +162,36 @@ func TestGoneCursor(t *testing.T) {
 	}
 }
 
+// A fault makes a cursor gone whose object is still there: of rows that cannot be
+// deleted, too.
+func TestCursorGoneFault(t *testing.T) {
+	t.Parallel()
+	s := start(t, Options{})
+	cus, other := s.customer(), s.customer()
+	path := "/v1/customers/" + cus + "/balance_transactions"
+	first := s.adjust(cus, -1, "usd").str("id")
+	s.hand.forward(1)
+	second := s.adjust(cus, -2, "usd").str("id")
+	rule := Fault{Kind: FaultCursorGone, Count: 2, Skip: 1, Endpoint: "GET /v1/customers/{id}/balance_transactions", Customer: cus}
+	if err := s.SetFaults(Faults{rule}); err != nil {
+		t.Fatal(err)
+	}
+	s.get(path) // no cursor, nothing to strike
+	s.get("/v1/customers", "starting_after="+other)
+	equal(t, "skipped", s.get(path, "starting_after="+second).ids()[0], first)
+	wantError(t, s.do("GET", path, "starting_after="+second), 400, "resource_missing", "starting_after")
+	wantError(t, s.do("GET", path, "ending_before="+first), 400, "resource_missing", "ending_before")
+	equal(t, "over", s.get(path, "starting_after="+second).ids()[0], first)
+	equal(t, "logged", strings.Count(string(s.control("GET", "/_sim/log", "").raw), `"what":"fault.cursor_gone"`), 2)
+}
+
 func TestCreditListSwitch(t *testing.T) {
 	t.Parallel()
 	s := start(t, Options{Switches: Switches{CreditListWithoutCustomer: true, MeteredCountsPriceScoped: true, NullMetadata: true}})
 	a, b := s.customer(), s.customer()
 	s.grant(a, 5)
 	s.post("/v1/billing/credit_grants", "customer="+b, "amount[type]=monetary", "amount[monetary][currency]=usd", "amount[monetary][value]=7",
-		"applicability_config[scope][prices][0][id]=price_1")
+		"applicability_config[scope][prices][0][id]="+s.metered())
 	equal(t, "all customers", len(s.get("/v1/billing/credit_balance_transactions").data()), 2)
 	equal(t, "of one", len(s.get("/v1/billing/credit_balance_transactions", "customer="+a).data()), 1)
 	wantBalances(t, s, b, 7, 7)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -114,7 +115,7 @@ func OpenScenario(name string) (*Scenario, error) {
 
 // ParseScenario reads a script. All faults are reported, each with its line.
 func ParseScenario(r io.Reader) (*Scenario, error) {
-	p := &scriptParser{sc: &Scenario{}, names: map[string]string{}}
+	p := &scriptParser{sc: &Scenario{}, names: map[string]named{}}
 	p.open = []*[]step{&p.sc.steps}
 	in := bufio.NewScanner(r)
 	for in.Scan() {
@@ -144,8 +145,14 @@ type scriptParser struct {
 	sc    *Scenario
 	n     int // line
 	open  []*[]step
-	names map[string]string // name → the command that made it
+	names map[string]named
 	errs  []error
+}
+
+// named is what a name of a script stands for.
+type named struct {
+	cmd               string // that made it: customers, price or account
+	account, currency string
 }
 
 func (p *scriptParser) fail(format string, args ...any) {
@@ -235,6 +242,9 @@ func (p *scriptParser) line(words []string) {
 		p.open = append(p.open, &at[len(at)-1].body)
 		return
 	case "end":
+		if len(rest) > 0 {
+			p.fail("end does not take %q", rest[0])
+		}
 		if len(p.open) == 1 {
 			p.fail("end without repeat")
 			return
@@ -302,10 +312,16 @@ func (p *scriptParser) duration(what, v string) time.Duration {
 	return d
 }
 
+// maxDays is what a duration can hold, rounded down.
+const maxDays = 100_000
+
 // parseDays is time.ParseDuration with days.
 func parseDays(v string) (time.Duration, error) {
 	if days, ok := strings.CutSuffix(v, "d"); ok {
 		n, err := strconv.ParseInt(days, 10, 32)
+		if n > maxDays {
+			return 0, fmt.Errorf("more than %d days", maxDays)
+		}
 		return time.Duration(n) * 24 * time.Hour, err
 	}
 	return time.ParseDuration(v)
@@ -329,20 +345,50 @@ func span(v string) (lo, hi int64, err error) {
 	return lo, hi, nil
 }
 
-// check refuses values that could not be played.
+// bounds are those of numbers that are not amounts of either sign.
+var bounds = map[string][2]int64{
+	"unit": {0, maxAmount}, "quantity": {0, maxAmount}, "over": {0, maxAmount}, "percent": {1, 100}, "priority": {0, 100}, "count": {1, maxAmount},
+}
+
+// within checks a span against bounds.
+func within(v string, lo, hi int64) error {
+	a, b, err := span(v)
+	switch {
+	case err != nil:
+		return err
+	case a >= lo && b <= hi:
+		return nil
+	case hi == maxAmount:
+		return fmt.Errorf("not from %d", lo)
+	}
+	return fmt.Errorf("not from %d to %d", lo, hi)
+}
+
+// check refuses values that could not be played, or to no effect.
 func (p *scriptParser) check(st step) {
-	for k, v := range st.args {
+	of := p.names[st.name]
+	for _, k := range slices.Sorted(maps.Keys(st.args)) {
+		v := st.args[k]
 		var err error
 		switch k {
-		case "amount", "balance", "unit", "quantity", "percent", "priority", "over", "count":
-			_, _, err = span(v)
+		case "amount", "balance":
+			lo := int64(-maxAmount)
+			if st.cmd == "grant" {
+				lo = 1
+			}
+			err = within(v, lo, maxAmount)
+		case "unit", "quantity", "percent", "priority", "over", "count":
+			err = within(v, bounds[k][0], bounds[k][1])
 		case "share", "probability":
 			var f float64
 			if f, err = strconv.ParseFloat(v, 64); err == nil && !(f >= 0 && f <= 1) {
 				err = errors.New("not within 0 and 1")
 			}
 		case "expires", "starts", "by", "delay":
-			_, err = parseDays(v)
+			var d time.Duration
+			if d, err = parseDays(v); err == nil && d <= 0 {
+				err = errors.New("not longer than nothing")
+			}
 		case "currency":
 			if !isCurrency(v) {
 				err = errors.New("no currency")
@@ -356,15 +402,20 @@ func (p *scriptParser) check(st step) {
 				err = fmt.Errorf("none of %s", strings.Join(invoiceEnds, ", "))
 			}
 		case "price", "usage":
-			if p.names[v] != "price" {
+			switch price := p.names[v]; {
+			case price.cmd != "price":
 				err = errors.New("no such price before it")
+			case of.cmd == "customers" && price.account != of.account:
+				err = errors.New("the price is of another account")
+			case k == "usage" && of.cmd == "customers" && price.currency != of.currency:
+				err = fmt.Errorf("the price is in %s, the customers pay in %s", price.currency, of.currency)
 			}
 		case "type":
 			if !slices.Contains(BalanceTypes, v) {
 				err = errors.New("no type of balance transaction")
 			}
 		case "account":
-			if p.names[v] != "account" {
+			if p.names[v].cmd != "account" {
 				err = errors.New("no such account before it")
 			}
 		case "endpoint":
@@ -390,10 +441,10 @@ func (p *scriptParser) check(st step) {
 	}
 	switch st.cmd {
 	case "customers", "price", "account":
-		if p.names[st.name] != "" {
+		if of.cmd != "" {
 			p.fail("the name %q is taken", st.name)
 		}
-		p.names[st.name] = st.cmd
+		p.names[st.name] = named{st.cmd, st.args["account"], st.text("currency", "usd")}
 		if st.cmd == "account" && !strings.HasPrefix(st.name, "acct_") {
 			p.fail("an account begins with acct_")
 		}
@@ -401,6 +452,14 @@ func (p *scriptParser) check(st step) {
 		if k := FaultKind(st.name); !replyFaults[k] && !otherFaults[k] {
 			p.fail("unknown fault %q", st.name)
 		}
+		if st.args["probability"] == "" && st.args["count"] == "" {
+			p.fail("fault needs probability= or count=: it would never strike")
+		}
+	case "grant":
+		if at := st.duration("starts"); at > 0 && st.args["expires"] != "" && st.duration("expires") <= at {
+			p.fail("grant: it expires before it starts")
+		}
+		p.group(st)
 	case "invoice":
 		if (st.args["amount"] == "") == (st.args["usage"] == "") {
 			p.fail("invoice needs one of amount= and usage=")
@@ -408,11 +467,16 @@ func (p *scriptParser) check(st step) {
 		if (st.args["usage"] == "") != (st.args["quantity"] == "") {
 			p.fail("usage= and quantity= go together")
 		}
-		fallthrough
+		p.group(st)
 	default:
-		if commands[st.cmd].named && p.names[st.name] != "customers" {
-			p.fail("no customers %q before it", st.name)
-		}
+		p.group(st)
+	}
+}
+
+// group refuses what concerns a group of customers that there is not.
+func (p *scriptParser) group(st step) {
+	if commands[st.cmd].named && p.names[st.name].cmd != "customers" {
+		p.fail("no customers %q before it", st.name)
 	}
 }
 
@@ -439,15 +503,28 @@ func NewPlay(s *Server, sc *Scenario, seed int64) *Play {
 // Done returns the number of actions so far. It is safe for concurrent use.
 func (p *Play) Done() int64 { return p.done.Load() }
 
+// Check tells whether the scenario can begin: not one that begins before the
+// present of a simulator in which there is something already.
+func (p *Play) Check() error {
+	if m := p.sc.start; m != nil && !p.s.empty() && p.start().Before(p.s.opts.Now()) {
+		return fmt.Errorf("the scenario begins at %s, before what is there already", p.start().UTC().Format(time.RFC3339))
+	}
+	return nil
+}
+
+// start is when the scenario begins, if it says so.
+func (p *Play) start() time.Time {
+	if m := p.sc.start; m.ago == 0 {
+		return m.at
+	}
+	return p.s.time.base().Add(-p.sc.start.ago)
+}
+
 // Run plays the scenario to its end or until ctx ends, which is no error. With a
 // start, the clock is virtual meanwhile, and passes again afterwards.
 func (p *Play) Run(ctx context.Context) error {
-	if m := p.sc.start; m != nil {
-		at := m.at
-		if m.ago > 0 {
-			at = p.s.time.base().Add(-m.ago)
-		}
-		if err := p.s.FreezeClock(at); err != nil {
+	if p.sc.start != nil {
+		if err := p.s.FreezeClock(p.start()); err != nil {
 			return fmt.Errorf("scenario: start: %w", err)
 		}
 		defer p.s.ReleaseClock()
@@ -547,7 +624,7 @@ func (p *Play) step(ctx context.Context, st step) error {
 	case "fault":
 		f := Fault{Kind: FaultKind(st.name), Count: int(p.pick(st, "count", 0)), Event: st.args["event"], Endpoint: st.args["endpoint"], Delay: Duration(st.duration("delay"))}
 		f.Probability, _ = strconv.ParseFloat(st.text("probability", "0"), 64)
-		return p.s.SetFaults(append(p.s.faults.get(), f))
+		return p.s.faults.add(f)
 	case "nofaults":
 		return p.s.SetFaults(nil)
 	}
@@ -610,7 +687,7 @@ func (p *Play) act(st step, m member) {
 	switch st.cmd {
 	case "grant":
 		r := grantRequest{
-			currency: p.currency(st, c), amount: max(1, p.pick(st, "amount", 1)), priceType: "metered", category: st.text("category", "paid"),
+			currency: p.currency(st, c), amount: p.pick(st, "amount", 1), priceType: "metered", category: st.text("category", "paid"),
 			priority: p.pick(st, "priority", 50), name: orNull(st.args["name"]),
 		}
 		if v := st.args["price"]; v != "" {
@@ -661,7 +738,7 @@ func (p *Play) act(st step, m member) {
 		}
 	case "pay":
 		if inv := newest(c, func(v *invoice) bool { return v.status == statusOpen }); inv != nil {
-			a.payInvoice(cz, inv, inv.remaining()+max(0, p.pick(st, "over", 0)), false)
+			a.payInvoice(cz, inv, inv.remaining()+p.pick(st, "over", 0), false)
 		}
 	case "void_invoice":
 		if inv := newest(c, func(v *invoice) bool { return v.status == statusOpen && v.paid == 0 }); inv != nil {
@@ -697,7 +774,7 @@ func (p *Play) invoice(st step, m member, cz cause) {
 		if v.currency != r.currency {
 			return // billed in another currency than the customer's
 		}
-		r.price, r.quantity, r.unitAmount = v, max(0, p.pick(st, "quantity", 0)), v.unitAmount
+		r.price, r.quantity, r.unitAmount = v, p.pick(st, "quantity", 0), v.unitAmount
 		r.amount, _ = times(r.unitAmount, r.quantity)
 	} else {
 		r.amount = p.pick(st, "amount", 0)

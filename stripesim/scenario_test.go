@@ -104,6 +104,26 @@ func TestScenarioFaultsAreNamedByLine(t *testing.T) {
 		"customers a 1\ninvoice a amount=1 end=odd":   "none of paid",
 		"customers a 1\ninvoice a usage=p quantity=3": "no such price",
 		"customers a 1\nadjust a amount=1 type=odd":   "no type of balance transaction",
+		// What could be played, though to no effect, or would fail then.
+		"customers a 1\ngrant a amount=0":                                                     "amount=0: not from 1",
+		"customers a 1\ngrant a amount=5 expires=-3d":                                         "expires=-3d: not longer than nothing",
+		"customers a 1\ngrant a amount=5 expires=200000d":                                     "more than 100000 days",
+		"customers a 1\ngrant a amount=5 starts=9d expires=9d":                                "it expires before it starts",
+		"customers a 1\ngrant a amount=5 priority=90..101":                                    "priority=90..101: not from 0 to 100",
+		"customers a 1\nnote a percent=0..50":                                                 "percent=0..50: not from 1 to 100",
+		"customers a 1\npay a over=-5":                                                        "over=-5: not from 0",
+		"customers a 1\nprolong a by=0s":                                                      "by=0s: not longer than nothing",
+		"price p unit=-1":                                                                     "unit=-1: not from 0",
+		"price p\ncustomers a 1\ninvoice a usage=p quantity=-1":                               "quantity=-1: not from 0",
+		"price p currency=eur\ncustomers a 1\ninvoice a usage=p quantity=1":                   "the price is in eur, the customers pay in usd",
+		"account acct_a\nprice p account=acct_a\ncustomers a 1\ninvoice a usage=p quantity=1": "the price is of another account",
+		"account acct_a\nprice p\ncustomers a 1 account=acct_a\ngrant a amount=1 price=p":     "the price is of another account",
+		"advance 200000d":              "not a duration",
+		"fault 500":                    "needs probability= or count=",
+		"fault 500 count=0":            "count=0: not from 1",
+		"fault slow count=1 delay=-1s": "delay=-1s: not longer than nothing",
+		"repeat 2 3\nend":              "takes one argument",
+		"repeat 2\nend 3":              `end does not take "3"`,
 	} {
 		_, err := ParseScenario(strings.NewReader(text))
 		if err == nil || !strings.Contains(err.Error(), want) {

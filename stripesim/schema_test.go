@@ -164,7 +164,7 @@ func TestRepliesFitTheSchemas(t *testing.T) {
 	s.post("/v1/billing/credit_grants/" + s.grant(cus, 100).str("id") + "/void")
 	s.post("/v1/billing/credit_grants/" + s.grant(cus, 100).str("id") + "/expire")
 	s.post("/v1/billing/credit_grants", "customer="+cus, "amount[type]=monetary", "amount[monetary][currency]=eur", "amount[monetary][value]=9",
-		"applicability_config[scope][prices][0][id]=price_1")
+		"applicability_config[scope][prices][0][id]="+s.metered())
 	res, err := s.ApplyCredits(InvoiceUse{Customer: cus, Currency: "usd", Amount: 60})
 	if err != nil {
 		t.Fatal(err)

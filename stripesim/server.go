@@ -249,6 +249,9 @@ func (s *Server) SetFaults(f Faults) error {
 	return nil
 }
 
+// Limits returns the rate limits in force.
+func (s *Server) Limits() Limits { return *s.limits.Load() }
+
 // SetLimits puts other rate limits in force.
 func (s *Server) SetLimits(l Limits) error {
 	if err := l.validate(); err != nil {
@@ -269,7 +272,11 @@ func (s *Server) SetSwitches(sw Switches) error {
 	if err := sw.fill(); err != nil {
 		return err
 	}
-	s.sw.Store(&sw)
+	if s.sw.Swap(&sw).ExpiryDelay != sw.ExpiryDelay {
+		for _, a := range s.allAccounts() {
+			a.reschedule()
+		}
+	}
 	return nil
 }
 

@@ -150,6 +150,12 @@ func TestEndpointIsDisabledAfterFailures(t *testing.T) {
 	equal(t, "no more", len(r.all()), n)
 	s.post("/v1/webhook_endpoints/"+id, "disabled=false")
 	equal(t, "status", s.get("/v1/webhook_endpoints/"+id).str("status"), "enabled")
+	s.customer() // its failures count anew
+	if err := s.AdvanceClock(t.Context(), 71*time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "tried again", len(r.all()) > n, true)
+	equal(t, "status", s.get("/v1/webhook_endpoints/"+id).str("status"), "enabled")
 }
 
 func TestObjectLimits(t *testing.T) {

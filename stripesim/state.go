@@ -605,12 +605,15 @@ func (s *Server) Load(r io.Reader) error {
 			break
 		}
 		ld.n++
-		if err := ld.take(rec); err != nil {
+		if err := errors.Join(ld.take(rec), ld.bad); err != nil {
 			return fmt.Errorf("load: %w: record %d: %w", ErrState, ld.n, err)
 		}
 	}
 	if ld.worlds[world{"", s.opts.Livemode}] == nil {
 		return fmt.Errorf("load: %w: no platform account in this mode", ErrState)
+	}
+	if err := ld.finish(); err != nil {
+		return fmt.Errorf("load: %w: %w", ErrState, err)
 	}
 	ld.install(h)
 	return nil
@@ -627,6 +630,7 @@ type loader struct {
 	hooks  []hookStats
 	sends  []*delivery
 	log    []LogEntry
+	bad    error // what is wrong with a value of the record at hand
 }
 
 type hookStats struct {
@@ -635,6 +639,22 @@ type hookStats struct {
 }
 
 func missing(kind, id string) error { return fmt.Errorf("no %s %q", kind, id) }
+
+// keep puts an object in the map of its kind, where none has its id yet.
+func keep[T listed](ld *loader, m map[string]T, v T) {
+	id := v.row().id
+	if _, twice := m[id]; twice || id == "" {
+		ld.bad = fmt.Errorf("the id %q, which is empty or taken", id)
+	}
+	m[id] = v
+}
+
+func (ld *loader) currency(code string) string {
+	if !isCurrency(code) {
+		ld.bad = fmt.Errorf("the currency %q, which is none", code)
+	}
+	return internCurrency(code)
+}
 
 func (ld *loader) take(rec record) error {
 	if rec.Account == nil && rec.Log == nil && ld.a == nil {
@@ -646,8 +666,8 @@ func (ld *loader) take(rec record) error {
 		return ld.account(rec.Account)
 	case rec.Price != nil:
 		r := rec.Price
-		p := &price{r.node(), r.Currency, r.UnitAmount, r.Product, r.Nickname, r.Metadata, r.Inactive, r.Interval, r.IntervalCount, r.Usage, r.Meter}
-		a.prices[p.id] = p
+		p := &price{r.node(), ld.currency(r.Currency), r.UnitAmount, r.Product, r.Nickname, r.Metadata, r.Inactive, r.Interval, r.IntervalCount, r.Usage, r.Meter}
+		keep(ld, a.prices, p)
 		a.priceList.rows = append(a.priceList.rows, p)
 	case rec.Clock != nil:
 		r := rec.Clock
@@ -655,7 +675,7 @@ func (ld *loader) take(rec record) error {
 			node: r.node(), name: r.Name, frozen: r.Frozen, target: r.Target, advancing: r.Advancing, deletes: r.Deletes,
 			customers: ordered[*customer]{slot: slotOwner},
 		}
-		a.clocks[k.id] = k
+		keep(ld, a.clocks, k)
 		a.clockList.rows = append(a.clockList.rows, k)
 	case rec.Customer != nil:
 		return ld.customer(rec.Customer)
@@ -666,10 +686,10 @@ func (ld *loader) take(rec record) error {
 			return missing("customer", r.Customer)
 		}
 		t := &balanceTxn{
-			node: r.node(), customer: c, amount: r.Amount, ending: r.Ending, currency: internCurrency(r.Currency), typ: r.Type, description: r.Description,
+			node: r.node(), customer: c, amount: r.Amount, ending: r.Ending, currency: ld.currency(r.Currency), typ: r.Type, description: r.Description,
 			metadata: r.Metadata, invoice: r.Invoice, creditNote: r.Note, checkoutSession: r.Session,
 		}
-		a.txns[t.id] = t
+		keep(ld, a.txns, t)
 		c.txns.rows = append(c.txns.rows, t)
 	case rec.Grant != nil:
 		return ld.grant(rec.Grant)
@@ -686,10 +706,13 @@ func (ld *loader) take(rec record) error {
 		h := &hook{
 			node: r.node(), url: r.URL, enabled: r.Enabled, version: r.Version, connect: r.Connect, disabled: r.Disabled, description: r.Description, metadata: r.Metadata,
 		}
+		if len(r.Secrets) == 0 {
+			return errors.New("a webhook endpoint without a secret")
+		}
 		for _, x := range r.Secrets {
 			h.secrets = append(h.secrets, signSecret{x.Text, x.Until})
 		}
-		a.hooks[h.id] = h
+		keep(ld, a.hooks, h)
 		a.hookList.rows = append(a.hookList.rows, h)
 		ld.hooks = append(ld.hooks, hookStats{h.id, r.Stats})
 	case rec.Event != nil:
@@ -702,7 +725,7 @@ func (ld *loader) take(rec record) error {
 			}
 		}
 		e.pending.Store(r.Pending)
-		a.events[e.id] = e
+		keep(ld, a.events, e)
 		a.eventList.rows = append(a.eventList.rows, e)
 	case rec.Idem != nil:
 		r := rec.Idem
@@ -726,7 +749,23 @@ func (ld *loader) take(rec record) error {
 	return nil
 }
 
+// finish ends the account at hand: every item that a line names must have come.
+func (ld *loader) finish() error {
+	for item, l := range ld.lines {
+		if l.item == nil {
+			return missing("invoice item", item)
+		}
+	}
+	return nil
+}
+
 func (ld *loader) account(r *accountRecord) error {
+	if err := ld.finish(); err != nil {
+		return err
+	}
+	if ld.worlds[world{r.ID, r.Live}] != nil {
+		return fmt.Errorf("the account %q a second time", r.ID)
+	}
 	a := newAccount(ld.s, r.ID, r.Live)
 	a.public = r.Public
 	a.ids = newIDMaker(ld.seed, a.scope, r.Live)
@@ -745,13 +784,16 @@ func (ld *loader) customer(r *customerRecord) error {
 		node: r.node(), txns: ordered[*balanceTxn]{slot: slotOwner}, grants: ordered[*grant]{slot: slotOwner}, credits: ordered[*creditTxn]{slot: slotOwner},
 		invoices: ordered[*invoice]{slot: slotOwner}, items: ordered[*invoiceItem]{slot: slotOwner},
 		profile: profile{
-			r.Balance, internCurrency(r.Currency), r.Email, r.Name, r.Description, r.Phone, r.TaxExempt, r.Prefix, r.NextInvoice, r.Metadata, r.Address, r.Langs,
+			r.Balance, "", r.Email, r.Name, r.Description, r.Phone, r.TaxExempt, r.Prefix, r.NextInvoice, r.Metadata, r.Address, r.Langs,
 		},
 	}
-	for _, e := range r.Ends {
-		c.ends = append(c.ends, currencyBalance{internCurrency(e.Currency), e.Balance})
+	if r.Currency != "" {
+		c.currency = ld.currency(r.Currency)
 	}
-	a.customers[c.id] = c
+	for _, e := range r.Ends {
+		c.ends = append(c.ends, currencyBalance{ld.currency(e.Currency), e.Balance})
+	}
+	keep(ld, a.customers, c)
 	if r.Clock != "" {
 		if c.clock = a.clocks[r.Clock]; c.clock == nil {
 			return missing("test clock", r.Clock)
@@ -776,11 +818,11 @@ func (ld *loader) grant(r *grantRecord) error {
 		return errors.New("a grant without effective_at")
 	}
 	g := &grant{
-		node: r.node(), customer: c, currency: internCurrency(r.Currency), amount: r.Amount, priceType: r.PriceType, prices: r.Prices, category: r.Category,
+		node: r.node(), customer: c, currency: ld.currency(r.Currency), amount: r.Amount, priceType: r.PriceType, prices: r.Prices, category: r.Category,
 		effectiveAt: r.EffectiveAt, expiresAt: r.ExpiresAt, metadata: r.Metadata, name: r.Name, priority: r.Priority, updated: r.Updated,
 		voidedAt: r.VoidedAt, granted: r.Granted, applied: r.Applied, expired: r.Expired, txns: ordered[*creditTxn]{slot: slotGrant},
 	}
-	a.grants[g.id] = g
+	keep(ld, a.grants, g)
 	a.grantList.rows = append(a.grantList.rows, g)
 	c.grants.rows = append(c.grants.rows, g)
 	return nil
@@ -800,7 +842,7 @@ func (ld *loader) credit(r *creditRecord) error {
 	} else {
 		g.remaining -= t.value
 	}
-	a.credits[t.id] = t
+	keep(ld, a.credits, t)
 	a.creditList.rows = append(a.creditList.rows, t)
 	g.customer.credits.rows = append(g.customer.credits.rows, t)
 	g.txns.rows = append(g.txns.rows, t)
@@ -826,7 +868,7 @@ func (ld *loader) invoice(r *invoiceRecord) error {
 		return missing("customer", r.Customer)
 	}
 	inv := &invoice{
-		node: r.node(), customer: c, currency: internCurrency(r.Currency), status: r.Status, number: r.Number, description: r.Description,
+		node: r.node(), customer: c, currency: ld.currency(r.Currency), status: r.Status, number: r.Number, description: r.Description,
 		footer: r.Footer, statement: r.Statement, metadata: r.Metadata, autoAdvance: r.AutoAdvance, collection: r.Collection, dueDate: r.DueDate,
 		daysUntilDue: r.DaysUntilDue, periodStart: r.PeriodStart, periodEnd: r.PeriodEnd, starting: r.Starting, ending: r.Ending,
 		balance: r.Balance, carried: r.Carried, prePayment: r.PrePayment, postPayment: r.PostPayment, paid: r.Paid,
@@ -850,7 +892,7 @@ func (ld *loader) invoice(r *invoiceRecord) error {
 		}
 		inv.lines = append(inv.lines, l)
 	}
-	a.invoices[inv.id] = inv
+	keep(ld, a.invoices, inv)
 	a.invoiceList.rows = append(a.invoiceList.rows, inv)
 	c.invoices.rows = append(c.invoices.rows, inv)
 	return nil
@@ -863,7 +905,7 @@ func (ld *loader) item(r *itemRecord) error {
 		return missing("customer", r.Customer)
 	}
 	it := &invoiceItem{
-		node: r.node(), customer: c, currency: internCurrency(r.Currency), amount: r.Amount, unitAmount: r.UnitAmount, quantity: r.Quantity,
+		node: r.node(), customer: c, currency: ld.currency(r.Currency), amount: r.Amount, unitAmount: r.UnitAmount, quantity: r.Quantity,
 		description: r.Description, metadata: r.Metadata, price: a.prices[r.Price], start: r.Start, end: r.End,
 	}
 	if r.Invoice != "" {
@@ -873,7 +915,7 @@ func (ld *loader) item(r *itemRecord) error {
 		}
 		it.line.item = it
 	}
-	a.items[it.id] = it
+	keep(ld, a.items, it)
 	a.itemList.rows = append(a.itemList.rows, it)
 	c.items.rows = append(c.items.rows, it)
 	return nil
@@ -882,8 +924,11 @@ func (ld *loader) item(r *itemRecord) error {
 func (ld *loader) note(r *noteRecord) error {
 	a := ld.a
 	inv := a.invoices[r.Invoice]
-	if inv == nil {
+	switch {
+	case inv == nil:
 		return missing("invoice", r.Invoice)
+	case r.Txn != "" && a.txns[r.Txn] == nil:
+		return missing("balance transaction", r.Txn)
 	}
 	n := &creditNote{
 		node: r.node(), invoice: inv, number: r.Number, amount: r.Amount, pre: r.Pre, credit: r.Credit, refund: r.Refund, outOfBand: r.OutOfBand,
@@ -892,7 +937,7 @@ func (ld *loader) note(r *noteRecord) error {
 	for _, l := range r.Lines {
 		n.lines = append(n.lines, noteLine{l.ID, l.InvoiceLine, l.Description, l.Amount, l.Unit, l.Quantity})
 	}
-	a.notes[n.id] = n
+	keep(ld, a.notes, n)
 	a.noteList.rows = append(a.noteList.rows, n)
 	inv.notes = append(inv.notes, n)
 	return nil
@@ -945,15 +990,30 @@ func (a *account) restore() {
 	a.noteDue()
 }
 
+// complete adds the second mode of accounts that were saved with one.
+func (ld *loader) complete() {
+	for w, a := range maps.Clone(ld.worlds) {
+		other := world{w.id, !w.live}
+		if ld.worlds[other] == nil {
+			twin := newAccount(ld.s, w.id, other.live)
+			twin.public = a.public
+			ld.worlds[other] = twin
+		}
+	}
+}
+
 // install puts the loaded accounts in force.
 func (ld *loader) install(h stateHeader) {
 	s := ld.s
-	for _, a := range ld.worlds {
-		a.restore()
-	}
 	s.sender.forget()
 	s.seed.Store(h.Seed)
 	s.sw.Store(&h.Switches)
+	if s.opts.BothModes {
+		ld.complete()
+	}
+	for _, a := range ld.worlds { // with the switches that say when grants expire
+		a.restore()
+	}
 	s.limits.Store(&h.Limits)
 	s.faults.restore(h.Faults)
 	s.keys.restore(h.Keys)

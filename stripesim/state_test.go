@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -154,8 +155,14 @@ func TestStateRefusesWhatIsNotWhole(t *testing.T) {
 		"no end":    bytes.Join(lines[:len(lines)-2], nil),
 		"a hole":    append(bytes.Join(lines[:5], nil), bytes.Join(lines[6:], nil)...),
 		"no header": bytes.Join(lines[1:], nil),
+		"no secret": regexp.MustCompile(`"secrets":\[[^]]*\]`).ReplaceAll(whole, []byte(`"secrets":[]`)),
+		"no item":   regexp.MustCompile(`(?m)^\{"invoice_item":.*"invoice":.*$`).ReplaceAll(whole, []byte(`{"log":{}}`)),
+		"no id":     bytes.Replace(whole, []byte(`{"customer":{"id":"cus_`), []byte(`{"customer":{"id":"","x":"`), 1),
+		"id twice":  regexp.MustCompile(`"price":\{"id":"[^"]*"`).ReplaceAll(append(bytes.Join(lines[:3], nil), bytes.Join(lines[2:], nil)...), []byte(`"price":{"id":"price_1"`)),
+		"currency":  bytes.Replace(whole, []byte(`"currency":"usd"`), []byte(`"currency":"doubloon"`), 1),
+		"no txn":    bytes.ReplaceAll(whole, []byte(`"transaction":"cbtxn_`), []byte(`"transaction":"xx`)),
 	} {
-		if err := b.Load(bytes.NewReader(state)); !errors.Is(err, ErrState) {
+		if err := b.Load(bytes.NewReader(state)); !errors.Is(err, ErrState) || bytes.Equal(state, whole) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -181,4 +188,20 @@ func TestStateKeepsOutstandingDeliveries(t *testing.T) {
 	}
 	until(t, func() bool { return len(refuse.all()) == 2 })
 	equal(t, "same event", refuse.ids()[0], refuse.ids()[1])
+}
+
+// What is due is due by the switches of the file, not by those of before.
+func TestStateKeepsWhatIsDue(t *testing.T) {
+	t.Parallel()
+	a := start(t, Options{Switches: Switches{ExpiryDelay: 50 * time.Second}})
+	cus := a.customer()
+	a.grant(cus, 10, fmt.Sprintf("expires_at=%d", a.hand.seconds()+100))
+	b := start(t, Options{})
+	if err := b.Load(bytes.NewReader(a.saved())); err != nil {
+		t.Fatal(err)
+	}
+	b.hand.forward(120)
+	wantBalances(t, b, cus, 10, 0)
+	b.hand.forward(30)
+	wantBalances(t, b, cus, 0, 0)
 }

@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -24,6 +26,7 @@ type simOptions struct {
 	scenario string
 	switches []string
 	chaos    bool
+	given    func(flag string) bool // tells whether the command line has it
 	sim      stripesim.Options
 	traffic  stripesim.TrafficOptions
 }
@@ -43,7 +46,8 @@ func newSim(e *env) *cobra.Command {
 			"/ is a console for people; /_sim/ controls it: faults, clock, limits, state, traffic, the",
 			"counters of calls and the truth to compare with. docs/simulator.md describes both.",
 			"",
-			"State is kept in memory and ends with the process, unless --state names a file.",
+			"State is kept in memory and ends with the process, unless --state names a file. Switches,",
+			"limits and faults are part of it; those on the command line go over the file's.",
 			"",
 			"Shipped scenarios: "+strings.Join(stripesim.Scenarios(), ", ")+".",
 			"Switches: "+strings.Join(stripesim.SwitchNames(), ", ")+"."),
@@ -51,7 +55,7 @@ func newSim(e *env) *cobra.Command {
 	}
 	f := c.Flags()
 	f.StringVar(&o.addr, "addr", "127.0.0.1:12111", "address to listen on")
-	f.Int64Var(&o.sim.Seed, "seed", 1, "decides ids, faults, traffic and scenarios")
+	f.Int64Var(&o.sim.Seed, "seed", 1, "decides ids, faults, traffic and scenarios; ids go on by the seed of a loaded --state")
 	f.StringSliceVar(&o.sim.Accounts, "account", nil, "a connected account (acct_…) that exists; may be repeated")
 	f.StringSliceVar(&o.sim.Keys, "key", nil, "an API key to accept, and no others; may be repeated")
 	f.BoolVar(&o.sim.Livemode, "live", false, "take live keys (sk_live_…) and make live objects")
@@ -64,7 +68,7 @@ func newSim(e *env) *cobra.Command {
 	f.DurationVar(&o.sim.Delivery.RetryMax, "retry-max", time.Minute, "longest delay between a webhook's retries")
 	f.IntVar(&o.sim.Delivery.Attempts, "retry-attempts", 8, "attempts to deliver a webhook in all")
 	f.DurationVar(&o.sim.Delivery.DisableAfter, "disable-after", 0, "disable a webhook endpoint that has failed for so long; 0 never")
-	f.StringVar(&o.state, "state", "", "file to load the state from, if it exists, and to save it to at the end")
+	f.StringVar(&o.state, "state", "", "file to load the state from, if it exists, and to save it to at the end; of one process at a time")
 	f.StringVar(&o.scenario, "scenario", "", "shipped scenario, or file, to play at the start")
 	f.IntVar(&o.traffic.Customers, "customers", 0, "customers with some history to make at the start, traffic on which --rate is made")
 	f.Float64Var(&o.traffic.Rate, "rate", 0, "changes per second on those customers; 0 makes none")
@@ -85,15 +89,10 @@ func newSim(e *env) *cobra.Command {
 		if t.Rate > 0 && t.Customers == 0 {
 			return fmt.Errorf("%w: --rate needs --customers to make changes on", errUsage)
 		}
-		for _, s := range o.switches {
-			name, value, ok := strings.Cut(s, "=")
-			if !ok {
-				value = "true"
-			}
-			if err := o.sim.Switches.Set(name, value); err != nil {
-				return fmt.Errorf("%w: --switch %s: %w", errUsage, s, err)
-			}
+		if err := o.turn(&o.sim.Switches); err != nil {
+			return err
 		}
+		o.given = f.Changed
 		t.Seed = o.sim.Seed
 		t.Accounts = append([]string{""}, o.sim.Accounts...)
 		o.sim.Log = e.logger(config.LogLevel(level))
@@ -103,6 +102,90 @@ func newSim(e *env) *cobra.Command {
 		return runSim(cmd.Context(), o)
 	}
 	return c
+}
+
+// turn sets the switches that the command line names.
+func (o *simOptions) turn(sw *stripesim.Switches) error {
+	for _, s := range o.switches {
+		name, value, ok := strings.Cut(s, "=")
+		if !ok {
+			value = "true"
+		}
+		if err := sw.Set(name, value); err != nil {
+			return fmt.Errorf("%w: --switch %s: %w", errUsage, s, err)
+		}
+	}
+	return nil
+}
+
+// load loads the state file, if there is one, and then sets anew what the command
+// line says of it.
+func (o *simOptions) load(sim *stripesim.Server) error {
+	if err := sim.LoadFile(o.state); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	}
+	sw, limits := sim.Switches(), sim.Limits()
+	if err := o.turn(&sw); err != nil {
+		return err
+	}
+	if o.given("account-rps") {
+		limits.AccountRPS = o.sim.Limits.AccountRPS
+	}
+	if o.given("endpoint-rps") {
+		limits.EndpointRPS = o.sim.Limits.EndpointRPS
+	}
+	errs := []error{sim.SetSwitches(sw), sim.SetLimits(limits)}
+	if o.given("chaos") {
+		errs = append(errs, sim.SetFaults(o.sim.Faults))
+	}
+	for _, id := range o.sim.Accounts {
+		errs = append(errs, sim.AddAccount(id))
+	}
+	return errors.Join(errs...)
+}
+
+// stateFile is where the state is kept between runs.
+type stateFile struct {
+	name string
+	info fs.FileInfo // as it was last read or written by us; nil if there was none
+}
+
+// openState looks at the file, and finds out whether it can be written at the end,
+// while there is nothing to lose yet.
+func openState(name string) (*stateFile, error) {
+	info, err := os.Stat(name)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	probe, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+".*")
+	if err != nil {
+		return nil, err
+	}
+	return &stateFile{name, info}, errors.Join(probe.Close(), os.Remove(probe.Name()))
+}
+
+// save saves the state: to a file beside it if another process has written the
+// file meanwhile.
+func (f *stateFile) save(sim *stripesim.Server, log *zap.Logger) error {
+	now, err := os.Stat(f.name)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if now == nil && f.info == nil || now != nil && f.info != nil && os.SameFile(now, f.info) && now.ModTime().Equal(f.info.ModTime()) {
+		if err := sim.SaveFile(f.name); err != nil {
+			return err
+		}
+		log.Info("state saved", zap.String("file", f.name))
+		return nil
+	}
+	beside := fmt.Sprintf("%s.%d", f.name, os.Getpid())
+	if err := sim.SaveFile(beside); err != nil {
+		return err
+	}
+	return fmt.Errorf("%s was changed by another process; the state of this one is in %s", f.name, beside)
 }
 
 func runSim(ctx context.Context, o simOptions) (err error) {
@@ -117,9 +200,20 @@ func runSim(ctx context.Context, o simOptions) (err error) {
 		return fmt.Errorf("%w: %w", errUsage, err)
 	}
 	defer sim.Close()
+	var state *stateFile
 	if o.state != "" {
-		if err := sim.LoadFile(o.state); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if state, err = openState(o.state); err == nil {
+			err = o.load(sim)
+		}
+		if err != nil {
 			return fmt.Errorf("--state: %w", err)
+		}
+	}
+	var play *stripesim.Play
+	if script != nil {
+		play = stripesim.NewPlay(sim, script, o.sim.Seed)
+		if err := play.Check(); err != nil {
+			return fmt.Errorf("%w: --scenario %s on --state %s: %w", errUsage, o.scenario, o.state, err)
 		}
 	}
 	log := o.sim.Log
@@ -137,7 +231,7 @@ func runSim(ctx context.Context, o simOptions) (err error) {
 	busy := make(chan struct{}) // closed when scenario and traffic have ended
 	go func() {
 		defer close(busy)
-		if err := populate(running, sim, o, script); err != nil {
+		if err := populate(running, sim, o, play); err != nil {
 			log.Error("scenario or traffic ended", zap.Error(err))
 		}
 	}()
@@ -147,33 +241,28 @@ func runSim(ctx context.Context, o simOptions) (err error) {
 	}
 	stopRunning()
 	<-busy
-	if err != nil {
-		return err
-	}
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	if err := server.Shutdown(stop); err != nil && !errors.Is(err, context.DeadlineExceeded) {
-		return err
+	if e := server.Shutdown(stop); !errors.Is(e, context.DeadlineExceeded) {
+		err = errors.Join(err, e)
 	}
-	if o.state != "" {
-		if err := sim.SaveFile(o.state); err != nil {
-			return fmt.Errorf("--state: %w", err)
+	if state != nil { // whatever else went wrong
+		if e := state.save(sim, log); e != nil {
+			err = errors.Join(err, fmt.Errorf("--state: %w", e))
 		}
-		log.Info("state saved", zap.String("file", o.state))
 	}
-	return nil
+	return err
 }
 
 // populate plays the scenario, then makes the customers and the traffic on them.
-func populate(ctx context.Context, sim *stripesim.Server, o simOptions, script *stripesim.Scenario) error {
+func populate(ctx context.Context, sim *stripesim.Server, o simOptions, play *stripesim.Play) error {
 	log := o.sim.Log
-	if script != nil {
-		p := stripesim.NewPlay(sim, script, o.sim.Seed)
+	if play != nil {
 		begin := time.Now()
-		if err := p.Run(ctx); err != nil {
+		if err := play.Run(ctx); err != nil {
 			return err
 		}
-		log.Info("scenario played", zap.String("scenario", o.scenario), zap.Int64("actions", p.Done()), zap.Duration("duration", time.Since(begin)))
+		log.Info("scenario played", zap.String("scenario", o.scenario), zap.Int64("actions", play.Done()), zap.Duration("duration", time.Since(begin)))
 	}
 	if o.traffic.Customers == 0 || ctx.Err() != nil {
 		return nil
