@@ -162,9 +162,12 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	header.Set("Cache-Control", "no-store")
 	header.Set("X-Content-Type-Options", "nosniff")
 
+	if r.Method == http.MethodPost {
+		header.Set(headerWrite, outcomeNotDone) // until it is sent on
+	}
 	out, err := h.answer(r, header, log)
 	if err != nil {
-		e := h.classify(r, err, log)
+		e := h.classify(r, header, err, log)
 		out = response{status: e.status, body: e.envelope()}
 		for name, value := range e.header {
 			header.Set(name, value)
@@ -184,8 +187,9 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	log.Debug("api request answered", zap.Int("code", out.status), zap.Duration("duration", time.Since(began)))
 }
 
-// classify turns any error into what the caller may know of it.
-func (h *handler) classify(r *http.Request, err error, log *zap.Logger) *apiError {
+// classify turns any error into what the caller may know of it; header is what the
+// answer says already.
+func (h *handler) classify(r *http.Request, header http.Header, err error, log *zap.Logger) *apiError {
 	if e, ok := errors.AsType[*apiError](err); ok {
 		return e
 	}
@@ -193,6 +197,9 @@ func (h *handler) classify(r *http.Request, err error, log *zap.Logger) *apiErro
 		log.Debug("api caller went away", zap.Error(err))
 	} else {
 		log.Error("api could not answer", zap.Error(err))
+	}
+	if header.Get(headerWrite) == outcomeUnknown {
+		return errUncertain(http.StatusBadGateway, "The answer of Stripe was lost here.", header.Get("Idempotency-Key"))
 	}
 	return errUnavailable()
 }
@@ -221,7 +228,7 @@ func (h *handler) answer(r *http.Request, header http.Header, log *zap.Logger) (
 	}
 	c := &call{reader: h.reader, account: account, ids: ids, now: h.now(), emails: h.emails, stopping: h.stopping, log: log}
 	if rt.write != nil {
-		if out, err = h.write(r, rt, c); err == nil {
+		if out, err = h.write(r, header, rt, c); err == nil {
 			out.body = reshape(out.body, version)
 		}
 		return out, err

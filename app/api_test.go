@@ -316,6 +316,39 @@ func TestWriteThroughIsReadAtOnce(t *testing.T) {
 	})
 }
 
+// A replay tells how an object was when the key was first used. What has been
+// edited since must not go back in the mirror (I4): an edit of a transaction has
+// no event that would mend it.
+func TestI4_WriteThroughReplays(t *testing.T) {
+	t.Parallel()
+	onBoth(t, servedOptions{sim: ordered}, func(t *testing.T, s *served) {
+		cus := s.customer()
+		path := "/v1/customers/" + cus + "/balance_transactions"
+		row := path + "/" + s.post(path, balanceForm("-5"), "Idempotency-Key", "create").id(t)
+		grant := "/v1/billing/credit_grants/" + s.post("/v1/billing/credit_grants", grantForm(cus, "100"), "Idempotency-Key", "grant").id(t)
+		for _, c := range []struct {
+			path, key string
+			form      url.Values
+		}{
+			{path, "create", balanceForm("-5")},
+			{row, "edit", url.Values{"description": {"first"}}},
+			{"/v1/billing/credit_grants", "grant", grantForm(cus, "100")},
+			{grant, "edit of the grant", url.Values{"metadata[a]": {"first"}}},
+			{grant + "/void", "void", nil},
+		} {
+			first := s.post(c.path, c.form, "Idempotency-Key", c.key)
+			first.id(t)
+			s.post(row, url.Values{"description": {"after " + c.key}}).id(t)
+			s.post(grant, url.Values{"metadata[a]": {"after " + c.key}}).id(t)
+			replay := s.post(c.path, c.form, "Idempotency-Key", c.key)
+			if replay.header.Get("Idempotent-Replayed") != "true" || !bytes.Equal(replay.body, first.body) {
+				t.Fatalf("%s: no replay: %d %v %s", c.key, replay.status, replay.header, replay.body)
+			}
+			s.agree(cus)
+		}
+	})
+}
+
 // Refusals of Stripe's come back as they are.
 func TestWriteThroughRefusals(t *testing.T) {
 	t.Parallel()
