@@ -21,16 +21,22 @@ func (h *handler) requestVersion(r *http.Request, header http.Header) (string, e
 		}
 		return "", nil
 	}
-	invalid := errInvalid("", "", "Invalid Stripe API version: %s", clip(values[0]))
-	if len(values) > 1 || !validVersion.MatchString(values[0]) {
-		return "", invalid
-	}
-	day := values[0][:len(time.DateOnly)]
-	if _, err := time.Parse(time.DateOnly, day); err != nil {
-		return "", invalid
+	day, ok := versionDay(values)
+	if !ok {
+		return "", errInvalid("", "", "Invalid Stripe API version: %s", clip(values[0]))
 	}
 	header.Set("Stripe-Version", values[0])
 	return day, nil
+}
+
+// versionDay is the date in one well-formed version.
+func versionDay(values []string) (day string, ok bool) {
+	if len(values) > 1 || !validVersion.MatchString(values[0]) {
+		return "", false
+	}
+	day = values[0][:len(time.DateOnly)]
+	_, err := time.Parse(time.DateOnly, day)
+	return day, err == nil
 }
 
 // since tells from which version on a field exists; it may lie deeper in the
