@@ -79,6 +79,7 @@ func New(o Options) http.Handler {
 		accounts: o.Accounts, emails: o.Emails, stopping: o.Stopping, log: o.Log, now: o.Now,
 		timeout:  cmp.Or(o.Timeout, 10*time.Second),
 		refused:  rate.Sometimes{Interval: time.Second},
+		limited:  rate.Sometimes{Interval: time.Minute},
 		failures: rate.NewLimiter(failuresPerSecond, failuresAtOnce),
 	}
 	if h.log == nil {
@@ -104,6 +105,8 @@ type handler struct {
 	timeout  time.Duration
 	// refused keeps a flood of wrong keys from becoming a flood of log lines.
 	refused rate.Sometimes
+	// limited does so for keys over their limit.
+	limited rate.Sometimes
 	// failures bounds how many wrong keys are told so.
 	failures *rate.Limiter
 }

@@ -22,7 +22,7 @@ func (a *App) newAPI() {
 	cfg := a.o.Config
 	keys := make([]api.Key, len(cfg.APIKeys))
 	for i, k := range cfg.APIKeys {
-		keys[i] = api.Key{Secret: k.Key.Reveal(), Write: k.Write}
+		keys[i] = api.Key{Secret: k.Key.Reveal(), Write: k.Write, RPS: k.RPS}
 	}
 	log := a.log.With(zap.String("component", "api"))
 	stopping := make(chan struct{})

@@ -641,3 +641,17 @@ func TestI12RepliesAreWhole(t *testing.T) {
 		wg.Wait()
 	})
 }
+
+// The limit of a key in the configuration is the API's.
+func TestKeyLimitOfTheConfiguration(t *testing.T) {
+	t.Parallel()
+	s := serveAPI(t, servedOptions{sim: ordered, env: []string{"CREDITMIRROR_API_KEYS=read@0.01:" + readKey + ",write:" + writeKey}})
+	for want := 200; want <= 429; want += 229 {
+		if got := s.get("/v1/customers"); got.status != want {
+			t.Errorf("%d %s, want %d", got.status, got.body, want)
+		}
+	}
+	if got := send(t, "GET", s.api, "/v1/customers", writeKey, nil); got.status != 200 {
+		t.Errorf("the other key: %d", got.status)
+	}
+}
