@@ -373,30 +373,43 @@ func updateBalanceTransaction(ctx context.Context, w *Writes, c *call) (written,
 	}
 	ctx, cancel := context.WithTimeout(ctx, mirrorTimeout)
 	defer cancel()
-	reread := func() (err error) {
-		if state, err = w.Store.BeginSync(ctx, out.target); err == nil {
-			row, err = w.Stripe.BalanceTransaction(ctx, c.account, customer, id)
-		}
-		return err
-	}
 	err := begun
-	if err == nil && (out.err != nil || out.replayed()) { // the reply does not tell how the row is now
-		err = reread()
+	if err == nil {
+		err = w.applyEdit(ctx, c, out, state.Epoch, row)
 	}
-	for n := 0; err == nil; n++ {
-		if _, err = w.Store.ApplyWrite(ctx, mirror.Write{Target: out.target, Epoch: state.Epoch, Row: &row}); err == nil {
-			return out, nil
-		}
-		// Something began on the customer, maybe another edit that passed this one: what
-		// counts is how the row is now. Those who meet here go on at different times.
-		if !errors.Is(err, mirror.ErrFenced) || pause(ctx, random.N(20*time.Millisecond<<min(n, 4))) != nil {
-			break
-		}
-		err = reread()
+	if err != nil {
+		c.log.Debug("write is synced", zap.String("customer_id", customer), zap.Error(err))
+		w.catchUp(ctx, c, out, "", nil)
 	}
-	c.log.Debug("write is synced", zap.String("customer_id", customer), zap.Error(err))
-	w.catchUp(ctx, c, out, "", nil)
 	return out, nil
+}
+
+// applyEdit writes the row of an edit that was begun in the epoch. As often as
+// something else begins on the customer, maybe another edit that passed this one,
+// the row is read again: what counts is how it is now. Half of the time is left for
+// reading all rows instead.
+func (w *Writes) applyEdit(ctx context.Context, c *call, out written, epoch int64, row mirror.BalanceTransaction) error {
+	ctx, cancel := context.WithTimeout(ctx, mirrorTimeout/2)
+	defer cancel()
+	current := out.err == nil && !out.replayed()
+	for n := 0; ; n++ {
+		if !current {
+			state, err := w.Store.BeginSync(ctx, out.target)
+			if err != nil {
+				return err
+			}
+			if row, err = w.Stripe.BalanceTransaction(ctx, c.account, c.ids[0], c.ids[1]); err != nil {
+				return err
+			}
+			epoch = state.Epoch
+		}
+		_, err := w.Store.ApplyWrite(ctx, mirror.Write{Target: out.target, Epoch: epoch, Row: &row})
+		// Those who meet here go on at different times.
+		if !errors.Is(err, mirror.ErrFenced) || pause(ctx, random.N(20*time.Millisecond<<min(n, 4))) != nil {
+			return err
+		}
+		current = false
+	}
 }
 
 // beginEdit begins on a target that is held. Nothing is begun on what is not: it

@@ -502,6 +502,39 @@ func TestWriteThroughAtOnce(t *testing.T) {
 	})
 }
 
+// An edit of a row that no sync reads any more is in the mirror when the caller is
+// answered, however often something else begins on the customer meanwhile (I4).
+func TestI4_EditsBelowTheNewestRows(t *testing.T) {
+	t.Parallel()
+	onBoth(t, servedOptions{sim: ordered}, func(t *testing.T, s *served) {
+		cus := s.customer()
+		path := "/v1/customers/" + cus + "/balance_transactions"
+		row := path + "/" + s.post(path, balanceForm("-1")).id(t)
+		for range 30 {
+			s.post(path, balanceForm("-1")).id(t)
+		}
+		for _, passed := range []int{1, 8, 1000} {
+			reads := 0
+			s.hook(func(endpoint string, r *http.Request) {
+				edit := r.Method == http.MethodPost && r.URL.Path == row
+				if reads < passed && (edit || endpoint == "GET /v1/customers/{id}/balance_transactions/{txn}") {
+					reads++
+					if _, err := s.app.Store().BeginSync(t.Context(), mirror.Target{Scope: mirror.ScopeBalance, ID: cus}); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+			want := fmt.Sprint("passed ", passed)
+			s.post(row, url.Values{"description": {want}}).id(t)
+			s.hook(nil)
+			if got := s.get(row).object(t)["description"]; got != want {
+				t.Errorf("%q, want %q", got, want)
+			}
+			s.agree(cus)
+		}
+	})
+}
+
 // Creditmirror-Max-Age reads Stripe first when the copy is older, once for all who
 // ask at the same time, and says 504 when it cannot.
 func TestMaxAge(t *testing.T) {
