@@ -54,7 +54,7 @@ type Options struct {
 	// Version is the API version of the JSON that is held.
 	Version string
 	// Accounts tells which connected accounts are mirrored. Defaults to all.
-	Accounts func(account string) bool
+	Accounts func(ctx context.Context, account string) (bool, error)
 	// Emails tells that whole customers are held, so that they can be listed by
 	// e-mail address.
 	Emails bool
@@ -97,7 +97,7 @@ type handler struct {
 	writes   *Writes
 	syncs    *Syncs
 	version  string
-	accounts func(string) bool
+	accounts func(context.Context, string) (bool, error)
 	emails   bool
 	stopping <-chan struct{}
 	log      *zap.Logger
@@ -281,8 +281,20 @@ func (h *handler) account(r *http.Request) (string, error) {
 	if len(values) == 0 {
 		return "", nil
 	}
-	if len(values) > 1 || !mirror.ValidAccountID(values[0]) || h.accounts != nil && !h.accounts(values[0]) {
-		return "", errAccount(values[0])
+	account := values[0]
+	if len(values) > 1 || !mirror.ValidAccountID(account) {
+		return "", errAccount(account)
 	}
-	return values[0], nil
+	if h.accounts == nil || r.Method == http.MethodPost && h.writes != nil && h.writes.Seen != nil {
+		return account, nil
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), h.timeout)
+	defer cancel()
+	switch mirrored, err := h.accounts(ctx, account); {
+	case err != nil:
+		return "", err
+	case !mirrored:
+		return "", errAccount(account)
+	}
+	return account, nil
 }

@@ -40,7 +40,7 @@ type writeStore interface {
 }
 
 // Writes sends writes on to Stripe and brings the mirror to what Stripe answered
-// before the caller gets it. All fields but Timeout are required.
+// before the caller gets it. All fields but Seen and Timeout are required.
 type Writes struct {
 	Stripe stripeWriter
 	Store  writeStore
@@ -49,6 +49,10 @@ type Writes struct {
 	Sync func(ctx context.Context, t mirror.Target, grant string) error
 	// Mark marks targets to be synced later; durable when it returns.
 	Mark func(ctx context.Context, targets []mirror.Target) error
+	// Seen, where set, remembers the connected account of a write that Stripe has
+	// taken; writes then go to any account, since Stripe knows which there are.
+	// Defaults to the accounts of Options.
+	Seen func(ctx context.Context, account string) error
 	// Timeout bounds what Stripe takes, retries included. Defaults to 60 s, which is
 	// less than SDKs wait.
 	Timeout time.Duration
@@ -142,6 +146,9 @@ func (h *handler) write(r *http.Request, header http.Header, rt *route, c *call)
 	if outcome == outcomeUnknown && w.target.Valid() {
 		h.writes.later(ctx, c, w)
 	}
+	if outcome == outcomeDone && c.account != "" && h.writes.Seen != nil {
+		h.writes.remember(ctx, c)
+	}
 	c.log.Info("api write", zap.String("customer_id", w.target.ID), zap.String("scope", string(w.target.Scope)),
 		zap.Int("code", w.reply.Status), zap.String("outcome", outcome), zap.Duration("duration", time.Since(began)))
 	header.Set(headerWrite, outcome)
@@ -153,6 +160,16 @@ func (h *handler) write(r *http.Request, header http.Header, rt *route, c *call)
 		out.header.Del(headerRetry)
 	}
 	return out, err
+}
+
+// remember takes note of the account of a write that was done, so that it can be
+// read.
+func (w *Writes) remember(ctx context.Context, c *call) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), markTimeout)
+	defer cancel()
+	if err := w.Seen(ctx, c.account); err != nil {
+		c.log.Warn("account of a write not remembered", zap.String("account", c.account), zap.Error(err))
+	}
 }
 
 // bound gives a write its time. A caller that goes away does not take the write

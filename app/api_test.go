@@ -675,6 +675,43 @@ func TestI12RepliesAreWhole(t *testing.T) {
 	})
 }
 
+// Where every account is taken, one that nobody has seen is none: not an empty list,
+// and no call to Stripe, whose refusal would look like one of the key. A write goes
+// to Stripe, and what it takes can be read at once (I20).
+func TestAnyAccount(t *testing.T) {
+	t.Parallel()
+	onBoth(t, servedOptions{sim: ordered, env: []string{"STRIPE_ACCOUNTS=*"}}, func(t *testing.T, s *served) {
+		const seen, unseen = "acct_1", "acct_nobody"
+		cus := s.customer("Stripe-Account", seen)
+		path := "/v1/customers/" + cus + "/balance_transactions"
+		calls := 0
+		s.hook(func(string, *http.Request) { calls++ })
+		for _, account := range []string{seen, unseen} {
+			for _, p := range []string{"/v1/customers", path, "/v1/credits/balances"} {
+				got := s.get(p, "Stripe-Account", account)
+				if got.status != 403 || !strings.Contains(string(got.body), "account_invalid") {
+					t.Errorf("%s of %s: %d %s", p, account, got.status, got.body)
+				}
+			}
+			if got := s.get(path, "Stripe-Account", account, "Creditmirror-Max-Age", "0s"); got.status != 403 {
+				t.Errorf("%d %s", got.status, got.body)
+			}
+		}
+		s.hook(nil)
+		if calls != 0 {
+			t.Errorf("%d calls to Stripe", calls)
+		}
+		if got := s.post(path, balanceForm("-5"), "Stripe-Account", unseen); got.status != 403 || got.header.Get("Creditmirror-Write") != "not-done" {
+			t.Errorf("%d %v %s", got.status, got.header, got.body)
+		}
+		s.post(path, balanceForm("-5"), "Stripe-Account", seen).id(t)
+		s.agree(cus, "Stripe-Account", seen)
+		if got := s.get("/v1/customers", "Stripe-Account", unseen); got.status != 403 {
+			t.Errorf("after a write that Stripe refused: %d %s", got.status, got.body)
+		}
+	})
+}
+
 // The limit of a key in the configuration is the API's.
 func TestKeyLimitOfTheConfiguration(t *testing.T) {
 	t.Parallel()
