@@ -22,7 +22,7 @@ func handlerOf(f *fake) http.Handler {
 // local is a request from the same machine; header are pairs.
 func local(method, target string, header ...string) *http.Request {
 	r := httptest.NewRequest(method, target, nil)
-	r.RemoteAddr = "127.0.0.1:40000"
+	r.RemoteAddr, r.Host = "127.0.0.1:40000", "localhost:8081"
 	for i := 0; i < len(header); i += 2 {
 		r.Header.Add(header[i], header[i+1])
 	}

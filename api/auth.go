@@ -5,6 +5,7 @@ import (
 	"crypto/subtle"
 	"encoding/base64"
 	"math"
+	"net"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -90,7 +91,7 @@ const (
 // authenticate tells what the request may do, or why it may do nothing.
 func (h *handler) authenticate(r *http.Request, log *zap.Logger) (access, error) {
 	if len(h.keys) == 0 {
-		if !fromLoopback(r.RemoteAddr) {
+		if !fromLoopback(r.RemoteAddr) || !namesLoopback(r.Host) {
 			return accessNone, errNotLocal()
 		}
 		return accessRead, nil // writes need a key that allows them
@@ -139,6 +140,18 @@ func presentedKey(headers []string) (string, bool) {
 		return "", false
 	}
 	return key, key != ""
+}
+
+// namesLoopback tells whether a request is for this machine by a name that is only
+// its own. A page in a browser here could otherwise read everything, by having its
+// own name resolve to this machine.
+func namesLoopback(host string) bool {
+	name := host
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		name = h
+	}
+	addr, err := netip.ParseAddr(strings.Trim(name, "[]"))
+	return strings.EqualFold(name, "localhost") || err == nil && addr.Unmap().IsLoopback()
 }
 
 // fromLoopback looks at the connection alone: what a header says about where a

@@ -124,6 +124,17 @@ func TestWithoutKeysOnlyLoopback(t *testing.T) {
 			errorOf(t, w)
 		}
 	}
+	// A page in a browser on this machine can have its own name resolve to it.
+	for host, status := range map[string]int{
+		"localhost": 200, "LOCALHOST:8081": 200, "127.0.0.1:8081": 200, "127.8.8.8": 200, "[::1]:8081": 200, "[::1]": 200,
+		"evil.example": 403, "evil.example:8081": 403, "127.0.0.1.evil.example": 403, "localhost.evil.example": 403, "": 403, "10.0.0.1": 403,
+	} {
+		r := local("GET", pathTxns)
+		r.Host = host
+		if w := serve(h, r); w.Code != status {
+			t.Errorf("as %q: %d, want %d", host, w.Code, status)
+		}
+	}
 	// SDKs cannot do without a key.
 	if w := serve(h, local("GET", pathTxns, "Authorization", "Bearer sk_test_any")); w.Code != 200 {
 		t.Errorf("a key where none is configured: %d", w.Code)

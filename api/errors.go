@@ -102,7 +102,7 @@ func errKey(message string) *apiError {
 func errNotLocal() *apiError {
 	return &apiError{
 		status: http.StatusForbidden, typ: typeInvalidRequest,
-		message: "No API keys are configured, so only requests from the same machine are answered.",
+		message: "No API keys are configured, so only requests from the same machine are answered, to localhost or a loopback address.",
 	}
 }
 
