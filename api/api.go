@@ -54,7 +54,7 @@ type Options struct {
 	// Version is the API version of the JSON that is held.
 	Version string
 	// Accounts tells which connected accounts are mirrored. Defaults to all.
-	Accounts func(account string) bool
+	Accounts func(ctx context.Context, account string) (bool, error)
 	// Emails tells that whole customers are held, so that they can be listed by
 	// e-mail address.
 	Emails bool
@@ -79,6 +79,7 @@ func New(o Options) http.Handler {
 		accounts: o.Accounts, emails: o.Emails, stopping: o.Stopping, log: o.Log, now: o.Now,
 		timeout:  cmp.Or(o.Timeout, 10*time.Second),
 		refused:  rate.Sometimes{Interval: time.Second},
+		limited:  rate.Sometimes{Interval: time.Minute},
 		failures: rate.NewLimiter(failuresPerSecond, failuresAtOnce),
 	}
 	if h.log == nil {
@@ -96,7 +97,7 @@ type handler struct {
 	writes   *Writes
 	syncs    *Syncs
 	version  string
-	accounts func(string) bool
+	accounts func(context.Context, string) (bool, error)
 	emails   bool
 	stopping <-chan struct{}
 	log      *zap.Logger
@@ -104,6 +105,8 @@ type handler struct {
 	timeout  time.Duration
 	// refused keeps a flood of wrong keys from becoming a flood of log lines.
 	refused rate.Sometimes
+	// limited does so for keys over their limit.
+	limited rate.Sometimes
 	// failures bounds how many wrong keys are told so.
 	failures *rate.Limiter
 }
@@ -162,9 +165,12 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	header.Set("Cache-Control", "no-store")
 	header.Set("X-Content-Type-Options", "nosniff")
 
+	if r.Method == http.MethodPost {
+		header.Set(headerWrite, outcomeNotDone) // until it is sent on
+	}
 	out, err := h.answer(r, header, log)
 	if err != nil {
-		e := h.classify(r, err, log)
+		e := h.classify(r, header, err, log)
 		out = response{status: e.status, body: e.envelope()}
 		for name, value := range e.header {
 			header.Set(name, value)
@@ -184,8 +190,9 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	log.Debug("api request answered", zap.Int("code", out.status), zap.Duration("duration", time.Since(began)))
 }
 
-// classify turns any error into what the caller may know of it.
-func (h *handler) classify(r *http.Request, err error, log *zap.Logger) *apiError {
+// classify turns any error into what the caller may know of it; header is what the
+// answer says already.
+func (h *handler) classify(r *http.Request, header http.Header, err error, log *zap.Logger) *apiError {
 	if e, ok := errors.AsType[*apiError](err); ok {
 		return e
 	}
@@ -193,6 +200,9 @@ func (h *handler) classify(r *http.Request, err error, log *zap.Logger) *apiErro
 		log.Debug("api caller went away", zap.Error(err))
 	} else {
 		log.Error("api could not answer", zap.Error(err))
+	}
+	if header.Get(headerWrite) == outcomeUnknown {
+		return errUncertain(http.StatusBadGateway, "The answer of Stripe was lost here.", header.Get("Idempotency-Key"))
 	}
 	return errUnavailable()
 }
@@ -221,7 +231,7 @@ func (h *handler) answer(r *http.Request, header http.Header, log *zap.Logger) (
 	}
 	c := &call{reader: h.reader, account: account, ids: ids, now: h.now(), emails: h.emails, stopping: h.stopping, log: log}
 	if rt.write != nil {
-		if out, err = h.write(r, rt, c); err == nil {
+		if out, err = h.write(r, header, rt, c); err == nil {
 			out.body = reshape(out.body, version)
 		}
 		return out, err
@@ -271,8 +281,20 @@ func (h *handler) account(r *http.Request) (string, error) {
 	if len(values) == 0 {
 		return "", nil
 	}
-	if len(values) > 1 || !mirror.ValidAccountID(values[0]) || h.accounts != nil && !h.accounts(values[0]) {
-		return "", errAccount(values[0])
+	account := values[0]
+	if len(values) > 1 || !mirror.ValidAccountID(account) {
+		return "", errAccount(account)
 	}
-	return values[0], nil
+	if h.accounts == nil || r.Method == http.MethodPost && h.writes != nil && h.writes.Seen != nil {
+		return account, nil
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), h.timeout)
+	defer cancel()
+	switch mirrored, err := h.accounts(ctx, account); {
+	case err != nil:
+		return "", err
+	case !mirrored:
+		return "", errAccount(account)
+	}
+	return account, nil
 }

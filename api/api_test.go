@@ -22,7 +22,7 @@ func handlerOf(f *fake) http.Handler {
 // local is a request from the same machine; header are pairs.
 func local(method, target string, header ...string) *http.Request {
 	r := httptest.NewRequest(method, target, nil)
-	r.RemoteAddr = "127.0.0.1:40000"
+	r.RemoteAddr, r.Host = "127.0.0.1:40000", "localhost:8081"
 	for i := 0; i < len(header); i += 2 {
 		r.Header.Add(header[i], header[i+1])
 	}
@@ -86,6 +86,10 @@ func TestRefused(t *testing.T) {
 		{"dots in the path", "/v1/customers/cus_../../x", 404, "", ""},
 		{"customers by an unknown cursor", "/v1/customers?starting_after=cus_x", 400, "resource_missing", "starting_after"},
 		{"customers by e-mail", "/v1/customers?email=a@example.com", 400, "", "email"},
+		{"customers by broken UTF-8", "/v1/customers?email=%FF", 400, "", "email"},
+		{"search", "/v1/customers/search?query=x", 404, "", ""},
+		{"search by another name", "/v1/customers/search", 404, "", ""},
+		{"cursor with broken UTF-8", pathTxns + "?starting_after=%FF", 400, "", "starting_after"},
 		{"customers of no clock's id", "/v1/customers?test_clock=%27", 400, "resource_missing", "test_clock"},
 		{"list of an unknown customer", "/v1/customers/cus_missing/balance_transactions", 404, "resource_missing", "customer"},
 		{"… with a cursor", "/v1/customers/cus_missing/balance_transactions?starting_after=cbtxn_1", 404, "resource_missing", "customer"},
@@ -298,6 +302,7 @@ func TestHeaders(t *testing.T) {
 		{name: "version", target: pathTxns, header: []string{"Stripe-Version", "2024-06-20"}, status: 200, version: "2024-06-20", syncedAt: "2026-03-01T11:59:53Z"},
 		{name: "version with flags", target: "/v1/x", header: []string{"Stripe-Version", "2026-08-26.dahlia; some_beta=v1"}, status: 404, version: "2026-08-26.dahlia; some_beta=v1"},
 		{name: "no version", target: pathTxns, header: []string{"Stripe-Version", "latest<script>"}, status: 400},
+		{name: "version of no day", target: pathTxns, header: []string{"Stripe-Version", "2024-13-45"}, status: 400},
 		{name: "two versions", target: pathTxns, header: []string{"Stripe-Version", "2024-06-20", "Stripe-Version", "2024-06-20"}, status: 400},
 		{name: "foreign address", target: pathTxns, header: []string{"X-Forwarded-For", "203.0.113.9", "X-Forwarded-Proto", "https"}, status: 200, syncedAt: "2026-03-01T11:59:53Z"},
 	} {

@@ -3,12 +3,17 @@ package api
 import (
 	"encoding/base64"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/creditmirror/creditmirror/mirror"
+	"github.com/creditmirror/creditmirror/stripeapi"
 )
 
 func basic(user string) string {
@@ -119,6 +124,17 @@ func TestWithoutKeysOnlyLoopback(t *testing.T) {
 			errorOf(t, w)
 		}
 	}
+	// A page in a browser on this machine can have its own name resolve to it.
+	for host, status := range map[string]int{
+		"localhost": 200, "LOCALHOST:8081": 200, "127.0.0.1:8081": 200, "127.8.8.8": 200, "[::1]:8081": 200, "[::1]": 200,
+		"evil.example": 403, "evil.example:8081": 403, "127.0.0.1.evil.example": 403, "localhost.evil.example": 403, "": 403, "10.0.0.1": 403,
+	} {
+		r := local("GET", pathTxns)
+		r.Host = host
+		if w := serve(h, r); w.Code != status {
+			t.Errorf("as %q: %d, want %d", host, w.Code, status)
+		}
+	}
 	// SDKs cannot do without a key.
 	if w := serve(h, local("GET", pathTxns, "Authorization", "Bearer sk_test_any")); w.Code != 200 {
 		t.Errorf("a key where none is configured: %d", w.Code)
@@ -146,7 +162,7 @@ func TestFlatTiming(t *testing.T) {
 		for i, guess := range guesses {
 			began := time.Now()
 			for range guessesPerRun {
-				if ring.access(guess) != accessNone {
+				if ring.find(guess).access != accessNone {
 					t.Fatal("let in")
 				}
 			}
@@ -156,4 +172,72 @@ func TestFlatTiming(t *testing.T) {
 	if d := (best[0] - best[1]).Abs(); d > time.Microsecond {
 		t.Errorf("%v against %v", best[0], best[1])
 	}
+}
+
+// A key with a limit gets so many requests a second, and as many at once; the
+// others and the wrong ones are not concerned.
+func TestKeyLimits(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		core, logs := observer.New(zap.WarnLevel)
+		var marked []mirror.Target
+		stripe := &stub{reply: stripeapi.Reply{Status: 200, Body: []byte(`{"id":"x","object":"customer_balance_transaction"}`)}}
+		h := writing(t, stripe, &ledgerStub{}, &marked, func(o *Options) {
+			o.Log = zap.New(core)
+			o.Keys = []Key{{Secret: "free"}, {Secret: "ten", RPS: 10}, {Secret: "slow", Write: true, RPS: 0.25}}
+		})
+		ask := func(key string) *httptest.ResponseRecorder {
+			return serve(h, local("GET", pathTxns, "Authorization", "Bearer "+key))
+		}
+		count := func(key string, n int) (ok int) {
+			for range n {
+				if ask(key).Code == 200 {
+					ok++
+				}
+			}
+			return ok
+		}
+		if n := count("ten", 30); n != 10 {
+			t.Errorf("%d of 30 at once", n)
+		}
+		time.Sleep(500 * time.Millisecond)
+		if n := count("ten", 30); n != 5 {
+			t.Errorf("%d half a second later", n)
+		}
+		if n := count("free", 300); n != 300 {
+			t.Errorf("%d of 300 without a limit", n)
+		}
+		time.Sleep(time.Hour)
+		if n := count("ten", 30); n != 10 {
+			t.Errorf("%d after an hour", n)
+		}
+
+		w := ask("ten")
+		e := errorOf(t, w)
+		if w.Code != 429 || e.Type != "invalid_request_error" || e.Code != "rate_limit" ||
+			w.Header().Get("Retry-After") != "1" || w.Header().Get("Stripe-Rate-Limited-Reason") != "global-rate" {
+			t.Errorf("%d %v %s", w.Code, w.Header(), w.Body)
+		}
+		write := func() *httptest.ResponseRecorder {
+			r := postForm(pathTxns, "amount=1")
+			r.Header.Set("Authorization", "Bearer slow")
+			return serve(h, r)
+		}
+		if w := write(); w.Code != 200 {
+			t.Errorf("%d %s", w.Code, w.Body)
+		}
+		stripe.sent = nil
+		w = write()
+		if w.Code != 429 || w.Header().Get("Retry-After") != "4" || w.Header().Get(headerWrite) != "not-done" || stripe.sent != nil {
+			t.Errorf("%d %v, sent %v", w.Code, w.Header(), stripe.sent)
+		}
+		time.Sleep(4 * time.Second) // as it was told
+		if w := write(); w.Code != 200 {
+			t.Errorf("%d %s", w.Code, w.Body)
+		}
+		told := logs.FilterMessage("api key is over its limit").All()
+		if len(told) == 0 || len(told) > 3 || told[0].ContextMap()["key_number"] != int64(2) {
+			t.Errorf("%v", told)
+		}
+	})
 }

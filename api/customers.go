@@ -5,15 +5,22 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"strings"
 
 	"github.com/creditmirror/creditmirror/mirror"
 )
+
+// maxEmail is Stripe's bound, in bytes.
+const maxEmail = 512
 
 func listCustomers(ctx context.Context, c *call) (any, error) {
 	f := mirror.CustomerFilter{TestClock: c.query.values["test_clock"], Email: c.query.values["email"]}
 	if f.Email != "" && !c.emails {
 		return nil, errInvalid("", "email", "This mirror does not keep e-mail addresses: it keeps the fields of credit alone. "+
 			"List without email, or set CREDITMIRROR_CUSTOMER_FIELDS=full.")
+	}
+	if len(f.Email) > maxEmail || strings.ContainsRune(f.Email, 0) {
+		return nil, errInvalid("", "email", "Invalid email: it must be text of at most %d bytes.", maxEmail)
 	}
 	if f.TestClock != "" && !validID(f.TestClock) {
 		return nil, errMissing(http.StatusBadRequest, nameTestClock, f.TestClock, "test_clock")

@@ -3,9 +3,13 @@ package api
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"net/http"
+	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"golang.org/x/time/rate"
 )
 
 // apiError is a refusal in Stripe's shape. Every text in it is for the caller.
@@ -98,15 +102,25 @@ func errKey(message string) *apiError {
 func errNotLocal() *apiError {
 	return &apiError{
 		status: http.StatusForbidden, typ: typeInvalidRequest,
-		message: "No API keys are configured, so only requests from the same machine are answered.",
+		message: "No API keys are configured, so only requests from the same machine are answered, to localhost or a loopback address.",
 	}
 }
 
 // errThrottled answers wrong keys that come in a flood.
-func errThrottled() *apiError {
+func errThrottled() *apiError { return errTooMany("Too many requests with wrong keys.", 1) }
+
+// errLimited tells a key that is over its limit when it gets its next request.
+func errLimited(l *rate.Limiter) *apiError {
+	return errTooMany("Request rate limit exceeded: this key may make "+strconv.FormatFloat(float64(l.Limit()), 'g', -1, 64)+
+		" requests per second.", max(1, math.Ceil((1-l.Tokens())/float64(l.Limit()))))
+}
+
+// errTooMany is Stripe's for a limit over all endpoints; seconds are until the
+// next try.
+func errTooMany(message string, seconds float64) *apiError {
 	return &apiError{
-		status: http.StatusTooManyRequests, typ: typeInvalidRequest, code: "rate_limit",
-		message: "Too many requests with wrong keys.", header: map[string]string{"Retry-After": "1"},
+		status: http.StatusTooManyRequests, typ: typeInvalidRequest, code: "rate_limit", message: message,
+		header: map[string]string{"Retry-After": strconv.FormatFloat(seconds, 'f', 0, 64), "Stripe-Rate-Limited-Reason": "global-rate"},
 	}
 }
 

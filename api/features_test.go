@@ -38,8 +38,14 @@ func TestCustomersAreListed(t *testing.T) {
 		t.Fatalf("%d %s", w.Code, w.Body)
 	}
 	h = New(Options{Reader: world(t), Emails: true})
-	if w := serve(h, local("GET", "/v1/customers?email=a@example.com")); w.Code != 200 {
-		t.Fatalf("%d %s", w.Code, w.Body)
+	for email, status := range map[string]int{
+		"a@example.com": 200, "%27%20OR%201=1": 200, "%F0%9F%98%80": 200, strings.Repeat("a", 512): 200,
+		strings.Repeat("a", 513): 400, "a%00b": 400, "a%FFb": 400, // what no database holds
+	} {
+		w := serve(h, local("GET", "/v1/customers?email="+email))
+		if w.Code != status || status == 400 && errorOf(t, w).Param != "email" {
+			t.Errorf("%.20s: %d %s", email, w.Code, w.Body)
+		}
 	}
 }
 

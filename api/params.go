@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/creditmirror/creditmirror/mirror"
 )
@@ -95,6 +96,8 @@ func parseQuery(raw string, params, arrays []string) (query, error) {
 			return query{}, errInvalid("", name, "You passed '%s' more than once.", name)
 		case value == "":
 			return query{}, errEmptyParam(name)
+		case !utf8.ValidString(value):
+			return query{}, errInvalid("", name, "Invalid string: it must be UTF-8.")
 		case !array:
 			q.values[name] = value
 		case len(q.arrays[general]) == maxElements:

@@ -130,7 +130,7 @@ func (rt *route) ids(segments []string) ([]string, bool) {
 			continue
 		}
 		id, err := url.PathUnescape(segments[i])
-		if err != nil || id == "" {
+		if err != nil || id == "" || id == "search" { // Stripe's search is no object
 			return nil, false
 		}
 		ids = append(ids, id)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"regexp"
+	"time"
 )
 
 // validVersion is a date, a name since 2024, and beta flags behind semicolons.
@@ -20,11 +21,22 @@ func (h *handler) requestVersion(r *http.Request, header http.Header) (string, e
 		}
 		return "", nil
 	}
-	if len(values) > 1 || !validVersion.MatchString(values[0]) {
+	day, ok := versionDay(values)
+	if !ok {
 		return "", errInvalid("", "", "Invalid Stripe API version: %s", clip(values[0]))
 	}
 	header.Set("Stripe-Version", values[0])
-	return values[0][:len("2006-01-02")], nil
+	return day, nil
+}
+
+// versionDay is the date in one well-formed version.
+func versionDay(values []string) (day string, ok bool) {
+	if len(values) > 1 || !validVersion.MatchString(values[0]) {
+		return "", false
+	}
+	day = values[0][:len(time.DateOnly)]
+	_, err := time.Parse(time.DateOnly, day)
+	return day, err == nil
 }
 
 // since tells from which version on a field exists; it may lie deeper in the

@@ -3,12 +3,15 @@ package api
 import (
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	random "math/rand/v2"
 	"net/http"
 	"net/url"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -29,14 +32,15 @@ type stripeWriter interface {
 	VoidGrant(ctx context.Context, account, id string, params url.Values, key string) (mirror.CreditGrant, stripeapi.Reply, error)
 }
 
-// writeStore is where the replies go. Every mirror.Fence is one.
+// writeStore is where the replies go. Every mirror.Store is one.
 type writeStore interface {
 	BeginSync(ctx context.Context, t mirror.Target) (mirror.SyncState, error)
 	ApplyWrite(ctx context.Context, w mirror.Write) (mirror.Applied, error)
+	RequestFullRead(ctx context.Context, targets []mirror.Target) error
 }
 
 // Writes sends writes on to Stripe and brings the mirror to what Stripe answered
-// before the caller gets it. All fields but Timeout are required.
+// before the caller gets it. All fields but Seen and Timeout are required.
 type Writes struct {
 	Stripe stripeWriter
 	Store  writeStore
@@ -45,6 +49,10 @@ type Writes struct {
 	Sync func(ctx context.Context, t mirror.Target, grant string) error
 	// Mark marks targets to be synced later; durable when it returns.
 	Mark func(ctx context.Context, targets []mirror.Target) error
+	// Seen, where set, remembers the connected account of a write that Stripe has
+	// taken; writes then go to any account, since Stripe knows which there are.
+	// Defaults to the accounts of Options.
+	Seen func(ctx context.Context, account string) error
 	// Timeout bounds what Stripe takes, retries included. Defaults to 60 s, which is
 	// less than SDKs wait.
 	Timeout time.Duration
@@ -52,9 +60,15 @@ type Writes struct {
 
 const (
 	writeTimeout = 60 * time.Second
-	// catchUpTimeout bounds how long a reply of Stripe's is held back for the sync of
-	// what it alone does not tell.
-	catchUpTimeout = 5 * time.Second
+	// mirrorTimeout bounds how long the mirror may hold up a write, before it is sent
+	// and before its reply is handed on.
+	mirrorTimeout = 5 * time.Second
+	// markTimeout bounds what is noted for later.
+	markTimeout = 2 * time.Second
+	// stopGrace is how long Stripe may still take once the process is stopping. With
+	// the two above it ends before the stop cuts requests off, so that the caller
+	// learns what became of the write.
+	stopGrace = 4 * time.Second
 	// maxForm bounds the body of a write, in bytes.
 	maxForm = 1 << 20
 )
@@ -66,22 +80,35 @@ type written struct {
 	err   error
 	// target may have changed; zero where it is not known.
 	target mirror.Target
+	// edit tells of a row that may lie below what a sync reads, and of whose change
+	// no event will tell.
+	edit bool
 }
 
 // validKey are keys that arrive at Stripe as they were sent.
 var validKey = regexp.MustCompile(`^[!-~]([ -~]{0,253}[!-~])?$`)
 
+// headerRetry tells SDKs whether to repeat a request by themselves.
+const headerRetry = "Stripe-Should-Retry"
+
 // handedOn are the headers of Stripe's replies that a caller gets.
 var handedOn = []string{
-	"Request-Id", "Idempotency-Key", "Idempotent-Replayed", "Original-Request", "Stripe-Should-Retry",
+	"Request-Id", "Idempotency-Key", "Idempotent-Replayed", "Original-Request", headerRetry,
 	"Stripe-Rate-Limited-Reason", "Retry-After",
 }
 
-// headerWrite tells what became of a write: done, not-done or unknown.
+// headerWrite tells what became of a write, on every answer to a POST.
 const headerWrite = "Creditmirror-Write"
 
+// What headerWrite says.
+const (
+	outcomeDone    = "done"
+	outcomeNotDone = "not-done"
+	outcomeUnknown = "unknown"
+)
+
 // write sends a request on and answers with what Stripe answered.
-func (h *handler) write(r *http.Request, rt *route, c *call) (response, error) {
+func (h *handler) write(r *http.Request, header http.Header, rt *route, c *call) (response, error) {
 	if h.writes == nil {
 		return response{}, errWritesOff()
 	}
@@ -89,7 +116,8 @@ func (h *handler) write(r *http.Request, rt *route, c *call) (response, error) {
 	if c.form, err = readForm(r); err != nil {
 		return response{}, err
 	}
-	switch keys := r.Header.Values("Idempotency-Key"); {
+	keys := r.Header.Values("Idempotency-Key")
+	switch {
 	case len(keys) == 0:
 		c.key = "creditmirror-" + rand.Text()
 	case len(keys) > 1 || !validKey.MatchString(keys[0]):
@@ -99,37 +127,69 @@ func (h *handler) write(r *http.Request, rt *route, c *call) (response, error) {
 	default:
 		c.key = keys[0]
 	}
-	timeout := h.writes.Timeout
-	if timeout <= 0 {
-		timeout = writeTimeout
-	}
-	// A caller that goes away does not take the write back, and the mirror must hear
-	// of it.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), timeout)
+	ctx, cancel := h.writes.bound(r.Context(), c.stopping)
 	defer cancel()
 	began := time.Now()
+	// Whatever goes wrong from here on, the caller learns that it may have happened.
+	// An SDK may repeat it by itself only with a key of its own: without one it would
+	// be a second write.
+	header.Set(headerWrite, outcomeUnknown)
+	header.Set("Idempotency-Key", c.key)
+	header.Set(headerRetry, strconv.FormatBool(len(keys) > 0))
 	w, err := rt.write(ctx, h.writes, c)
 	if err != nil {
+		header.Set(headerWrite, outcomeNotDone)
+		header.Del(headerRetry)
 		return response{}, err
 	}
 	outcome := w.outcome()
-	if outcome == "unknown" && w.target.Valid() {
-		h.writes.mark(ctx, c, w.target)
+	if outcome == outcomeUnknown && w.target.Valid() {
+		h.writes.later(ctx, c, w)
+	}
+	if outcome == outcomeDone && c.account != "" && h.writes.Seen != nil {
+		h.writes.remember(ctx, c)
 	}
 	c.log.Info("api write", zap.String("customer_id", w.target.ID), zap.String("scope", string(w.target.Scope)),
 		zap.Int("code", w.reply.Status), zap.String("outcome", outcome), zap.Duration("duration", time.Since(began)))
+	header.Set(headerWrite, outcome)
+	if outcome != outcomeUnknown {
+		header.Del(headerRetry)
+	}
 	out, err := w.response(c)
-	if out.header == nil {
-		out.header = http.Header{}
-	}
-	if e, ok := errors.AsType[*apiError](err); ok {
-		e.header[headerWrite], e.header["Idempotency-Key"] = outcome, c.key
-	}
-	out.header.Set(headerWrite, outcome)
-	if out.header.Get("Idempotency-Key") == "" {
-		out.header.Set("Idempotency-Key", c.key)
+	if outcome == outcomeUnknown {
+		out.header.Del(headerRetry)
 	}
 	return out, err
+}
+
+// remember takes note of the account of a write that was done, so that it can be
+// read.
+func (w *Writes) remember(ctx context.Context, c *call) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), markTimeout)
+	defer cancel()
+	if err := w.Seen(ctx, c.account); err != nil {
+		c.log.Warn("account of a write not remembered", zap.String("account", c.account), zap.Error(err))
+	}
+}
+
+// bound gives a write its time. A caller that goes away does not take the write
+// back, and the mirror must hear of it; a process that stops waits, but not for
+// long.
+func (w *Writes) bound(ctx context.Context, stopping <-chan struct{}) (context.Context, context.CancelFunc) {
+	timeout := w.Timeout
+	if timeout <= 0 {
+		timeout = writeTimeout
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
+	go func() {
+		select {
+		case <-ctx.Done():
+		case <-stopping:
+			_ = pause(ctx, stopGrace) // however it ends
+			cancel()
+		}
+	}()
+	return ctx, cancel
 }
 
 // readForm reads the parameters of a write, from the query too, as Stripe does.
@@ -163,19 +223,36 @@ func readForm(r *http.Request) (url.Values, error) {
 
 // outcome tells whether the write has happened.
 func (w written) outcome() string {
-	if w.reply.Status >= 200 && w.reply.Status <= 299 {
-		return "done"
+	if w.succeeded() {
+		if w.err == nil || answersWrite(w.reply.Body) {
+			return outcomeDone
+		}
+		return outcomeUnknown
 	}
 	if e, ok := errors.AsType[*stripeapi.Error](w.err); ok && !e.Unsettled {
-		return "not-done"
+		return outcomeNotDone
 	}
-	return "unknown"
+	return outcomeUnknown
+}
+
+func (w written) succeeded() bool { return w.reply.Status >= 200 && w.reply.Status <= 299 }
+
+// replayed tells that the reply is what was answered when the key was first used,
+// which need not be how the object is now.
+func (w written) replayed() bool { return w.reply.Header.Get("Idempotent-Replayed") == "true" }
+
+// answersWrite tells Stripe's answers, however new their shape, from what a proxy
+// may put in their place.
+func answersWrite(body []byte) bool {
+	var v struct{ Object string }
+	return json.Unmarshal(body, &v) == nil && (v.Object == "customer_balance_transaction" || v.Object == "billing.credit_grant")
 }
 
 // response is Stripe's own reply, or an error in its shape that tells whether the
 // write may have happened.
 func (w written) response(c *call) (response, error) {
-	if w.reply.Body != nil {
+	outcome := w.outcome()
+	if w.reply.Body != nil && !(w.succeeded() && outcome == outcomeUnknown) {
 		out := response{status: w.reply.Status, body: w.reply.Body, header: http.Header{}}
 		for _, name := range handedOn {
 			if v := w.reply.Header.Get(name); v != "" {
@@ -185,59 +262,84 @@ func (w written) response(c *call) (response, error) {
 		return out, nil
 	}
 	c.log.Warn("api write without a reply of stripe", zap.Error(w.err))
-	e := &apiError{typ: typeAPI, header: map[string]string{"Stripe-Should-Retry": "true"}}
 	se, ok := errors.AsType[*stripeapi.Error](w.err)
 	switch {
-	case w.outcome() == "not-done":
-		e.status = http.StatusServiceUnavailable
-		e.header["Retry-After"] = "1"
-		e.message = "Stripe could not be reached. The write was not sent: nothing has changed, and it can be repeated."
+	case outcome == outcomeNotDone:
+		return response{}, &apiError{
+			status: http.StatusServiceUnavailable, typ: typeAPI, header: map[string]string{headerRetry: "true", "Retry-After": "1"},
+			message: "Stripe could not be reached. The write was not sent: nothing has changed, and it can be repeated.",
+		}
 	case ok && se.Kind == stripeapi.KindCanceled:
-		e.status = http.StatusGatewayTimeout
-		e.message = "Stripe did not answer in time. The write may have happened: " + repeatSafely(c.key)
-	default:
-		e.status = http.StatusBadGateway
-		e.message = "Stripe gave no usable answer. The write may have happened: " + repeatSafely(c.key)
+		return response{}, errUncertain(http.StatusGatewayTimeout, "Stripe did not answer in time.", c.key)
 	}
-	return response{}, e
+	return response{}, errUncertain(http.StatusBadGateway, "Stripe gave no usable answer.", c.key)
 }
 
-func repeatSafely(key string) string {
-	return fmt.Sprintf("repeat it with the same Idempotency-Key (%s), and it will happen once.", key)
+// errUncertain says that a write may have happened, and how to make sure of it.
+func errUncertain(status int, reason, key string) *apiError {
+	return &apiError{
+		status: status, typ: typeAPI,
+		message: fmt.Sprintf("%s The write may have happened: repeat it with the same Idempotency-Key (%s), and it will happen once.", reason, key),
+	}
 }
 
-// catchUp syncs what a reply alone does not tell, or marks it for later. held,
-// when not nil, tells whether the mirror has come to hold the write by others'
-// work meanwhile: a sync that overtakes this one has begun after the write.
-func (w *Writes) catchUp(ctx context.Context, c *call, t mirror.Target, grant string, held func(context.Context) bool) {
-	sync, cancel := context.WithTimeout(ctx, catchUpTimeout)
+// catchUp syncs what a reply alone does not tell, or leaves it for later.
+func (w *Writes) catchUp(ctx context.Context, c *call, out written, grant string, held func(context.Context) bool) {
+	if err := w.sync(ctx, out, grant, held); err != nil {
+		c.log.Warn("mirror is behind a write", zap.String("customer_id", out.target.ID), zap.String("scope", string(out.target.Scope)), zap.Error(err))
+		w.later(ctx, c, out)
+	}
+}
+
+// sync returns once the mirror holds the write. held, when not nil, tells whether
+// it has come to hold it by others' work meanwhile: a sync that overtakes this one
+// has begun after the write.
+func (w *Writes) sync(ctx context.Context, out written, grant string, held func(context.Context) bool) error {
+	ctx, cancel := context.WithTimeout(ctx, mirrorTimeout)
 	defer cancel()
-	var err error
-	for attempt := 0; ; attempt++ {
-		if err = w.Sync(sync, t, grant); !errors.Is(err, mirror.ErrFenced) {
-			break
-		}
-		if pause(sync, 20*time.Millisecond<<min(attempt, 4)) != nil {
-			break
-		}
-		if held != nil && held(sync) {
-			return
+	if out.edit {
+		if err := w.readAnew(ctx, out.target); err != nil {
+			return err
 		}
 	}
-	if err != nil {
-		c.log.Warn("mirror is behind a write", zap.String("customer_id", t.ID), zap.String("scope", string(t.Scope)), zap.Error(err))
-		w.mark(ctx, c, t)
+	for attempt := 0; ; attempt++ {
+		err := w.Sync(ctx, out.target, grant)
+		if !errors.Is(err, mirror.ErrFenced) || pause(ctx, 20*time.Millisecond<<min(attempt, 4)) != nil {
+			return err
+		}
+		if held != nil && held(ctx) {
+			return nil
+		}
 	}
 }
 
-// mark has the target synced later. Should that fail too, the event that Stripe
-// sends for the write does the same.
-func (w *Writes) mark(ctx context.Context, c *call, t mirror.Target) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+// later has the target of a write synced, and read to its first row where it was
+// edited. Should that fail too, the event that Stripe sends does the same; of an
+// edit there is none, and the scrub finds it.
+func (w *Writes) later(ctx context.Context, c *call, out written) {
+	t := out.target
+	id, scope := zap.String("customer_id", t.ID), zap.String("scope", string(t.Scope))
+	if out.edit {
+		if err := w.readAnew(ctx, t); err != nil {
+			c.log.Warn("full read after an edit not asked for; the scrub will find it", id, scope, zap.Error(err))
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), markTimeout)
 	defer cancel()
 	if err := w.Mark(ctx, []mirror.Target{t}); err != nil {
-		c.log.Warn("mark after a write failed", zap.String("customer_id", t.ID), zap.String("scope", string(t.Scope)), zap.Error(err))
+		c.log.Warn("mark after a write failed", id, scope, zap.Error(err))
 	}
+}
+
+// readAnew has the next sync of the target read its whole history. Syncs that are
+// under way may have read it before the edit: they are fenced off first.
+func (w *Writes) readAnew(ctx context.Context, t mirror.Target) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), markTimeout)
+	defer cancel()
+	if _, err := w.Store.BeginSync(ctx, t); err != nil {
+		return err
+	}
+	return w.Store.RequestFullRead(ctx, []mirror.Target{t})
 }
 
 func createBalanceTransaction(ctx context.Context, w *Writes, c *call) (written, error) {
@@ -248,29 +350,26 @@ func createBalanceTransaction(ctx context.Context, w *Writes, c *call) (written,
 	out := written{target: balanceOf(c, customer)}
 	var row mirror.BalanceTransaction
 	row, out.reply, out.err = w.Stripe.CreateBalanceTransaction(ctx, c.account, customer, c.form, c.key)
-	if out.outcome() != "done" {
+	if out.outcome() != outcomeDone {
 		return out, nil
 	}
-	if out.err == nil {
-		_, err := w.Store.ApplyWrite(ctx, mirror.Write{Target: out.target, Row: &row})
-		if err == nil {
-			return out, nil
-		}
-		c.log.Debug("write is synced", zap.String("customer_id", customer), zap.Error(err))
-	}
-	w.catchUp(ctx, c, out.target, "", func(ctx context.Context) bool {
+	applied := func(ctx context.Context) bool {
 		if out.err != nil {
 			return false
 		}
 		_, err := w.Store.ApplyWrite(ctx, mirror.Write{Target: out.target, Row: &row})
+		if err != nil {
+			c.log.Debug("write is synced", zap.String("customer_id", customer), zap.Error(err))
+		}
 		return err == nil
-	})
+	}
+	ctx, cancel := context.WithTimeout(ctx, mirrorTimeout)
+	defer cancel()
+	if !applied(ctx) {
+		w.catchUp(ctx, c, out, "", applied)
+	}
 	return out, nil
 }
-
-// rereads bounds how often the row of an edit is read again because something
-// else began on its customer meanwhile.
-const rereads = 5
 
 func updateBalanceTransaction(ctx context.Context, w *Writes, c *call) (written, error) {
 	customer, id := c.ids[0], c.ids[1]
@@ -281,38 +380,71 @@ func updateBalanceTransaction(ctx context.Context, w *Writes, c *call) (written,
 		return written{}, errMissing(http.StatusNotFound, nameBalanceTransaction, id, "transaction")
 	}
 	out := written{target: balanceOf(c, customer)}
-	// Nothing is begun on what is not held: it would stand there as a customer whose
-	// history was never read.
-	var state mirror.SyncState
-	_, begun := c.reader.Customer(ctx, c.account, customer)
-	if begun == nil {
-		state, begun = w.Store.BeginSync(ctx, out.target)
-	}
+	state, begun := w.beginEdit(ctx, c, out.target)
+	// What is not held has no row that could be old.
+	out.edit = !errors.Is(begun, mirror.ErrNotFound)
 	var row mirror.BalanceTransaction
 	row, out.reply, out.err = w.Stripe.UpdateBalanceTransaction(ctx, c.account, customer, id, c.form, c.key)
-	if out.outcome() != "done" {
+	if out.outcome() != outcomeDone {
 		return out, nil
 	}
-	err := errors.Join(begun, out.err)
-	for n := 0; err == nil; n++ {
-		if _, err = w.Store.ApplyWrite(ctx, mirror.Write{Target: out.target, Epoch: state.Epoch, Row: &row}); err == nil {
-			return out, nil
-		}
-		if !errors.Is(err, mirror.ErrFenced) || n == rereads {
-			break
-		}
-		// Another edit may have passed this one: what counts is how the row is now.
-		if state, err = w.Store.BeginSync(ctx, out.target); err == nil {
-			row, err = w.Stripe.BalanceTransaction(ctx, c.account, customer, id)
-		}
+	ctx, cancel := context.WithTimeout(ctx, mirrorTimeout)
+	defer cancel()
+	err := begun
+	if err == nil {
+		err = w.applyEdit(ctx, c, out, state.Epoch, row)
 	}
-	c.log.Debug("write is synced", zap.String("customer_id", customer), zap.Error(err))
-	w.catchUp(ctx, c, out.target, "", nil)
+	if err != nil {
+		c.log.Debug("write is synced", zap.String("customer_id", customer), zap.Error(err))
+		w.catchUp(ctx, c, out, "", nil)
+	}
 	return out, nil
 }
 
+// applyEdit writes the row of an edit that was begun in the epoch. As often as
+// something else begins on the customer, maybe another edit that passed this one,
+// the row is read again: what counts is how it is now. Half of the time is left for
+// reading all rows instead.
+func (w *Writes) applyEdit(ctx context.Context, c *call, out written, epoch int64, row mirror.BalanceTransaction) error {
+	ctx, cancel := context.WithTimeout(ctx, mirrorTimeout/2)
+	defer cancel()
+	current := out.err == nil && !out.replayed()
+	for n := 0; ; n++ {
+		if !current {
+			state, err := w.Store.BeginSync(ctx, out.target)
+			if err != nil {
+				return err
+			}
+			if row, err = w.Stripe.BalanceTransaction(ctx, c.account, c.ids[0], c.ids[1]); err != nil {
+				return err
+			}
+			epoch = state.Epoch
+		}
+		_, err := w.Store.ApplyWrite(ctx, mirror.Write{Target: out.target, Epoch: epoch, Row: &row})
+		// Those who meet here go on at different times.
+		if !errors.Is(err, mirror.ErrFenced) || pause(ctx, random.N(20*time.Millisecond<<min(n, 4))) != nil {
+			return err
+		}
+		current = false
+	}
+}
+
+// beginEdit begins on a target that is held. Nothing is begun on what is not: it
+// would stand there as a customer whose history was never read.
+func (w *Writes) beginEdit(ctx context.Context, c *call, t mirror.Target) (mirror.SyncState, error) {
+	ctx, cancel := context.WithTimeout(ctx, mirrorTimeout)
+	defer cancel()
+	if _, err := c.reader.Customer(ctx, t.Account, t.ID); err != nil {
+		return mirror.SyncState{}, err
+	}
+	return w.Store.BeginSync(ctx, t)
+}
+
 func createGrant(ctx context.Context, w *Writes, c *call) (written, error) {
-	out := written{target: creditsOf(c, c.form.Get("customer"))}
+	var out written
+	if t := creditsOf(c, c.form.Get("customer")); t.Valid() {
+		out.target = t
+	}
 	var g mirror.CreditGrant
 	g, out.reply, out.err = w.Stripe.CreateGrant(ctx, c.account, c.form, c.key)
 	w.afterGrant(ctx, c, &out, g)
@@ -325,8 +457,8 @@ func (w *Writes) afterGrant(ctx context.Context, c *call, out *written, g mirror
 	if out.err == nil {
 		out.target = creditsOf(c, g.Customer)
 	}
-	if out.outcome() == "done" && out.target.Valid() {
-		w.catchUp(ctx, c, out.target, g.ID, nil)
+	if out.outcome() == outcomeDone && out.target.Valid() {
+		w.catchUp(ctx, c, *out, g.ID, nil)
 	}
 }
 
@@ -344,17 +476,21 @@ func (w *Writes) changeGrant(ctx context.Context, c *call,
 	return out, nil
 }
 
-// ownGrant begins a write on the grant in the path; its customer may not be known.
+// ownGrant begins a write on the grant in the path. Its customer may not be known:
+// Stripe may know a grant that is not held, and knows it while the mirror is away.
 func (c *call) ownGrant(ctx context.Context) (written, error) {
+	ctx, cancel := context.WithTimeout(ctx, mirrorTimeout)
+	defer cancel()
 	id := c.ids[0]
 	owner, err := c.grantOwner(ctx, id, http.StatusNotFound, "id")
-	if e, ok := errors.AsType[*apiError](err); ok && mirror.ValidGrantID(id) && e.code == "resource_missing" {
-		return written{}, nil // not held; Stripe may know it
-	}
-	if err != nil {
+	switch {
+	case err == nil:
+		return written{target: creditsOf(c, owner)}, nil
+	case !mirror.ValidGrantID(id):
 		return written{}, err
 	}
-	return written{target: creditsOf(c, owner)}, nil
+	c.log.Debug("customer of a grant not known before a write", zap.String("grant_id", id), zap.Error(err))
+	return written{}, nil
 }
 
 func expireGrant(ctx context.Context, w *Writes, c *call) (written, error) {
@@ -365,24 +501,38 @@ func voidGrant(ctx context.Context, w *Writes, c *call) (written, error) {
 	return w.changeGrant(ctx, c, w.Stripe.VoidGrant)
 }
 
-// updateGrant edits a grant, which makes no row of the ledger: the reply is all.
+// updateGrant edits a grant, which makes no row of the ledger: the reply is all,
+// unless it is an old one.
 func updateGrant(ctx context.Context, w *Writes, c *call) (written, error) {
 	out, err := c.ownGrant(ctx)
 	if err != nil {
 		return out, err
 	}
-	var state mirror.SyncState
 	begun := mirror.ErrNotFound
+	var state mirror.SyncState
 	if out.target.Valid() {
-		state, begun = w.Store.BeginSync(ctx, out.target)
+		state, begun = w.begin(ctx, out.target)
 	}
 	var g mirror.CreditGrant
 	g, out.reply, out.err = w.Stripe.UpdateGrant(ctx, c.account, c.ids[0], c.form, c.key)
-	if out.outcome() == "done" && out.err == nil && begun == nil {
-		if _, err := w.Store.ApplyWrite(ctx, mirror.Write{Target: out.target, Epoch: state.Epoch, Grant: &g}); err == nil {
+	if begun == nil && out.err == nil && !out.replayed() {
+		if err := w.applyGrant(ctx, out.target, state.Epoch, g); err == nil {
 			return out, nil
 		}
 	}
 	w.afterGrant(ctx, c, &out, g)
 	return out, nil
+}
+
+func (w *Writes) begin(ctx context.Context, t mirror.Target) (mirror.SyncState, error) {
+	ctx, cancel := context.WithTimeout(ctx, mirrorTimeout)
+	defer cancel()
+	return w.Store.BeginSync(ctx, t)
+}
+
+func (w *Writes) applyGrant(ctx context.Context, t mirror.Target, epoch int64, g mirror.CreditGrant) error {
+	ctx, cancel := context.WithTimeout(ctx, mirrorTimeout)
+	defer cancel()
+	_, err := w.Store.ApplyWrite(ctx, mirror.Write{Target: t, Epoch: epoch, Grant: &g})
+	return err
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -22,12 +23,12 @@ func (a *App) newAPI() {
 	cfg := a.o.Config
 	keys := make([]api.Key, len(cfg.APIKeys))
 	for i, k := range cfg.APIKeys {
-		keys[i] = api.Key{Secret: k.Key.Reveal(), Write: k.Write}
+		keys[i] = api.Key{Secret: k.Key.Reveal(), Write: k.Write, RPS: k.RPS}
 	}
 	log := a.log.With(zap.String("component", "api"))
 	stopping := make(chan struct{})
 	o := api.Options{
-		Reader: a.parts.Store, Keys: keys, Version: cfg.StripeAPIVersion, Accounts: a.seen.takes,
+		Reader: a.parts.Store, Keys: keys, Version: cfg.StripeAPIVersion, Accounts: a.mirrored(),
 		Emails: cfg.CustomerFields == config.CustomerFieldsFull, Stopping: stopping, Log: log,
 	}
 	writes := slices.ContainsFunc(cfg.APIKeys, func(k config.APIKey) bool { return k.Write })
@@ -43,6 +44,9 @@ func (a *App) newAPI() {
 					return a.parts.marks.MarkTargets(ctx, targets, nil)
 				},
 			}
+			if cfg.StripeAccounts.All {
+				o.Writes.Seen = a.parts.marks.remember
+			}
 		}
 	case writes:
 		log.Warn("writes are refused: there is no STRIPE_API_KEY to send them on with")
@@ -50,6 +54,26 @@ func (a *App) newAPI() {
 	a.apiServer = internalServer(api.New(o), a.log)
 	// Who waits for changes is answered before the stop.
 	a.apiServer.RegisterOnShutdown(func() { close(stopping) })
+}
+
+// mirrored tells which connected accounts the API knows: those that are configured,
+// or, where all are, those that were seen. Of another one an empty list would be a
+// wrong answer.
+func (a *App) mirrored() func(ctx context.Context, account string) (bool, error) {
+	if !a.seen.All {
+		return func(_ context.Context, account string) (bool, error) { return a.seen.takes(account), nil }
+	}
+	var seen sync.Map // accounts are never forgotten
+	return func(ctx context.Context, account string) (bool, error) {
+		if _, known := seen.Load(account); known {
+			return true, nil
+		}
+		known, err := a.parts.Store.AccountSeen(ctx, account)
+		if known {
+			seen.Store(account, nil)
+		}
+		return known, err
+	}
 }
 
 // onDemand syncs targets for requests of the API, beside the worker. The fence

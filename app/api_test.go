@@ -316,6 +316,39 @@ func TestWriteThroughIsReadAtOnce(t *testing.T) {
 	})
 }
 
+// A replay tells how an object was when the key was first used. What has been
+// edited since must not go back in the mirror (I4): an edit of a transaction has
+// no event that would mend it.
+func TestI4_WriteThroughReplays(t *testing.T) {
+	t.Parallel()
+	onBoth(t, servedOptions{sim: ordered}, func(t *testing.T, s *served) {
+		cus := s.customer()
+		path := "/v1/customers/" + cus + "/balance_transactions"
+		row := path + "/" + s.post(path, balanceForm("-5"), "Idempotency-Key", "create").id(t)
+		grant := "/v1/billing/credit_grants/" + s.post("/v1/billing/credit_grants", grantForm(cus, "100"), "Idempotency-Key", "grant").id(t)
+		for _, c := range []struct {
+			path, key string
+			form      url.Values
+		}{
+			{path, "create", balanceForm("-5")},
+			{row, "edit", url.Values{"description": {"first"}}},
+			{"/v1/billing/credit_grants", "grant", grantForm(cus, "100")},
+			{grant, "edit of the grant", url.Values{"metadata[a]": {"first"}}},
+			{grant + "/void", "void", nil},
+		} {
+			first := s.post(c.path, c.form, "Idempotency-Key", c.key)
+			first.id(t)
+			s.post(row, url.Values{"description": {"after " + c.key}}).id(t)
+			s.post(grant, url.Values{"metadata[a]": {"after " + c.key}}).id(t)
+			replay := s.post(c.path, c.form, "Idempotency-Key", c.key)
+			if replay.header.Get("Idempotent-Replayed") != "true" || !bytes.Equal(replay.body, first.body) {
+				t.Fatalf("%s: no replay: %d %v %s", c.key, replay.status, replay.header, replay.body)
+			}
+			s.agree(cus)
+		}
+	})
+}
+
 // Refusals of Stripe's come back as they are.
 func TestWriteThroughRefusals(t *testing.T) {
 	t.Parallel()
@@ -469,6 +502,39 @@ func TestWriteThroughAtOnce(t *testing.T) {
 	})
 }
 
+// An edit of a row that no sync reads any more is in the mirror when the caller is
+// answered, however often something else begins on the customer meanwhile (I4).
+func TestI4_EditsBelowTheNewestRows(t *testing.T) {
+	t.Parallel()
+	onBoth(t, servedOptions{sim: ordered}, func(t *testing.T, s *served) {
+		cus := s.customer()
+		path := "/v1/customers/" + cus + "/balance_transactions"
+		row := path + "/" + s.post(path, balanceForm("-1")).id(t)
+		for range 30 {
+			s.post(path, balanceForm("-1")).id(t)
+		}
+		for _, passed := range []int{1, 8, 1000} {
+			reads := 0
+			s.hook(func(endpoint string, r *http.Request) {
+				edit := r.Method == http.MethodPost && r.URL.Path == row
+				if reads < passed && (edit || endpoint == "GET /v1/customers/{id}/balance_transactions/{txn}") {
+					reads++
+					if _, err := s.app.Store().BeginSync(t.Context(), mirror.Target{Scope: mirror.ScopeBalance, ID: cus}); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+			want := fmt.Sprint("passed ", passed)
+			s.post(row, url.Values{"description": {want}}).id(t)
+			s.hook(nil)
+			if got := s.get(row).object(t)["description"]; got != want {
+				t.Errorf("%q, want %q", got, want)
+			}
+			s.agree(cus)
+		}
+	})
+}
+
 // Creditmirror-Max-Age reads Stripe first when the copy is older, once for all who
 // ask at the same time, and says 504 when it cannot.
 func TestMaxAge(t *testing.T) {
@@ -607,4 +673,55 @@ func TestI12RepliesAreWhole(t *testing.T) {
 		close(stop)
 		wg.Wait()
 	})
+}
+
+// Where every account is taken, one that nobody has seen is none: not an empty list,
+// and no call to Stripe, whose refusal would look like one of the key. A write goes
+// to Stripe, and what it takes can be read at once (I20).
+func TestAnyAccount(t *testing.T) {
+	t.Parallel()
+	onBoth(t, servedOptions{sim: ordered, env: []string{"STRIPE_ACCOUNTS=*"}}, func(t *testing.T, s *served) {
+		const seen, unseen = "acct_1", "acct_nobody"
+		cus := s.customer("Stripe-Account", seen)
+		path := "/v1/customers/" + cus + "/balance_transactions"
+		calls := 0
+		s.hook(func(string, *http.Request) { calls++ })
+		for _, account := range []string{seen, unseen} {
+			for _, p := range []string{"/v1/customers", path, "/v1/credits/balances"} {
+				got := s.get(p, "Stripe-Account", account)
+				if got.status != 403 || !strings.Contains(string(got.body), "account_invalid") {
+					t.Errorf("%s of %s: %d %s", p, account, got.status, got.body)
+				}
+			}
+			if got := s.get(path, "Stripe-Account", account, "Creditmirror-Max-Age", "0s"); got.status != 403 {
+				t.Errorf("%d %s", got.status, got.body)
+			}
+		}
+		s.hook(nil)
+		if calls != 0 {
+			t.Errorf("%d calls to Stripe", calls)
+		}
+		if got := s.post(path, balanceForm("-5"), "Stripe-Account", unseen); got.status != 403 || got.header.Get("Creditmirror-Write") != "not-done" {
+			t.Errorf("%d %v %s", got.status, got.header, got.body)
+		}
+		s.post(path, balanceForm("-5"), "Stripe-Account", seen).id(t)
+		s.agree(cus, "Stripe-Account", seen)
+		if got := s.get("/v1/customers", "Stripe-Account", unseen); got.status != 403 {
+			t.Errorf("after a write that Stripe refused: %d %s", got.status, got.body)
+		}
+	})
+}
+
+// The limit of a key in the configuration is the API's.
+func TestKeyLimitOfTheConfiguration(t *testing.T) {
+	t.Parallel()
+	s := serveAPI(t, servedOptions{sim: ordered, env: []string{"CREDITMIRROR_API_KEYS=read@0.01:" + readKey + ",write:" + writeKey}})
+	for want := 200; want <= 429; want += 229 {
+		if got := s.get("/v1/customers"); got.status != want {
+			t.Errorf("%d %s, want %d", got.status, got.body, want)
+		}
+	}
+	if got := send(t, "GET", s.api, "/v1/customers", writeKey, nil); got.status != 200 {
+		t.Errorf("the other key: %d", got.status)
+	}
 }

@@ -120,10 +120,12 @@ func (a Accounts) String() string {
 
 // APIKey is one key of the API and console.
 type APIKey struct {
-	// Key is what the caller presents, without the read: or write: prefix.
+	// Key is what the caller presents, without its prefix (read:, write@5: and so on).
 	Key Secret
 	// Write allows changes; every key may read.
 	Write bool
+	// RPS is how many requests a second one process answers; 0: no limit.
+	RPS float64
 }
 
 // Mode returns the mode of the Stripe key, [ModeUnknown] if there is no key.

@@ -68,7 +68,7 @@ func TestEverythingSet(t *testing.T) {
 		"CREDITMIRROR_DATABASE_URL=postgres://me:p%40ss@db1:5432,db2/mirror?sslmode=verify-full",
 		"CREDITMIRROR_REDIS_URL=rediss+cluster://:pw@r1:6379,r2:6379", "CREDITMIRROR_INBOX=off",
 		"CREDITMIRROR_WEBHOOK_ADDR=[::]:80", "CREDITMIRROR_API_ADDR=0.0.0.0:81", "CREDITMIRROR_OPS_ADDR=localhost:0",
-		"CREDITMIRROR_API_KEYS=" + apiKey + "1,read:" + apiKey + "2,write:" + apiKey + "3",
+		"CREDITMIRROR_API_KEYS=" + apiKey + "1,read:" + apiKey + "2,write:" + apiKey + "3,read@50:" + apiKey + "4,write@0.5:" + apiKey + "5,read:" + apiKey + "@50",
 		"CREDITMIRROR_STRIPE_ENDPOINT_RPS=150.5", "CREDITMIRROR_WORKERS=1024", "CREDITMIRROR_EVENTS_INTERVAL=1s",
 		"CREDITMIRROR_BALANCES_INTERVAL=10s", "CREDITMIRROR_SCRUB_PERIOD=1m", "CREDITMIRROR_REPAIR=false",
 		"CREDITMIRROR_CUSTOMER_FIELDS=full", "CREDITMIRROR_LOG_LEVEL=debug", "CREDITMIRROR_MAX_ATTEMPTS=100",
@@ -85,6 +85,8 @@ func TestEverythingSet(t *testing.T) {
 		WebhookAddr: "[::]:80", APIAddr: "0.0.0.0:81", OpsAddr: "localhost:0",
 		APIKeys: []APIKey{
 			{Key: NewSecret(apiKey + "1")}, {Key: NewSecret(apiKey + "2")}, {Key: NewSecret(apiKey + "3"), Write: true},
+			{Key: NewSecret(apiKey + "4"), RPS: 50}, {Key: NewSecret(apiKey + "5"), Write: true, RPS: 0.5},
+			{Key: NewSecret(apiKey + "@50")}, // of the key itself, which may hold any sign but a colon
 		},
 		StripeRPS: 80, StripeEndpointRPS: 150.5, Workers: 1024,
 		EventsInterval: time.Second, BalancesInterval: 10 * time.Second, ScrubPeriod: time.Minute,

@@ -128,14 +128,21 @@ func parseAccounts(c *Config, value string, fail failFunc) {
 func parseAPIKeys(c *Config, value string, fail failFunc) {
 	seen := map[string]string{} // key → entry
 	for i, entry := range entries(value, fail) {
-		key, write := strings.CutPrefix(entry, "write:")
-		if !write {
-			key = strings.TrimPrefix(entry, "read:")
+		prefix, key, found := strings.Cut(entry, ":")
+		if !found {
+			prefix, key = "read", entry
+		}
+		kind, limit, limited := strings.Cut(prefix, "@")
+		parsed := APIKey{Key: NewSecret(key), Write: kind == "write"}
+		if limited {
+			parsed.RPS, _ = strconv.ParseFloat(limit, 64) // what is no number is 0 or infinite, and refused below
 		}
 		switch {
 		case entry == "": // reported by entries
-		case strings.Contains(key, ":"):
-			fail("has an entry (number %d) with an unknown prefix or a colon in the key; the prefixes are read: and write:", i+1)
+		case kind != "read" && kind != "write", strings.Contains(key, ":"):
+			fail("has an entry (number %d) with an unknown prefix or a colon in the key; the prefixes are read: and write:, or with a limit read@50: and write@5:", i+1)
+		case limited && !(parsed.RPS >= minKeyRPS && parsed.RPS <= maxKeyRPS): // also refuses NaN
+			fail("has a limit (entry number %d) that is no number of requests per second from %v to %v; leave out the @ for no limit", i+1, minKeyRPS, maxKeyRPS)
 		case !isToken(key) && key != "":
 			fail("has an entry (number %d) with white space, quotes or other than visible ASCII characters; use letters and digits", i+1)
 		case len(key) < minAPIKeyLength:
@@ -144,7 +151,7 @@ func parseAPIKeys(c *Config, value string, fail failFunc) {
 			fail("has the same key twice (number %d), under different prefixes; remove one", i+1)
 		}
 		seen[key] = entry
-		c.APIKeys = append(c.APIKeys, APIKey{Key: NewSecret(key), Write: write})
+		c.APIKeys = append(c.APIKeys, parsed)
 	}
 }
 

@@ -12,7 +12,11 @@ const (
 	minBalancesInterval = 10 * time.Second
 	minScrubPeriod      = time.Minute
 	minAPIKeyLength     = 20 // characters of CREDITMIRROR_API_KEYS, without the prefix
+	minKeyRPS           = 0.01
 )
+
+// maxKeyRPS is more than a process can answer.
+const maxKeyRPS = 1_000_000
 
 // table is the single description of every variable.
 func table() []Spec {
@@ -90,7 +94,7 @@ func table() []Spec {
 		},
 		{
 			Var: VarAPIKeys, Secret: true, kind: "keys", emptyOK: true,
-			Help:  "keys for the API and console, comma separated, read: or write: before each (read if none); without any they answer on loopback only",
+			Help:  "keys for the API and console, comma separated, read: or write: before each (read if none), with a limit of requests per second read@50: or write@5:; without any they answer on loopback only",
 			parse: parseAPIKeys,
 			show:  func(c Config) string { return setOrUnset(len(c.APIKeys) > 0) },
 		},

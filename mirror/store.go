@@ -202,9 +202,10 @@ type Progress interface {
 	// whether owner holds it now.
 	AcquireLease(ctx context.Context, name, owner string, ttl time.Duration) (bool, error)
 	ReleaseLease(ctx context.Context, name, owner string) error
-	// SeeAccount remembers a connected account; Accounts lists them, without the
-	// platform's own.
+	// SeeAccount remembers a connected account, AccountSeen tells whether one is, and
+	// Accounts lists them, without the platform's own.
 	SeeAccount(ctx context.Context, account string) error
+	AccountSeen(ctx context.Context, account string) (bool, error)
 	Accounts(ctx context.Context) ([]string, error)
 	// Unsynced lists customers after the given one whose history of the scope is not
 	// complete (never read, or in pieces) and that have no dead letter, those with

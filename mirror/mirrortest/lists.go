@@ -309,7 +309,8 @@ func changesInOrder(t *testing.T, h *Harness) {
 			t.Fatalf("%d at a time: %+v", limit, got)
 		}
 	}
-	for _, cursor := range []string{"x", "-1", "1.x", "99999999999999999999999999"} {
+	// The last ones are well-formed on one of the databases, and beyond its end.
+	for _, cursor := range []string{"x", "-1", "1.x", "99999999999999999999999999", "9223372036854775807", "18446744073709551615.1"} {
 		if _, err := h.Changes(t.Context(), "", cursor, 1); !errors.Is(err, mirror.ErrNotFound) {
 			t.Errorf("cursor %q: %v, want ErrNotFound", cursor, err)
 		}

@@ -105,6 +105,11 @@ func accounts(t *testing.T, h *Harness) {
 	for _, a := range []string{"acct_B", "", "acct_A", "acct_B"} {
 		noErr(t, h.SeeAccount(t.Context(), a))
 	}
+	for a, want := range map[string]bool{"acct_A": true, "acct_B": true, "acct_C": false} {
+		if seen, err := h.AccountSeen(t.Context(), a); err != nil || seen != want {
+			t.Errorf("%s: %v, %v", a, seen, err)
+		}
+	}
 	got, err := h.Accounts(t.Context())
 	if err != nil || !slices.Equal(got, []string{"acct_A", "acct_B"}) {
 		t.Fatalf("accounts %q, %v", got, err)

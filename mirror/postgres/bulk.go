@@ -177,11 +177,16 @@ func (s *Store) Balances(ctx context.Context, account, after string, limit int, 
 	return list, nil
 }
 
-// changesAfter reads the feed as its index's comment says.
-const changesAfter = `SELECT c.xact::text, c.seq, c.account, c.table_name, c.customer, c.id, c.op, c.changed_at
+const (
+	// changesAfter reads the feed as the comment of its table says.
+	changesAfter = `SELECT c.xact::text, c.seq, c.account, c.table_name, c.customer, c.id, c.op, c.changed_at
 FROM creditmirror.changes AS c
 WHERE (c.xact, c.seq) > ($1::text::xid8, $2::bigint) AND c.xact < pg_snapshot_xmin(pg_current_snapshot()) AND c.account = $3
 ORDER BY c.xact, c.seq LIMIT $4`
+
+	// changesBeyond tells of a transaction that this server has yet to count to.
+	changesBeyond = `SELECT $1::text::xid8 >= pg_snapshot_xmax(pg_current_snapshot())`
+)
 
 // Changes lists the change feed. Its cursor is two numbers: the transaction and
 // the sequence number.
@@ -197,10 +202,23 @@ func (s *Store) Changes(ctx context.Context, account, after string, limit int) (
 		c.Cursor = xact + "." + strconv.FormatInt(seq, 10)
 		return c, err
 	}, changesAfter, strconv.FormatUint(xact, 10), seq, account, limit)
+	if err == nil && len(list) == 0 && xact > 0 {
+		err = s.checkFeedCursor(ctx, xact)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("list changes: %w", err)
 	}
 	return list, nil
+}
+
+// checkFeedCursor refuses a cursor of another server, whose reader would wait
+// while records pass before it.
+func (s *Store) checkFeedCursor(ctx context.Context, xact uint64) error {
+	beyond, err := one(query(ctx, s, pgx.RowTo[bool], changesBeyond, strconv.FormatUint(xact, 10)))
+	if err == nil && beyond {
+		err = mirror.ErrNotFound
+	}
+	return err
 }
 
 func parseFeedCursor(s string) (xact uint64, seq int64, err error) {

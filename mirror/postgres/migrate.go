@@ -68,6 +68,9 @@ func (s *Store) Migrate(ctx context.Context) error {
 	for attempt := 1; ; attempt++ {
 		_, err := provider.Up(ctx)
 		if err == nil {
+			err = adoptForeignChanges(ctx, db)
+		}
+		if err == nil {
 			return nil
 		}
 		if attempt == migrationAttempts || !retryable(err) {
@@ -79,6 +82,34 @@ func (s *Store) Migrate(ctx context.Context) error {
 		case <-time.After(migrationLockTimeout / 2):
 		}
 	}
+}
+
+const (
+	// foreignChanges tells whether the change feed of an account ends with a
+	// transaction that this server has yet to count to.
+	foreignChanges = `WITH RECURSIVE a (account) AS (
+  (SELECT account FROM creditmirror.changes ORDER BY account LIMIT 1)
+  UNION ALL
+  SELECT (SELECT c.account FROM creditmirror.changes AS c WHERE c.account > a.account ORDER BY c.account LIMIT 1) FROM a WHERE a.account IS NOT NULL
+)
+SELECT EXISTS (
+  SELECT 1 FROM a CROSS JOIN LATERAL (
+    SELECT c.xact FROM creditmirror.changes AS c WHERE c.account = a.account ORDER BY c.xact DESC, c.seq DESC LIMIT 1
+  ) AS newest WHERE newest.xact >= pg_snapshot_xmax(pg_current_snapshot()))`
+
+	adoptChanges = `UPDATE creditmirror.changes SET xact = pg_current_xact_id() WHERE xact >= pg_snapshot_xmax(pg_current_snapshot())`
+)
+
+// adoptForeignChanges gives the records of the change feed that a backup brought from a
+// server with higher transaction numbers a number of this one. Otherwise they would
+// not be shown for years, and new ones would come before those that were read.
+func adoptForeignChanges(ctx context.Context, db *sql.DB) error {
+	var foreign bool
+	if err := db.QueryRowContext(ctx, foreignChanges).Scan(&foreign); err != nil || !foreign {
+		return err
+	}
+	_, err := db.ExecContext(ctx, adoptChanges)
+	return err
 }
 
 // ensureSchema makes the schema that the version table lives in. It asks first,

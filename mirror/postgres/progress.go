@@ -101,6 +101,8 @@ const (
 	seeAccount = `INSERT INTO creditmirror.accounts (account) SELECT $1::text
 WHERE NOT EXISTS (SELECT 1 FROM creditmirror.accounts WHERE account = $1) ON CONFLICT (account) DO NOTHING`
 
+	accountSeen = `SELECT EXISTS (SELECT 1 FROM creditmirror.accounts WHERE account = $1)`
+
 	listAccounts = `SELECT account FROM creditmirror.accounts WHERE account <> '' ORDER BY account`
 )
 
@@ -112,6 +114,15 @@ func (s *Store) SeeAccount(ctx context.Context, account string) error {
 		return fmt.Errorf("remember account %s: %w", account, err)
 	}
 	return nil
+}
+
+// AccountSeen tells whether a connected account is remembered.
+func (s *Store) AccountSeen(ctx context.Context, account string) (bool, error) {
+	seen, err := one(query(ctx, s, pgx.RowTo[bool], accountSeen, account))
+	if err != nil {
+		return false, fmt.Errorf("look for account %s: %w", account, err)
+	}
+	return seen, nil
 }
 
 // Accounts lists the connected accounts.

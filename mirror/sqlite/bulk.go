@@ -174,8 +174,13 @@ func (s *Store) Balances(ctx context.Context, account, after string, limit int, 
 	return list, nil
 }
 
-const changesAfter = `
+const (
+	changesAfter = `
 SELECT seq, account, table_name, customer, id, op, changed_at FROM changes WHERE account = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3`
+
+	// lastChange counts deleted records too.
+	lastChange = `SELECT seq FROM sqlite_sequence WHERE name = 'changes'`
+)
 
 // Changes lists the change feed. Writes come one after the other, so the order of
 // seq is that of the commits.
@@ -189,7 +194,7 @@ func (s *Store) Changes(ctx context.Context, account, after string, limit int) (
 	}
 	var list []mirror.Change
 	err := s.read(ctx, func(r *reading) error {
-		return r.each(changesAfter, []any{account, seq, limit}, func(rows *sql.Rows) error {
+		err := r.each(changesAfter, []any{account, seq, limit}, func(rows *sql.Rows) error {
 			var c mirror.Change
 			var seq int64
 			err := rows.Scan(&seq, &c.Account, &c.Table, &c.Customer, &c.ID, &c.Op, timeColumn{&c.ChangedAt})
@@ -197,6 +202,18 @@ func (s *Store) Changes(ctx context.Context, account, after string, limit int) (
 			list = append(list, c)
 			return err
 		})
+		if err != nil || len(list) > 0 || seq == 0 {
+			return err
+		}
+		// The reader of another file would wait while records pass before its cursor.
+		var last int64
+		if _, err := r.row(lastChange, nil, &last); err != nil {
+			return err
+		}
+		if seq > last {
+			return mirror.ErrNotFound
+		}
+		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("changes: %w", err)

@@ -118,18 +118,27 @@ const (
 // SeeAccount remembers a connected account. It is asked for every event, so one
 // that is known costs no write.
 func (s *Store) SeeAccount(ctx context.Context, account string) error {
-	known := 0
-	err := s.read(ctx, func(r *reading) error {
-		_, err := r.row(knowsAccount, []any{account}, &known)
-		return err
-	})
-	if err == nil && known == 0 {
+	known, err := s.AccountSeen(ctx, account)
+	if err == nil && !known {
 		err = s.w.do(ctx, durable, func(tx *tx) error { return tx.exec(seeAccount, account, tx.at) })
 	}
 	if err != nil {
 		return fmt.Errorf("see account %s: %w", account, explain(s.path, err))
 	}
 	return nil
+}
+
+// AccountSeen tells whether a connected account is remembered.
+func (s *Store) AccountSeen(ctx context.Context, account string) (bool, error) {
+	n := 0
+	err := s.read(ctx, func(r *reading) error {
+		_, err := r.row(knowsAccount, []any{account}, &n)
+		return err
+	})
+	if err != nil {
+		return false, fmt.Errorf("look for account %s: %w", account, explain(s.path, err))
+	}
+	return n > 0, nil
 }
 
 // Accounts lists the connected accounts.
