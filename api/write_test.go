@@ -289,7 +289,8 @@ func TestI4_ReplaysAreNotWritten(t *testing.T) {
 func TestWritesWithoutTheMirror(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ name, target, object string }{
-		{"create", pathTxns, "customer_balance_transaction"}, {"edit", pathTxn, "customer_balance_transaction"},
+		{"create", pathTxns, "customer_balance_transaction"},
+		{"edit", pathTxn, "customer_balance_transaction"},
 		{"void", pathGrants + "/" + grantUsed + "/void", "billing.credit_grant"},
 	} {
 		synctest.Test(t, func(t *testing.T) {
