@@ -152,12 +152,12 @@ func (h *handler) write(r *http.Request, header http.Header, rt *route, c *call)
 	c.log.Info("api write", zap.String("customer_id", w.target.ID), zap.String("scope", string(w.target.Scope)),
 		zap.Int("code", w.reply.Status), zap.String("outcome", outcome), zap.Duration("duration", time.Since(began)))
 	header.Set(headerWrite, outcome)
-	if outcome != outcomeUnknown {
-		header.Del(headerRetry)
-	}
 	out, err := w.response(c)
-	if outcome == outcomeUnknown {
+	switch {
+	case outcome == outcomeUnknown && len(keys) == 0:
 		out.header.Del(headerRetry)
+	case err == nil: // Stripe's own word stands
+		header.Del(headerRetry)
 	}
 	return out, err
 }

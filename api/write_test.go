@@ -237,6 +237,19 @@ func TestUnknownIsRepeatedWithTheCallersKey(t *testing.T) {
 	if w.Code != 502 || w.Header().Get("Stripe-Should-Retry") != "true" || w.Header().Get("Idempotency-Key") != "mine" {
 		t.Errorf("%d %v", w.Code, w.Header())
 	}
+	for _, word := range []string{"", "true", "false"} { // Stripe's own word stands
+		five := stub{err: &stripeapi.Error{Kind: stripeapi.KindUnavailable, Unsettled: true}, reply: stripeapi.Reply{
+			Status: 500, Body: []byte(`{"error":{"type":"api_error"}}`), Header: http.Header{"Stripe-Should-Retry": {word}},
+		}}
+		w := serve(writing(t, &five, &ledgerStub{}, &marked), postForm(pathTxns, "amount=1", "Idempotency-Key", "mine"))
+		if w.Code != 500 || w.Header().Get(headerWrite) != "unknown" || w.Header().Get("Stripe-Should-Retry") != word {
+			t.Errorf("%q: %d %v", word, w.Code, w.Header())
+		}
+		w = serve(writing(t, &five, &ledgerStub{}, &marked), postForm(pathTxns, "amount=1"))
+		if w.Header().Get("Stripe-Should-Retry") != "false" {
+			t.Errorf("%q, without a key: %v", word, w.Header())
+		}
+	}
 }
 
 // No event tells of the edit of a transaction, and no sync reads below the newest
