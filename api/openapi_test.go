@@ -18,6 +18,9 @@ type openAPI struct {
 			Name, In string
 			Ref      string `json:"$ref"`
 		}
+		Responses map[string]struct {
+			Ref string `json:"$ref"`
+		}
 	}
 	Components struct {
 		Schemas map[string]struct {
@@ -60,6 +63,10 @@ func TestOpenAPIIsTheCode(t *testing.T) {
 			}
 			if header["Idempotency-Key"] {
 				documented[key] = append(documented[key], "+write")
+			}
+			refusal := map[bool]string{true: "WriteError", false: "Error"}[method == "post"]
+			if op.Responses["default"].Ref != "#/components/responses/"+refusal || op.Responses["429"].Ref != "#/components/responses/RateLimited" {
+				t.Errorf("%s: %v", key, op.Responses)
 			}
 		}
 	}

@@ -152,12 +152,12 @@ func (h *handler) write(r *http.Request, header http.Header, rt *route, c *call)
 	c.log.Info("api write", zap.String("customer_id", w.target.ID), zap.String("scope", string(w.target.Scope)),
 		zap.Int("code", w.reply.Status), zap.String("outcome", outcome), zap.Duration("duration", time.Since(began)))
 	header.Set(headerWrite, outcome)
-	if outcome != outcomeUnknown {
-		header.Del(headerRetry)
-	}
 	out, err := w.response(c)
-	if outcome == outcomeUnknown {
+	switch {
+	case outcome == outcomeUnknown && len(keys) == 0:
 		out.header.Del(headerRetry)
+	case err == nil: // Stripe's own word stands
+		header.Del(headerRetry)
 	}
 	return out, err
 }
@@ -332,14 +332,19 @@ func (w *Writes) later(ctx context.Context, c *call, out written) {
 }
 
 // readAnew has the next sync of the target read its whole history. Syncs that are
-// under way may have read it before the edit: they are fenced off first.
+// under way may have read it before the edit, and their commit takes the request
+// back: they are fenced off, and it is made again where one was faster.
 func (w *Writes) readAnew(ctx context.Context, t mirror.Target) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), markTimeout)
 	defer cancel()
-	if _, err := w.Store.BeginSync(ctx, t); err != nil {
-		return err
+	for {
+		if err := w.Store.RequestFullRead(ctx, []mirror.Target{t}); err != nil {
+			return err
+		}
+		if state, err := w.Store.BeginSync(ctx, t); err != nil || state.Walk.Full {
+			return err
+		}
 	}
-	return w.Store.RequestFullRead(ctx, []mirror.Target{t})
 }
 
 func createBalanceTransaction(ctx context.Context, w *Writes, c *call) (written, error) {

@@ -84,8 +84,11 @@ func TestEverythingSet(t *testing.T) {
 		RedisURL:       NewSecret("rediss+cluster://:pw@r1:6379,r2:6379"), Inbox: InboxOff,
 		WebhookAddr: "[::]:80", APIAddr: "0.0.0.0:81", OpsAddr: "localhost:0",
 		APIKeys: []APIKey{
-			{Key: NewSecret(apiKey + "1")}, {Key: NewSecret(apiKey + "2")}, {Key: NewSecret(apiKey + "3"), Write: true},
-			{Key: NewSecret(apiKey + "4"), RPS: 50}, {Key: NewSecret(apiKey + "5"), Write: true, RPS: 0.5},
+			{Key: NewSecret(apiKey + "1")},
+			{Key: NewSecret(apiKey + "2")},
+			{Key: NewSecret(apiKey + "3"), Write: true},
+			{Key: NewSecret(apiKey + "4"), RPS: 50},
+			{Key: NewSecret(apiKey + "5"), Write: true, RPS: 0.5},
 			{Key: NewSecret(apiKey + "@50")}, // of the key itself, which may hold any sign but a colon
 		},
 		StripeRPS: 80, StripeEndpointRPS: 150.5, Workers: 1024,

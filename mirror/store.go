@@ -202,8 +202,9 @@ type Progress interface {
 	// whether owner holds it now.
 	AcquireLease(ctx context.Context, name, owner string, ttl time.Duration) (bool, error)
 	ReleaseLease(ctx context.Context, name, owner string) error
-	// SeeAccount remembers a connected account, AccountSeen tells whether one is, and
-	// Accounts lists them, without the platform's own.
+	// SeeAccount remembers a connected account, and Accounts lists them, without the
+	// platform's own. AccountSeen tells whether one is remembered, or has customers
+	// here from a time when accounts were named.
 	SeeAccount(ctx context.Context, account string) error
 	AccountSeen(ctx context.Context, account string) (bool, error)
 	Accounts(ctx context.Context) ([]string, error)

@@ -105,7 +105,10 @@ func accounts(t *testing.T, h *Harness) {
 	for _, a := range []string{"acct_B", "", "acct_A", "acct_B"} {
 		noErr(t, h.SeeAccount(t.Context(), a))
 	}
-	for a, want := range map[string]bool{"acct_A": true, "acct_B": true, "acct_C": false} {
+	if _, err := h.InsertCustomers(t.Context(), "acct_held", []mirror.Customer{made("acct_held", "cus_A", 0)}); err != nil {
+		t.Fatal(err)
+	}
+	for a, want := range map[string]bool{"acct_A": true, "acct_B": true, "acct_held": true, "acct_C": false} {
 		if seen, err := h.AccountSeen(t.Context(), a); err != nil || seen != want {
 			t.Errorf("%s: %v, %v", a, seen, err)
 		}

@@ -101,7 +101,8 @@ const (
 	seeAccount = `INSERT INTO creditmirror.accounts (account) SELECT $1::text
 WHERE NOT EXISTS (SELECT 1 FROM creditmirror.accounts WHERE account = $1) ON CONFLICT (account) DO NOTHING`
 
-	accountSeen = `SELECT EXISTS (SELECT 1 FROM creditmirror.accounts WHERE account = $1)`
+	accountSeen = `SELECT EXISTS (SELECT 1 FROM creditmirror.accounts WHERE account = $1)
+  OR EXISTS (SELECT 1 FROM creditmirror.customers WHERE account = $1)`
 
 	listAccounts = `SELECT account FROM creditmirror.accounts WHERE account <> '' ORDER BY account`
 )
@@ -116,7 +117,7 @@ func (s *Store) SeeAccount(ctx context.Context, account string) error {
 	return nil
 }
 
-// AccountSeen tells whether a connected account is remembered.
+// AccountSeen tells whether a connected account is remembered, or has customers.
 func (s *Store) AccountSeen(ctx context.Context, account string) (bool, error) {
 	seen, err := one(query(ctx, s, pgx.RowTo[bool], accountSeen, account))
 	if err != nil {

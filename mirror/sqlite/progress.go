@@ -110,7 +110,8 @@ func (s *Store) ReleaseLease(ctx context.Context, name, owner string) error {
 }
 
 const (
-	knowsAccount = `SELECT count(*) FROM accounts WHERE account = ?1`
+	knowsAccount = `SELECT EXISTS (SELECT 1 FROM accounts WHERE account = ?1)`
+	accountSeen  = `SELECT EXISTS (SELECT 1 FROM accounts WHERE account = ?1) OR EXISTS (SELECT 1 FROM customers WHERE account = ?1)`
 	seeAccount   = `INSERT INTO accounts (account, seen_at, synced_at) VALUES (?1, ?2, ?2) ON CONFLICT DO NOTHING`
 	listAccounts = `SELECT account FROM accounts WHERE account <> '' ORDER BY account`
 )
@@ -118,7 +119,7 @@ const (
 // SeeAccount remembers a connected account. It is asked for every event, so one
 // that is known costs no write.
 func (s *Store) SeeAccount(ctx context.Context, account string) error {
-	known, err := s.AccountSeen(ctx, account)
+	known, err := s.has(ctx, knowsAccount, account)
 	if err == nil && !known {
 		err = s.w.do(ctx, durable, func(tx *tx) error { return tx.exec(seeAccount, account, tx.at) })
 	}
@@ -128,17 +129,22 @@ func (s *Store) SeeAccount(ctx context.Context, account string) error {
 	return nil
 }
 
-// AccountSeen tells whether a connected account is remembered.
+// AccountSeen tells whether a connected account is remembered, or has customers.
 func (s *Store) AccountSeen(ctx context.Context, account string) (bool, error) {
-	n := 0
-	err := s.read(ctx, func(r *reading) error {
-		_, err := r.row(knowsAccount, []any{account}, &n)
+	seen, err := s.has(ctx, accountSeen, account)
+	if err != nil {
+		return false, fmt.Errorf("look for account %s: %w", account, err)
+	}
+	return seen, nil
+}
+
+// has runs a query that tells whether something is there.
+func (s *Store) has(ctx context.Context, query, account string) (found bool, err error) {
+	err = s.read(ctx, func(r *reading) error {
+		_, err := r.row(query, []any{account}, &found)
 		return err
 	})
-	if err != nil {
-		return false, fmt.Errorf("look for account %s: %w", account, explain(s.path, err))
-	}
-	return n > 0, nil
+	return found, err
 }
 
 // Accounts lists the connected accounts.
