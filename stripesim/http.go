@@ -26,6 +26,13 @@ type call struct {
 	what occasion // of the request, for faults
 }
 
+// lock locks the account for writing. What is done under it is done now, not when
+// the request came: times must not run against the order of changes.
+func (c *call) lock() {
+	c.a.mu.Lock()
+	c.cz.now = c.s.unix()
+}
+
 // reply is one complete answer.
 type reply struct {
 	status int
