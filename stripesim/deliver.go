@@ -239,10 +239,14 @@ func (d *sender) send(a *account, v *delivery) {
 		d.note(v, 0, 0, "dropped by a fault")
 		return
 	}
-	second := *v // while it is still ours alone
+	var second *delivery
+	if twice {
+		copied := *v // while it is still ours alone
+		second = &copied
+	}
 	d.start(v, wait)
 	if twice {
-		d.start(&second, wait+again)
+		d.start(second, wait+again)
 	}
 }
 
