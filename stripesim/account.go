@@ -221,13 +221,12 @@ func (a *account) noteDue() {
 // catchUp makes what the wall clock has brought about: late credits_granted
 // rows, natural expiry and drafts that finalize by themselves.
 func (a *account) catchUp() {
-	now := a.s.unix()
-	if a.nextDue.Load() > now {
+	if a.nextDue.Load() > a.s.unix() {
 		return
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.catchUpLocked(now)
+	a.catchUpLocked(a.s.unix())
 }
 
 func (a *account) catchUpLocked(now int64) {

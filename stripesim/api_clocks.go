@@ -15,7 +15,7 @@ func (c *call) createClock() (any, *apiError) {
 	if c.a.live {
 		return nil, errInvalid("testmode_only", "", "Test clocks can only be used in test mode.")
 	}
-	c.a.mu.Lock()
+	c.lock()
 	defer c.a.mu.Unlock()
 	return c.a.renderClock(c.a.createClock(c.cz, frozen, name)), nil
 }
@@ -49,7 +49,7 @@ func (c *call) advanceClock() (any, *apiError) {
 	if e := c.p.done(); e != nil {
 		return nil, e
 	}
-	c.a.mu.Lock()
+	c.lock()
 	defer c.a.mu.Unlock()
 	k, e := c.clock()
 	if e != nil {
@@ -66,7 +66,7 @@ func (c *call) deleteClock() (any, *apiError) {
 	if e := c.p.done(); e != nil {
 		return nil, e
 	}
-	c.a.mu.Lock()
+	c.lock()
 	defer c.a.mu.Unlock()
 	k, e := c.clock()
 	if e != nil {

@@ -88,7 +88,7 @@ func (c *call) createGrant() (any, *apiError) {
 		return nil, e
 	}
 	a := c.a
-	a.mu.Lock()
+	c.lock()
 	defer a.mu.Unlock()
 	cus, e := c.payer(customerID, accountID)
 	if e != nil {
@@ -130,7 +130,7 @@ func (c *call) getGrant() (any, *apiError) {
 // onGrant runs a change of the grant that the path names.
 func (c *call) onGrant(change func(*grant) *apiError) (any, *apiError) {
 	a := c.a
-	a.mu.Lock()
+	c.lock()
 	defer a.mu.Unlock()
 	g, e := c.grant()
 	if e != nil {

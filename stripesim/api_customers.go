@@ -72,7 +72,7 @@ func (c *call) createCustomer() (any, *apiError) {
 		return nil, e
 	}
 	a := c.a
-	a.mu.Lock()
+	c.lock()
 	defer a.mu.Unlock()
 	var k *clock
 	if clockID != "" {
@@ -102,7 +102,7 @@ func (c *call) getCustomer() (any, *apiError) {
 
 func (c *call) updateCustomer() (any, *apiError) {
 	a := c.a
-	a.mu.Lock()
+	c.lock()
 	defer a.mu.Unlock()
 	cus, e := a.living(c.args[0], "id", http.StatusNotFound)
 	if e != nil {
@@ -121,7 +121,7 @@ func (c *call) deleteCustomer() (any, *apiError) {
 		return nil, e
 	}
 	a := c.a
-	a.mu.Lock()
+	c.lock()
 	defer a.mu.Unlock()
 	cus, e := a.living(c.args[0], "id", http.StatusNotFound)
 	if e != nil {
@@ -235,7 +235,7 @@ func (c *call) createBalanceTxn() (any, *apiError) {
 		return nil, e
 	}
 	a := c.a
-	a.mu.Lock()
+	c.lock()
 	defer a.mu.Unlock()
 	cus, e := a.living(c.args[0], "customer", http.StatusNotFound)
 	if e != nil {
@@ -273,7 +273,7 @@ func (c *call) getBalanceTxn() (any, *apiError) {
 
 func (c *call) updateBalanceTxn() (any, *apiError) {
 	a := c.a
-	a.mu.Lock()
+	c.lock()
 	defer a.mu.Unlock()
 	cus, e := a.living(c.args[0], "customer", http.StatusNotFound)
 	if e != nil {

@@ -188,7 +188,7 @@ func (c *call) createHook() (any, *apiError) {
 		return nil, e
 	}
 	a := c.a
-	a.mu.Lock()
+	c.lock()
 	defer a.mu.Unlock()
 	h.node = node{id: a.ids.endpoint(), created: c.cz.now}
 	h.secrets = []signSecret{{text: a.ids.secret()}}
@@ -252,7 +252,7 @@ func (c *call) getHook() (any, *apiError) {
 }
 
 func (c *call) updateHook() (any, *apiError) {
-	c.a.mu.Lock()
+	c.lock()
 	defer c.a.mu.Unlock()
 	h, e := c.hook()
 	if e != nil {
@@ -275,7 +275,7 @@ func (c *call) deleteHook() (any, *apiError) {
 	if e := c.p.done(); e != nil {
 		return nil, e
 	}
-	c.a.mu.Lock()
+	c.lock()
 	defer c.a.mu.Unlock()
 	h, e := c.hook()
 	if e != nil {

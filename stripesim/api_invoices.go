@@ -83,7 +83,7 @@ func (c *call) createInvoice() (any, *apiError) {
 		return nil, e
 	}
 	a := c.a
-	a.mu.Lock()
+	c.lock()
 	defer a.mu.Unlock()
 	cus, e := c.payer(customerID, accountID)
 	if e != nil {
@@ -122,7 +122,7 @@ func (c *call) getInvoice() (any, *apiError) {
 // one of the given states.
 func (c *call) onInvoice(change func(*invoice) *apiError, states ...string) (any, *apiError) {
 	a := c.a
-	a.mu.Lock()
+	c.lock()
 	defer a.mu.Unlock()
 	inv, e := c.invoice()
 	if e != nil {
@@ -154,7 +154,7 @@ func oneOf(words []string) string {
 
 func (c *call) updateInvoice() (any, *apiError) {
 	a := c.a
-	a.mu.Lock()
+	c.lock()
 	defer a.mu.Unlock()
 	inv, e := c.invoice()
 	if e != nil {
@@ -219,7 +219,7 @@ func (c *call) deleteInvoice() (any, *apiError) {
 		return nil, e
 	}
 	a := c.a
-	a.mu.Lock()
+	c.lock()
 	defer a.mu.Unlock()
 	inv, e := c.invoice()
 	if e != nil {
@@ -488,7 +488,7 @@ func (c *call) itemParams(p *params, currency string) itemRequest {
 func (c *call) createItem() (any, *apiError) {
 	p := c.p
 	a := c.a
-	a.mu.Lock()
+	c.lock()
 	defer a.mu.Unlock()
 	customerID, accountID, invoiceID := p.id("customer"), p.id("customer_account"), p.id("invoice")
 	currency, hasCurrency := p.currency("currency")
@@ -625,7 +625,7 @@ func (it *invoiceItem) editable() *apiError {
 
 func (c *call) updateItem() (any, *apiError) {
 	a := c.a
-	a.mu.Lock()
+	c.lock()
 	defer a.mu.Unlock()
 	it, e := c.item()
 	if e != nil {
@@ -662,7 +662,7 @@ func (c *call) deleteItem() (any, *apiError) {
 		return nil, e
 	}
 	a := c.a
-	a.mu.Lock()
+	c.lock()
 	defer a.mu.Unlock()
 	it, e := c.item()
 	if e != nil {
@@ -753,7 +753,7 @@ func (c *call) createPrice() (any, *apiError) {
 	if e := p.done(); e != nil {
 		return nil, e
 	}
-	c.a.mu.Lock()
+	c.lock()
 	defer c.a.mu.Unlock()
 	c.a.createPrice(c.cz, v)
 	return c.a.renderPrice(v, c.x), nil
@@ -867,7 +867,7 @@ func (c *call) noteLines(inv *invoice) []noteLine {
 
 func (c *call) createNote() (any, *apiError) {
 	p, a := c.p, c.a
-	a.mu.Lock()
+	c.lock()
 	defer a.mu.Unlock()
 	id := p.id("invoice")
 	if id == "" {
@@ -956,7 +956,7 @@ func (c *call) getNote() (any, *apiError) {
 
 func (c *call) updateNote() (any, *apiError) {
 	a := c.a
-	a.mu.Lock()
+	c.lock()
 	defer a.mu.Unlock()
 	n, e := c.note()
 	if e != nil {
@@ -987,7 +987,7 @@ func (c *call) voidNote() (any, *apiError) {
 		return nil, e
 	}
 	a := c.a
-	a.mu.Lock()
+	c.lock()
 	defer a.mu.Unlock()
 	n, e := c.note()
 	if e != nil {

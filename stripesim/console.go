@@ -136,6 +136,8 @@ type accountOption struct {
 	Live bool
 }
 
+type clockOption struct{ ID, Text string }
+
 type customerLine struct {
 	ID, Account, Email, Created string
 	Balances, Credits           []money
@@ -161,11 +163,12 @@ func (c *console) customers(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	d := struct {
 		page
-		Account, Find, Older                   string
+		Account, Find, Older, TestClock        string
 		Accounts                               []accountOption
+		TestClocks                             []clockOption
 		Total, Txns, Grants, Credits, Invoices int
 		Rows                                   []customerLine
-	}{page: c.page("Customers", nil), Account: q.Get("account"), Find: strings.TrimSpace(q.Get("find"))}
+	}{page: c.page("Customers", nil), Account: q.Get("account"), Find: strings.TrimSpace(q.Get("find")), TestClock: q.Get("clock")}
 	for _, a := range c.s.allAccounts() {
 		if a.live == c.s.opts.Livemode {
 			d.Accounts = append(d.Accounts, accountOption{a.id, a.live})
@@ -180,6 +183,20 @@ func (c *console) customers(w http.ResponseWriter, r *http.Request) {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
 	d.Total, d.Txns, d.Grants, d.Credits, d.Invoices = len(a.customers), len(a.txns), len(a.grants), len(a.credits), len(a.invoices)
+	list := &a.customerList
+	for _, k := range slices.Backward(a.clockList.rows) {
+		if k.gone {
+			continue
+		}
+		name := "at " + clockText(k.frozen)
+		if k.name != nil {
+			name = *k.name + ", " + name
+		}
+		d.TestClocks = append(d.TestClocks, clockOption{k.id, name})
+		if k.id == d.TestClock {
+			list = &k.customers
+		}
+	}
 	var rows []*customer
 	switch after := a.customers[q.Get("after")]; {
 	case d.Find != "":
@@ -189,14 +206,14 @@ func (c *console) customers(w http.ResponseWriter, r *http.Request) {
 			rows = a.byEmail[d.Find]
 		}
 	default:
-		end := len(a.customerList.rows)
+		end := len(list.rows)
 		if after != nil {
-			if i, ok := a.customerList.index(after); ok {
+			if i, ok := list.index(after); ok {
 				end = i
 			}
 		}
 		for i := end - 1; i >= 0; i-- {
-			if v := a.customerList.rows[i]; !v.gone {
+			if v := list.rows[i]; !v.gone {
 				if len(rows) == consoleRows {
 					d.Older = rows[consoleRows-1].id
 					break

@@ -2,6 +2,7 @@ package stripesim
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -79,7 +80,8 @@ func openBrowser(t *testing.T) *browser {
 }
 
 // call sends a command and waits for its answer; what comes in between are events.
-func (b *browser) call(method string, params, result any) {
+// It tells whether there was one: not if the page was replaced meanwhile.
+func (b *browser) call(method string, params, result any) bool {
 	b.t.Helper()
 	b.n++
 	msg := map[string]any{"id": b.n, "method": method, "params": params}
@@ -108,6 +110,8 @@ func (b *browser) call(method string, params, result any) {
 		}
 		switch {
 		case a.ID != b.n:
+		case bytes.Contains(a.Error, []byte("navigated or closed")):
+			return false
 		case a.Error != nil:
 			b.t.Fatalf("%s: %s", method, a.Error)
 		default:
@@ -116,7 +120,7 @@ func (b *browser) call(method string, params, result any) {
 					b.t.Fatal(err)
 				}
 			}
-			return
+			return true
 		}
 	}
 }
@@ -130,8 +134,7 @@ func (b *browser) eval(js string) string {
 		} `json:"result"`
 		Exception json.RawMessage `json:"exceptionDetails"`
 	}
-	b.call("Runtime.evaluate", map[string]any{"expression": js, "returnByValue": true}, &r)
-	if r.Exception != nil {
+	if !b.call("Runtime.evaluate", map[string]any{"expression": js, "returnByValue": true}, &r) || r.Exception != nil {
 		return "" // the page is being replaced
 	}
 	return fmt.Sprint(r.Result.Value)
@@ -192,6 +195,14 @@ func TestConsoleInABrowser(t *testing.T) {
 	equal(t, "escaped", b.eval("String(document.querySelector('h1').innerText.startsWith('<b>Number</b>'))"), "true")
 	equal(t, "transactions", b.eval("document.querySelectorAll('#transactions tbody tr').length"), "1")
 	equal(t, "grant", b.eval("document.querySelector('#grants tbody tr td:last-child').innerText"), "granted")
+
+	clock := s.post("/v1/test_helpers/test_clocks", "frozen_time=1000000", "name=Leap year").str("id")
+	onClock := s.customer("test_clock=" + clock)
+	b.open(s.url + "/")
+	b.eval(fmt.Sprintf("document.querySelector('[name=clock]').value = %q", clock))
+	b.submit("form", nil)
+	equal(t, "on the clock", b.eval("document.querySelector('#customers tbody').innerText.split('\\t')[0]"), onClock)
+	equal(t, "rows", b.eval("document.querySelectorAll('#customers tbody tr').length"), "1")
 
 	for _, k := range faultText { // a form for each fault, and it works
 		b.open(s.url + "/console/faults")

@@ -53,7 +53,8 @@ type signSecret struct {
 	until int64 // Unix seconds; 0 is no end
 }
 
-// delivery is one event on its way to one endpoint.
+// delivery is one event on its way to one endpoint. The sender's lock guards tried,
+// due and the change of arrived with the event's pending count.
 type delivery struct {
 	a       *account
 	e       *event
@@ -238,10 +239,14 @@ func (d *sender) send(a *account, v *delivery) {
 		d.note(v, 0, 0, "dropped by a fault")
 		return
 	}
+	var second *delivery
+	if twice {
+		copied := *v // while it is still ours alone
+		second = &copied
+	}
 	d.start(v, wait)
 	if twice {
-		copied := *v
-		d.start(&copied, wait+again)
+		d.start(second, wait+again)
 	}
 }
 
@@ -343,9 +348,9 @@ func (d *sender) work(q *queue) {
 		d.mu.Unlock()
 
 		outcome := d.attempt(v)
-		v.tried++
 		d.health(v, outcome)
 		d.mu.Lock()
+		v.tried++
 		retry := outcome == failed && v.tried < d.s.opts.Delivery.Attempts && d.queues[v.target] == q
 		d.mu.Unlock()
 		if retry {
@@ -422,6 +427,8 @@ func (d *sender) attempt(v *delivery) outcome {
 		d.s.log.Debug("webhook refused", zap.String("event_id", v.e.id), zap.Int("attempt", v.tried+1), zap.Int("code", resp.StatusCode))
 		return failed
 	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	if v.arrived.CompareAndSwap(false, true) {
 		v.e.pending.Add(-1)
 	}

@@ -26,6 +26,13 @@ type call struct {
 	what occasion // of the request, for faults
 }
 
+// lock locks the account for writing. What is done under it is done now, not when
+// the request came: times must not run against the order of changes.
+func (c *call) lock() {
+	c.a.mu.Lock()
+	c.cz.now = c.s.unix()
+}
+
 // reply is one complete answer.
 type reply struct {
 	status int
@@ -158,14 +165,17 @@ func (s *Server) answer(r *http.Request, requestID string) *reply {
 		c.what.customer = c.customerID(rt)
 	}
 	slow, spoil := s.replyFaults(c, rt)
-	if slow != nil && !slow.After {
-		s.wait(r, time.Duration(slow.Delay))
+	linger := func() {
+		if slow != nil && !slow.After {
+			s.wait(r, time.Duration(slow.Delay))
+		}
 	}
 	var rep *reply
 	if spoil != nil && !spoil.After && !alwaysAfter[spoil.Kind] {
+		linger()
 		rep = s.spoilt(c, spoil, nil)
 	} else {
-		rep = s.once(r, rt, c, key, body, spoil)
+		rep = s.once(r, rt, c, key, body, linger, spoil)
 	}
 	if slow != nil && slow.After {
 		s.wait(r, time.Duration(slow.Delay))
@@ -221,9 +231,10 @@ func readBody(r *http.Request) (string, *apiError) {
 const maxIdemKey = 255
 
 // once runs the endpoint, or replays what it answered before under the same
-// idempotency key.
-func (s *Server) once(r *http.Request, rt *route, c *call, key, body string, spoil *Fault) *reply {
+// idempotency key. What lingers before it runs is in flight already.
+func (s *Server) once(r *http.Request, rt *route, c *call, key, body string, linger func(), spoil *Fault) *reply {
 	if key == "" {
+		linger()
 		rep, _ := s.run(rt, c)
 		return s.spoilt(c, spoil, rep)
 	}
@@ -234,6 +245,7 @@ func (s *Server) once(r *http.Request, rt *route, c *call, key, body string, spo
 	if e != nil {
 		return errorReply(e)
 	}
+	linger()
 	if old != nil {
 		again := *old
 		again.header = old.header.Clone()

@@ -514,3 +514,24 @@ func TestExpiryDelayChanges(t *testing.T) {
 	s.post("/v1/test_helpers/test_clocks/"+clock+"/advance", "frozen_time=1000150")
 	wantBalances(t, s, cus, 0, 0)
 }
+
+// A request that waits is not dated before those that pass it: the times of a
+// chain run with it.
+func TestCreatedFollowsTheChain(t *testing.T) {
+	t.Parallel()
+	s := start(t, Options{})
+	cus := s.customer()
+	if err := s.SetFaults(Faults{{Kind: FaultSlow, Count: 1, Delay: Duration(300 * time.Millisecond)}}); err != nil {
+		t.Fatal(err)
+	}
+	begun := s.hand.seconds()
+	slow := make(chan answer)
+	go func() { slow <- s.adjust(cus, -5, "usd") }()
+	until(t, func() bool { return strings.Contains(string(s.control("GET", "/_sim/log", "").raw), "fault.slow") })
+	s.hand.forward(1)
+	fast := s.adjust(cus, -7, "usd")
+	late := <-slow
+	equal(t, "ends", late.num("ending_balance"), fast.num("ending_balance")-5)
+	equal(t, "fast", fast.num("created"), begun+1)
+	equal(t, "slow", late.num("created"), begun+1)
+}

@@ -494,10 +494,14 @@ func (a *account) save(put func(record)) {
 		}
 		put(record{Hook: &r})
 	}
+	deliveries, pending := a.s.sender.of(a)
 	for _, e := range a.eventList.rows {
 		r := eventRecord{
 			nodeRecord: recordNode(&e.node), Type: e.typ, Customer: e.customer, Object: mustMarshal(e.object), Request: e.requestID,
 			IdemKey: e.idemKey, Pending: e.pending.Load(),
+		}
+		if n, moving := pending[e]; moving {
+			r.Pending = n
 		}
 		if e.previous != nil {
 			r.Previous = map[string]json.RawMessage{}
@@ -510,7 +514,7 @@ func (a *account) save(put func(record)) {
 	for _, e := range a.idem.done() {
 		put(record{Idem: &idemRecord{e.key, e.print[:], e.at, e.reply.status, e.reply.header, e.reply.body}})
 	}
-	for _, v := range a.s.sender.of(a) {
+	for _, v := range deliveries {
 		put(record{Delivery: &v})
 	}
 }
@@ -556,20 +560,22 @@ func (d *sender) counts(id string) [4]int64 {
 }
 
 // of are the deliveries of an account that are neither done nor given up, in a
-// fixed order.
-func (d *sender) of(a *account) []deliveryRecord {
+// fixed order, and the pending counts of their events at the same moment.
+func (d *sender) of(a *account) ([]deliveryRecord, map[*event]int32) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var out []deliveryRecord
+	pending := map[*event]int32{}
 	for v := range d.live {
 		if v.a == a {
+			pending[v.e] = v.e.pending.Load()
 			out = append(out, deliveryRecord{v.e.id, v.target, v.account, v.tried, v.due, v.arrived.Load()})
 		}
 	}
 	slices.SortFunc(out, func(x, y deliveryRecord) int {
 		return cmp.Or(x.Due.Compare(y.Due), cmp.Compare(x.Event, y.Event), cmp.Compare(x.Target, y.Target))
 	})
-	return out
+	return out, pending
 }
 
 // ErrState is what Load answers to a file that is not a whole state.

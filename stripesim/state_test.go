@@ -205,3 +205,47 @@ func TestStateKeepsWhatIsDue(t *testing.T) {
 	b.hand.forward(30)
 	wantBalances(t, b, cus, 0, 0)
 }
+
+// The faults of a seed are the same, too: which requests and webhooks they strike,
+// and what comes of it.
+func TestSameSeedSameFaults(t *testing.T) {
+	t.Parallel()
+	run := func(seed int64) (string, []byte) {
+		var rules Faults
+		for _, f := range Chaos() {
+			f.Probability = 0.3
+			if replyFaults[f.Kind] { // the story needs its other requests
+				f.Endpoint = "POST /v1/customers/{id}/balance_transactions"
+			}
+			if f.Kind != FaultReset && f.Kind != FaultSlow { // after a reset, net/http may send a request twice
+				rules = append(rules, f)
+			}
+		}
+		s := start(t, Options{Seed: seed, Faults: rules, Delivery: Delivery{Attempts: 3}})
+		if err := s.FreezeClock(time.Time{}); err != nil {
+			t.Fatal(err)
+		}
+		told := s.story()
+		if err := s.AdvanceClock(t.Context(), 2*time.Hour); err != nil { // a draft finalizes after one
+			t.Fatal(err)
+		}
+		s.settle()
+		return told, s.saved()
+	}
+	told, state := run(7)
+	again, same := run(7)
+	if told != again {
+		t.Fatal("the same requests were answered differently")
+	}
+	if !bytes.Equal(state, same) {
+		t.Fatal("the states differ")
+	}
+	if other, _ := run(8); other == told {
+		t.Fatal("another seed makes no difference")
+	}
+	for _, kind := range []string{"fault.500", "event.lost", "event.twice"} {
+		if !bytes.Contains(state, []byte(kind)) {
+			t.Errorf("%s never struck", kind)
+		}
+	}
+}

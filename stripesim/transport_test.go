@@ -334,6 +334,46 @@ func TestIdempotencyKeyInFlight(t *testing.T) {
 	wantFixture(t, replyOf(errKeyInUse("k1")), "409_idempotency_key_in_use")
 }
 
+// A slow request is in flight as long as it takes, and what comes under its key
+// meanwhile is refused.
+func TestIdempotencyKeyOfASlowRequest(t *testing.T) {
+	t.Parallel()
+	s := start(t, Options{Faults: Faults{{Kind: FaultSlow, Count: 1, Delay: Duration(400 * time.Millisecond), Endpoint: "POST /v1/customers"}}})
+	key := http.Header{"Idempotency-Key": {"k1"}}
+	slow := make(chan answer)
+	go func() {
+		r, err := s.request("POST", "/v1/customers", key, "name=x")
+		if err != nil {
+			t.Error(err)
+		}
+		slow <- r
+	}()
+	store := &s.account("").idem
+	until(t, func() bool {
+		store.mu.Lock()
+		defer store.mu.Unlock()
+		return store.entries["k1"] != nil
+	})
+	again, err := s.request("POST", "/v1/customers", key, "name=x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantFixture(t, again, "409_idempotency_key_in_use")
+	other, err := s.request("POST", "/v1/customers", key, "name=y")
+	if err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "other parameters", other.status, 400)
+	first := <-slow
+	r, err := s.request("POST", "/v1/customers", key, "name=x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "replayed", r.header.Get("Idempotent-Replayed"), "true")
+	equal(t, "replayed", r.str("id"), first.str("id"))
+	equal(t, "made", len(s.get("/v1/customers").data()), 1)
+}
+
 func replyOf(e *apiError) answer {
 	rep := errorReply(e)
 	r := answer{status: rep.status, header: rep.header.Clone(), raw: rep.body}
