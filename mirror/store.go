@@ -134,9 +134,11 @@ type DeadLetter struct {
 	Target Target // zero Scope for an unreadable body
 	Reason string
 	// Attempts counts tries in all, retries of the letter included.
-	Attempts      int
-	EventIDs      []string
-	Payload       []byte // the raw body of an event that could not be read
+	Attempts int
+	EventIDs []string
+	// Payload is the raw body of an event that could not be read, up to 1 MiB. Only
+	// DeadLetter reads it.
+	Payload       []byte
 	FirstFailedAt time.Time
 	LastFailedAt  time.Time
 	// RetryAt is when it is tried again by itself; zero: never (unreadable bodies).
@@ -156,17 +158,21 @@ type DeadLetterAges struct {
 // DeadLetters keeps failed work until somebody or a later sync resolves it. A
 // committed sync of the same target removes its letter.
 type DeadLetters interface {
-	// SaveDeadLetter stores or renews a letter; FirstFailedAt of a held one stays
-	// and EventIDs are merged, newest 64 kept.
+	// SaveDeadLetter stores or renews a letter. Of a held one FirstFailedAt stays,
+	// Attempts are added to those it has, unless LastFailedAt says that they are the
+	// same ones, EventIDs are merged, newest 64 kept, and the Payload stays where the
+	// new one has none.
 	SaveDeadLetter(ctx context.Context, d DeadLetter) error
-	// DeadLetters lists letters by ID after the given one, at most limit.
+	// DeadLetters lists letters by ID after the given one, at most limit, without
+	// their payloads.
 	DeadLetters(ctx context.Context, after string, limit int) ([]DeadLetter, error)
-	// DeadLetter reads one by its ID; ErrNotFound when there is none.
+	// DeadLetter reads one by its ID, payload included; ErrNotFound when there is none.
 	DeadLetter(ctx context.Context, id string) (DeadLetter, error)
 	// DeadLetterAges counts the letters by the age of their first failure.
 	DeadLetterAges(ctx context.Context, now time.Time) (DeadLetterAges, error)
 	// DueDeadLetters claims letters whose RetryAt has come: it moves their RetryAt
-	// to next and returns them, so that replicas do not all retry the same one.
+	// to next and returns them, without payloads, so that replicas do not all retry
+	// the same one.
 	DueDeadLetters(ctx context.Context, now, next time.Time, limit int) ([]DeadLetter, error)
 	// DropDeadLetter deletes one; ErrNotFound when there is none.
 	DropDeadLetter(ctx context.Context, id string) error
