@@ -17,7 +17,8 @@ var (
 	ErrDisproved = errors.New("the ledger does not prove the balance")
 	// ErrLedgerRewritten: Stripe's reply lacks a row that was seen before, or
 	// changes an immutable field. Ledgers are append-only, so the reply is wrong or
-	// stale: nothing was written.
+	// stale, or what is held was changed here: nothing was written. The error may be a
+	// RewrittenError, which tells the differences.
 	ErrLedgerRewritten = errors.New("the reply rewrites history")
 	// ErrUnstorable: the database refuses these very values, and would refuse them
 	// again. It is no outage.
@@ -66,6 +67,14 @@ type Fence interface {
 	// ApplyTombstone marks a customer deleted and keeps its history. A customer
 	// that was never held leaves only the sync state. ErrFenced as above.
 	ApplyTombstone(ctx context.Context, s Tombstone) (Applied, error)
+	// Damaged tells whether any of the target's rows and grants of these ids does not
+	// lie there as it was written (Stored.Intact): what contradicts Stripe then is not
+	// its reply, and a read of the whole history repairs it.
+	Damaged(ctx context.Context, t Target, ids []string) (bool, error)
+	// Refuse records that the sync of an epoch is given up as ErrLedgerRewritten, and
+	// why: its findings, each once while it is open. It returns those that were not
+	// open before. ErrFenced when a newer sync began, which will tell for itself.
+	Refuse(ctx context.Context, r Refusal) ([]Finding, error)
 	// ApplyWrite commits what Stripe answered to a write of ours, without reading
 	// anything from Stripe, where that is provably right; see Write. ErrFenced or
 	// ErrDisproved when it may not: sync the target then.

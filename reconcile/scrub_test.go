@@ -27,6 +27,10 @@ func (s *flaky) FullReadCount(ctx context.Context, account string) (int64, error
 	return try(s.f, "full read count", func() (int64, error) { return s.Store.FullReadCount(ctx, account) })
 }
 
+func (s *flaky) Refused(ctx context.Context, account string, since time.Time) ([]mirror.Target, error) {
+	return try(s.f, "refused", func() ([]mirror.Target, error) { return s.Store.Refused(ctx, account, since) })
+}
+
 func (s *flaky) RequestFullRead(ctx context.Context, targets []mirror.Target) error {
 	return tryOnly(s.f, "request full read", func() error { return s.Store.RequestFullRead(ctx, targets) })
 }
@@ -451,6 +455,10 @@ func (m *memory) FullReadCount(context.Context, string) (int64, error) {
 }
 
 func (m *memory) FullReads(context.Context, string, time.Time, int) ([]mirror.FullRead, error) {
+	return nil, nil
+}
+
+func (m *memory) Refused(context.Context, string, time.Time) ([]mirror.Target, error) {
 	return nil, nil
 }
 
