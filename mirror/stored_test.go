@@ -221,14 +221,16 @@ func TestPlanBalanceOfDamagedBalances(t *testing.T) {
 		"none": {func(*BalanceSnapshot, *BalanceHeld) {}, nil, map[string]int64{}},
 		"a currency that nobody knows": {
 			func(_ *BalanceSnapshot, h *BalanceHeld) { h.Balances["xts"] = 7 },
-			[]string{"balance_mismatch|xts||0|7|unknown"}, map[string]int64{"xts": 0},
+			[]string{"balance_mismatch|xts||0|7|unknown"},
+			map[string]int64{"xts": 0},
 		},
 		"that is none": {func(_ *BalanceSnapshot, h *BalanceHeld) { h.Balances["xts"] = 0 }, nil, map[string]int64{}},
 		"that Stripe was not asked for": {
 			func(s *BalanceSnapshot, h *BalanceHeld) {
 				s.Customer.InvoiceCreditBalance, h.Customer.InvoiceCreditBalance, h.Balances["xts"] = nil, nil, 7
 			},
-			nil, map[string]int64{},
+			nil,
+			map[string]int64{},
 		},
 		"a balance without a currency": {
 			func(s *BalanceSnapshot, h *BalanceHeld) {
@@ -237,7 +239,8 @@ func TestPlanBalanceOfDamagedBalances(t *testing.T) {
 				h.Balances = map[string]int64{}
 				s.Customer.InvoiceCreditBalance = nil
 			},
-			[]string{"balance_mismatch|||0|4|unknown"}, map[string]int64{},
+			[]string{"balance_mismatch|||0|4|unknown"},
+			map[string]int64{},
 		},
 		"a balance that an earlier piece moved": {
 			func(_ *BalanceSnapshot, h *BalanceHeld) {
@@ -359,11 +362,13 @@ func TestPlanCreditsOfGrantsAndSummaries(t *testing.T) {
 		}, nil, map[string]CreditBalance{}},
 		"a summary": {
 			func(_ *CreditsSnapshot, h *CreditsHeld) { h.Summary["eur"] = CreditBalance{400, 400} },
-			[]string{"summary_mismatch|eur||500|400|unknown"}, map[string]CreditBalance{"eur": {500, 500}},
+			[]string{"summary_mismatch|eur||500|400|unknown"},
+			map[string]CreditBalance{"eur": {500, 500}},
 		},
 		"a summary of a currency that nobody knows": {
 			func(_ *CreditsSnapshot, h *CreditsHeld) { h.Summary["xts"] = CreditBalance{7, 7} },
-			[]string{"summary_mismatch|xts||0|7|unknown"}, map[string]CreditBalance{"xts": {}},
+			[]string{"summary_mismatch|xts||0|7|unknown"},
+			map[string]CreditBalance{"xts": {}},
 		},
 		"one that Stripe tells of": {func(s *CreditsSnapshot, h *CreditsHeld) {
 			s.Summary = map[string]CreditBalance{"eur": {500, 100}, "xts": {}}

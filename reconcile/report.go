@@ -309,8 +309,10 @@ type print struct {
 }
 
 func balancePrint(t mirror.BalanceTransaction) print { return print{t.Print(), t.Currency, t.Created} }
-func creditPrint(t mirror.CreditTransaction) print   { return print{t.Print(), t.Currency, t.Created} }
-func grantPrint(g mirror.CreditGrant) print          { return print{g.Print(), g.Currency, g.Created} }
+
+func creditPrint(t mirror.CreditTransaction) print { return print{t.Print(), t.Currency, t.Created} }
+
+func grantPrint(g mirror.CreditGrant) print { return print{g.Print(), g.Currency, g.Created} }
 
 // theirLedger is a balance ledger as Stripe shows it, rows as prints: a long
 // history need not fit into memory.
