@@ -15,7 +15,10 @@ const (
 	CauseTornRead = "torn read"
 	// CauseLostRedis: the mark of a received event was lost with Redis.
 	CauseLostRedis = "lost Redis"
-	// CauseUnknown: none of the above explains it.
+	// CauseRewritten: Stripe's reply contradicts a row that lies here as it was
+	// written. The reply is refused while it does.
+	CauseRewritten = "rewritten history"
+	// CauseUnknown: none of the above explains it; what is held contradicts itself.
 	CauseUnknown = "unknown"
 )
 
@@ -51,7 +54,8 @@ type Closing struct {
 	// Kinds are closed whatever object they name.
 	Kinds []DriftKind
 	// Objects are rows and grants that the sync read, so that what is held equals
-	// Stripe: their field_mismatch findings are closed.
+	// Stripe: their field_mismatch and unexpected_transaction findings are closed. So
+	// are unexpected_transaction findings of what is not held any more.
 	Objects []string
 	// MissedBefore closes missed_event findings made before this time: everything
 	// that was to be read because of them has been read. Zero closes none.
@@ -63,7 +67,8 @@ type Closing struct {
 func TombstoneCloses(observed time.Time) Closing {
 	return Closing{
 		Kinds: []DriftKind{
-			DriftBalanceMismatch, DriftSummaryMismatch, DriftMissingTransaction, DriftFieldMismatch, DriftMissingCustomer,
+			DriftBalanceMismatch, DriftSummaryMismatch, DriftMissingTransaction, DriftUnexpectedTransaction,
+			DriftFieldMismatch, DriftMissingCustomer,
 		},
 		MissedBefore: observed,
 	}
@@ -78,9 +83,9 @@ func closeKinds(full bool, kinds ...DriftKind) []DriftKind {
 	return kinds
 }
 
-// repairsPerCommit bounds the findings that one full read records: a new version
-// of Stripe's API may show a field more in every row.
-const repairsPerCommit = 20
+// findingsPerCommit bounds the findings that one sync records: a new version of
+// Stripe's API may show a field more in every row.
+const findingsPerCommit = 20
 
 // untold is how long an event may be on its way until a row without one counts
 // as missed.
@@ -134,4 +139,7 @@ type FullReads interface {
 	FullReads(ctx context.Context, account string, before time.Time, limit int) ([]FullRead, error)
 	// FullReadCount counts the histories that FullReads can list.
 	FullReadCount(ctx context.Context, account string) (int64, error)
+	// Refused lists the targets whose last sync was refused and began its reads at
+	// that time or later.
+	Refused(ctx context.Context, account string, since time.Time) ([]Target, error)
 }

@@ -57,7 +57,7 @@ var tablesText = []string{
 	"dead_letters: account id / customer scope reason attempts:i event_ids:j payload:x first_failed_at:t last_failed_at:t retry_at:t synced_at:t",
 	"drift_findings: account id / kind customer scope currency object expected actual cause found_at:t repaired_at:t synced_at:t",
 	"sweeps: account name / state:j watermark:t started_at:t last_success:t last_found:i synced_at:t",
-	"sync_state: account customer scope / epoch:i applied_epoch:i observed_at:t history_complete:b complete_to:t walk_cursor walk_top:t walk_full:b disproved:b synced_at:t full_read_at:t read_rank:i",
+	"sync_state: account customer scope / epoch:i applied_epoch:i observed_at:t history_complete:b complete_to:t walk_cursor walk_top:t walk_full:b disproved:b synced_at:t full_read_at:t read_rank:i refused_at:t",
 	"changes: account seq:i / table_name customer id op changed_at:t synced_at:t",
 	"accounts: account / seen_at:t synced_at:t",
 	"queue_incarnations: account queue_partition:i / incarnation high_water:i synced_at:t",

@@ -25,6 +25,19 @@ type Customer struct {
 	Raw json.RawMessage
 }
 
+// Ends are the balances that the customer tells, per currency, in the sign of
+// Balance.
+func (c Customer) Ends() map[string]int64 {
+	ends := make(map[string]int64, len(c.InvoiceCreditBalance)+1)
+	for currency, credit := range c.InvoiceCreditBalance {
+		ends[currency] = -credit
+	}
+	if c.Currency != "" {
+		ends[c.Currency] = c.Balance
+	}
+	return ends
+}
+
 // BalanceTransaction is one row of a customer balance: a
 // customer_balance_transaction. Only Description, Metadata and what Stripe adds
 // to the JSON may ever change.

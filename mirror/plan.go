@@ -38,6 +38,9 @@ type BalanceHeld struct {
 	// Tops are, per currency, the placed rows with the highest position; read when
 	// the snapshot is Joined.
 	Tops map[string]HeldRow
+	// Stored are, by id, the rows that the snapshot lists and those held in its
+	// windows, as they lie in the table; read when the snapshot is Whole.
+	Stored map[string]Stored[BalanceTransaction]
 }
 
 // Placement gives a held row its place in the chain.
@@ -50,9 +53,12 @@ type Placement struct {
 type BalancePlan struct {
 	// Insert are new rows, with their positions (0 where not placed).
 	Insert []BalanceTransaction
-	// Update are held rows whose mutable fields or raw JSON changed; Position is
-	// not to be written for them.
+	// Update are held rows whose mutable fields or raw JSON changed; their
+	// immutable columns and Position are not to be written.
 	Update []BalanceTransaction
+	// Restore are held rows that were changed here: every column but Position is to
+	// be written as Stripe has it.
+	Restore []BalanceTransaction
 	// Place are held rows whose position changes.
 	Place []Placement
 	// Customer is nil when the held row stays as it is.
@@ -81,6 +87,11 @@ type CreditsHeld struct {
 	Grants map[string]HeldGrantRow
 	// Summary is the held summary per currency.
 	Summary map[string]CreditBalance
+	// Stored are as in BalanceHeld.
+	Stored map[string]Stored[CreditTransaction]
+	// StoredGrants are the grants of Grants, by id, as they lie in the table; read
+	// when the snapshot is Whole or has AllGrants.
+	StoredGrants map[string]Stored[CreditGrant]
 }
 
 // HeldCredit is a held credit balance transaction, as far as planning needs it.
@@ -97,6 +108,8 @@ type HeldCredit struct {
 type GrantSum struct {
 	Currency string
 	Sum      int64
+	// Rows counts them.
+	Rows int64
 }
 
 // HeldGrantRow is a held grant, as far as planning needs it.
@@ -112,6 +125,8 @@ type CreditsPlan struct {
 	Insert []CreditTransaction
 	// Update are held rows whose raw JSON gained a field; amounts never change.
 	Update []CreditTransaction
+	// Restore are as in BalancePlan.
+	Restore []CreditTransaction
 	// Grants are new or changed ones.
 	Grants []CreditGrant
 	// Summary entries to write, per currency; nil leaves the held ones.

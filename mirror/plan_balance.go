@@ -16,6 +16,31 @@ func (s BalanceSnapshot) Spans() []Span {
 	return spans(s.Windows, s.Full && s.Joined, func(r BalanceTransaction) time.Time { return r.Created })
 }
 
+// Whole tells that the snapshot is a read of the whole history or a piece of one,
+// so that a store must read BalanceHeld.Stored.
+func (s BalanceSnapshot) Whole() bool { return whole(s.Joined, s.Full, s.Walk) }
+
+// Listed are the ids of the rows, and WindowSpans the created times that the
+// windows cover: what a store must read for BalanceHeld.Stored.
+func (s BalanceSnapshot) Listed() []string {
+	return listed(s.Windows, func(r BalanceTransaction) string { return r.ID })
+}
+
+// WindowSpans are told with Listed.
+func (s BalanceSnapshot) WindowSpans() []Span {
+	return spans(s.Windows, false, func(r BalanceTransaction) time.Time { return r.Created })
+}
+
+func listed[Row any](windows []Window[Row], id func(Row) string) []string {
+	var ids []string
+	for _, w := range windows {
+		for _, r := range w.Rows {
+			ids = append(ids, id(r))
+		}
+	}
+	return ids
+}
+
 func spans[Row any](windows []Window[Row], all bool, created func(Row) time.Time) []Span {
 	if all {
 		return []Span{{}}
@@ -67,31 +92,47 @@ func PlanBalance(s BalanceSnapshot, h BalanceHeld) (BalancePlan, error) {
 	for _, r := range h.Unplaced {
 		held[r.ID] = r
 	}
+	for id, r := range h.Stored {
+		held[id] = holdRow(r)
+	}
 	for _, r := range h.Rows {
 		held[r.ID] = r
 	}
 
 	plan := BalancePlan{State: h.State, Balances: map[string]int64{}}
-	if err := checkHistory(s, h.Rows, fetched); err != nil {
+	err := history[BalanceTransaction, HeldRow]{
+		windows: s.Windows, fetched: fetched, held: h.Rows, stored: h.Stored,
+		created:  func(r BalanceTransaction) time.Time { return r.Created },
+		row:      func(r HeldRow) rowFacts { return rowFacts{r.ID, r.Currency, r.Amount, r.Created} },
+		hold:     holdRow,
+		changed:  changedTransaction,
+		currency: func(r BalanceTransaction) string { return r.Currency },
+		finding:  s.finding,
+	}.check()
+	if err != nil {
 		return BalancePlan{}, err
 	}
 	for _, id := range order {
-		row := fetched[id]
+		row, digest := fetched[id], Digest(fetched[id].Raw)
 		old, ok := held[id]
+		stored, known := h.Stored[id]
 		switch {
 		case !ok:
 			plan.Insert = append(plan.Insert, row)
-		case old.Digest != Digest(row.Raw):
+		case known && stored.damaged(row, digest):
+			plan.Restore = append(plan.Restore, row)
+		case old.Digest != digest:
 			plan.Update = append(plan.Update, row)
 		}
 	}
 	slices.Reverse(plan.Insert) // oldest first: the order in which a change feed should tell them
 
 	plan.Close.Objects = order
-	if reread(s.Joined, s.Full, s.Walk, h.State) {
+	if s.Whole() && h.State.HistoryComplete {
 		plan.Repaired = repairedRows(s, h, plan)
 	}
-	ends := expectedBalances(s.Customer)
+	h = h.restored(plan.Restore)
+	ends := s.Customer.Ends()
 	if s.Joined {
 		proof := prove(s, h, plan.Insert, ends)
 		if proof.err != nil && !s.AcceptDisproof {
@@ -121,62 +162,77 @@ func PlanBalance(s BalanceSnapshot, h BalanceHeld) (BalancePlan, error) {
 		plan.State.Walk = s.Walk
 	}
 
+	if s.Joined && s.Full && s.Customer.InvoiceCreditBalance != nil {
+		for currency := range h.Balances { // one that neither Stripe nor the rows know
+			if _, known := ends[currency]; !known {
+				ends[currency] = 0
+			}
+		}
+	}
 	for currency, balance := range ends {
 		if old, ok := h.Balances[currency]; !ok || old != balance {
 			plan.Balances[currency] = balance
 		}
 	}
-	if customerChanged(s.Customer, h) {
+	if customerChanged(s, h) {
 		c := s.Customer
 		plan.Customer = &c
 	}
+	plan.Repaired = append(plan.Repaired, repairedCustomer(s, h, plan, ends)...)
 	return plan, nil
 }
 
-// checkHistory refuses a reply that lacks a row that was seen before or changes
-// what cannot change: ledgers are append-only.
-func checkHistory(s BalanceSnapshot, rows []HeldRow, fetched map[string]BalanceTransaction) error {
-	for _, old := range rows {
-		row, ok := fetched[old.ID]
-		if !ok {
-			for _, w := range s.Windows {
-				if inside(w, old.Created, func(r BalanceTransaction) time.Time { return r.Created }) {
-					return fmt.Errorf("%w: %s is missing from the list", ErrLedgerRewritten, old.ID)
-				}
-			}
-			continue
-		}
-		var field string
-		switch {
-		case row.Amount != old.Amount:
-			field = "amount"
-		case row.EndingBalance != old.EndingBalance:
-			field = "ending_balance"
-		case row.Currency != old.Currency:
-			field = "currency"
-		case row.Type != old.Type:
-			field = "type"
-		case !row.Created.Equal(old.Created):
-			field = "created"
-		default:
-			continue
-		}
-		return fmt.Errorf("%w: %s of %s changed", ErrLedgerRewritten, field, old.ID)
-	}
-	return nil
+// holdRow is a stored row as far as planning needs it.
+func holdRow(s Stored[BalanceTransaction]) HeldRow {
+	r := s.Row
+	return HeldRow{r.ID, r.Currency, r.Amount, r.EndingBalance, r.Type, r.Created, r.Position, s.Digest}
 }
 
-// expectedBalances are the ends that the customer object tells, per currency, in
-// the sign of ending_balance.
-func expectedBalances(c Customer) map[string]int64 {
-	ends := make(map[string]int64, len(c.InvoiceCreditBalance)+1)
-	for currency, credit := range c.InvoiceCreditBalance {
-		ends[currency] = -credit
+// restored are what is held once the damaged rows say again what Stripe says.
+func (h BalanceHeld) restored(list []BalanceTransaction) BalanceHeld {
+	if len(list) == 0 {
+		return h
 	}
-	if c.Currency != "" {
-		ends[c.Currency] = c.Balance
+	byID := make(map[string]BalanceTransaction, len(list))
+	for _, r := range list {
+		byID[r.ID] = r
 	}
-	return ends
+	restore := func(rows []HeldRow) []HeldRow {
+		rows = slices.Clone(rows)
+		for i, old := range rows {
+			if r, ok := byID[old.ID]; ok {
+				rows[i] = HeldRow{r.ID, r.Currency, r.Amount, r.EndingBalance, r.Type, r.Created, old.Position, Digest(r.Raw)}
+			}
+		}
+		return rows
+	}
+	h.Rows, h.Unplaced = restore(h.Rows), restore(h.Unplaced)
+	return h
+}
+
+// finding makes a finding about the ledger; a sync that reports it fills in the rest.
+func (s BalanceSnapshot) finding(kind DriftKind, object, currency string) Finding {
+	return Finding{
+		Kind: kind, Account: s.Target.Account, Customer: s.Target.ID, Scope: ScopeBalance, Currency: currency, Object: object,
+		FoundAt: s.ObservedAt,
+	}
+}
+
+// changedTransaction looks for a field that differs and never changes.
+func changedTransaction(row BalanceTransaction, old HeldRow) field {
+	switch {
+	case row.Amount != old.Amount:
+		return number("amount", row.Amount, old.Amount)
+	case row.EndingBalance != old.EndingBalance:
+		return number("ending_balance", row.EndingBalance, old.EndingBalance)
+	case row.Currency != old.Currency:
+		return word("currency", row.Currency, old.Currency)
+	case row.Type != old.Type:
+		return word("type", row.Type, old.Type)
+	case !row.Created.Equal(old.Created):
+		return moment("created", row.Created, old.Created)
+	}
+	return field{}
 }
 
 // proof is the outcome of laying the chains of all currencies.
@@ -280,11 +336,9 @@ func keys[V any](m map[string]V) map[string]bool {
 func (p proof) findings(s BalanceSnapshot) []Finding {
 	var list []Finding
 	for _, currency := range slices.Sorted(maps.Keys(p.broken)) {
-		f := Finding{
-			Kind: DriftChainGap, Account: s.Target.Account, Customer: s.Target.ID, Scope: ScopeBalance, Currency: currency,
-			Expected: strconv.FormatInt(p.findsBy[currency][0], 10), Actual: strconv.FormatInt(p.findsBy[currency][1], 10),
-			Cause: p.broken[currency].Error(), FoundAt: s.ObservedAt,
-		}
+		f := s.finding(DriftChainGap, "", currency)
+		f.Expected, f.Actual = strconv.FormatInt(p.findsBy[currency][0], 10), strconv.FormatInt(p.findsBy[currency][1], 10)
+		f.Cause = p.broken[currency].Error()
 		var b *BrokenChainError
 		if errors.As(p.broken[currency], &b) {
 			f.Object = b.ID
@@ -331,10 +385,12 @@ func latest(t time.Time, order []string, fetched map[string]BalanceTransaction) 
 	return t
 }
 
-// customerChanged tells whether the customer's row must be written.
-func customerChanged(c Customer, h BalanceHeld) bool {
-	old := h.Customer
+// customerChanged tells whether the customer's row must be written. What is not
+// told by its digest and its balances is only compared by whole reads.
+func customerChanged(s BalanceSnapshot, h BalanceHeld) bool {
+	c, old := s.Customer, h.Customer
 	return old == nil || old.Deleted || h.CustomerDigest != Digest(c.Raw) ||
 		old.Balance != c.Balance || old.Currency != c.Currency || old.TestClock != c.TestClock ||
-		!maps.Equal(old.InvoiceCreditBalance, c.InvoiceCreditBalance)
+		!maps.Equal(old.InvoiceCreditBalance, c.InvoiceCreditBalance) ||
+		s.Whole() && !old.Print(old.Raw).Equal(c.Print(c.Raw))
 }

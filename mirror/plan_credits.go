@@ -14,6 +14,20 @@ func (s CreditsSnapshot) Spans() []Span {
 	return spans(s.Windows, s.Full && s.Joined, func(r CreditTransaction) time.Time { return r.Created })
 }
 
+// Whole, Listed and WindowSpans are as those of a BalanceSnapshot, for
+// CreditsHeld.Stored.
+func (s CreditsSnapshot) Whole() bool { return whole(s.Joined, s.Full, s.Walk) }
+
+// Listed are the ids of the rows.
+func (s CreditsSnapshot) Listed() []string {
+	return listed(s.Windows, func(r CreditTransaction) string { return r.ID })
+}
+
+// WindowSpans are told with Listed.
+func (s CreditsSnapshot) WindowSpans() []Span {
+	return spans(s.Windows, false, func(r CreditTransaction) time.Time { return r.Created })
+}
+
 // PlanCredits decides what a credits sync writes. It returns ErrLedgerRewritten
 // when the reply contradicts a row that is held, and ErrDisproved when the sums
 // leave a grant's bounds, a row's grant is unknown, or the summary disagrees,
@@ -31,20 +45,35 @@ func PlanCredits(s CreditsSnapshot, h CreditsHeld) (CreditsPlan, error) {
 		}
 	}
 	held := map[string]HeldCredit{}
+	for id, old := range h.Stored {
+		held[id] = holdCredit(old)
+	}
 	for _, old := range h.Rows {
 		held[old.ID] = old
 	}
-	if err := checkCreditHistory(s, h.Rows, fetched); err != nil {
+	err := history[CreditTransaction, HeldCredit]{
+		windows: s.Windows, fetched: fetched, held: h.Rows, stored: h.Stored,
+		created:  func(r CreditTransaction) time.Time { return r.Created },
+		row:      func(r HeldCredit) rowFacts { return rowFacts{r.ID, r.Currency, r.Amount, r.Created} },
+		hold:     holdCredit,
+		changed:  changedCredit,
+		currency: func(r CreditTransaction) string { return r.Currency },
+		finding:  s.finding,
+	}.check()
+	if err != nil {
 		return CreditsPlan{}, err
 	}
 	newest := later(h.State.CompleteTo, h.State.Walk.Top)
 	for _, id := range order {
-		row := fetched[id]
+		row, digest := fetched[id], Digest(fetched[id].Raw)
 		old, ok := held[id]
+		stored, known := h.Stored[id]
 		switch {
 		case !ok:
 			plan.Insert = append(plan.Insert, row)
-		case old.Digest != Digest(row.Raw):
+		case known && stored.damaged(row, digest):
+			plan.Restore = append(plan.Restore, row)
+		case old.Digest != digest:
 			plan.Update = append(plan.Update, row)
 		}
 		if row.Created.After(newest) {
@@ -53,53 +82,25 @@ func PlanCredits(s CreditsSnapshot, h CreditsHeld) (CreditsPlan, error) {
 	}
 	slices.Reverse(plan.Insert)
 
-	grants := maps.Clone(h.Grants)
-	if grants == nil {
-		grants = map[string]HeldGrantRow{}
+	grants, err := plan.judgeGrants(s, h)
+	if err != nil {
+		return CreditsPlan{}, err
 	}
-	written := map[string]bool{}
-	for _, g := range s.Grants {
-		if g.Customer != s.Target.ID {
-			return CreditsPlan{}, fmt.Errorf("%w: grant %s belongs to another customer", ErrLedgerRewritten, g.ID)
-		}
-		digest := Digest(g.Raw)
-		old, ok := h.Grants[g.ID]
-		if ok && (old.Customer != g.Customer || old.Amount != g.Amount || old.Currency != g.Currency) {
-			return CreditsPlan{}, fmt.Errorf("%w: amount or customer of grant %s changed", ErrLedgerRewritten, g.ID)
-		}
-		if (!ok || old.Digest != digest) && !written[g.ID] {
-			plan.Grants = append(plan.Grants, g)
-			written[g.ID] = true
-		}
-		grants[g.ID] = HeldGrantRow{Customer: g.Customer, Amount: g.Amount, Currency: g.Currency, Digest: digest}
-	}
-
 	plan.Close.Objects = order
 	for _, g := range s.Grants {
 		plan.Close.Objects = append(plan.Close.Objects, g.ID)
 	}
-	if reread(s.Joined, s.Full, s.Walk, h.State) {
-		plan.Repaired = repairedCredits(s, h, plan)
-	}
+	plan.Repaired = repairedCredits(s, h, plan)
 	if !s.Joined {
 		plan.State.Walk = s.Walk
 		return plan, nil
 	}
-	sums := maps.Clone(h.Sums)
-	if sums == nil {
-		sums = map[string]GrantSum{}
-	}
-	for _, r := range plan.Insert {
-		sum := sums[r.Grant]
-		sum.Currency = r.Currency
-		sum.Sum += r.Amount
-		sums[r.Grant] = sum
-	}
+	sums := plan.sums(h)
 	ledger := map[string]int64{}
 	for _, sum := range sums {
 		ledger[sum.Currency] += sum.Sum
 	}
-	open := append(outOfBounds(s, sums, grants), summaryOff(s, ledger)...)
+	open := slices.Concat(outOfBounds(s, sums, grants), summaryOff(s, ledger), unlisted(s, h))
 	if len(open) > 0 && !s.AcceptDisproof {
 		f := open[0]
 		return CreditsPlan{}, fmt.Errorf("%w: %s", ErrDisproved, f.Cause)
@@ -119,27 +120,107 @@ func PlanCredits(s CreditsSnapshot, h CreditsHeld) (CreditsPlan, error) {
 		}
 	}
 	plan.Summary = summaryToWrite(s, h, ledger)
+	plan.Repaired = append(plan.Repaired, repairedSummary(s, h, plan, ledger)...)
 	return plan, nil
 }
 
-// checkCreditHistory is checkHistory for the other ledger, whose rows are wholly
-// immutable.
-func checkCreditHistory(s CreditsSnapshot, rows []HeldCredit, fetched map[string]CreditTransaction) error {
-	for _, old := range rows {
-		row, ok := fetched[old.ID]
-		if !ok {
-			for _, w := range s.Windows {
-				if inside(w, old.Created, func(r CreditTransaction) time.Time { return r.Created }) {
-					return fmt.Errorf("%w: %s is missing from the list", ErrLedgerRewritten, old.ID)
-				}
-			}
+// finding makes a finding about the ledger; a sync that reports it fills in the rest.
+func (s CreditsSnapshot) finding(kind DriftKind, object, currency string) Finding {
+	return Finding{
+		Kind: kind, Account: s.Target.Account, Customer: s.Target.ID, Scope: ScopeCredits, Currency: currency, Object: object,
+		FoundAt: s.ObservedAt,
+	}
+}
+
+// judgeGrants plans the writing of new and changed grants, and returns all that
+// are known. A grant's amount and owner never change, but where they were changed
+// here.
+func (plan *CreditsPlan) judgeGrants(s CreditsSnapshot, h CreditsHeld) (map[string]HeldGrantRow, error) {
+	grants := maps.Clone(h.Grants)
+	if grants == nil {
+		grants = map[string]HeldGrantRow{}
+	}
+	var refused RewrittenError
+	written := map[string]bool{}
+	for _, g := range s.Grants {
+		if g.Customer != s.Target.ID {
+			return nil, fmt.Errorf("%w: grant %s belongs to another customer", ErrLedgerRewritten, g.ID)
+		}
+		digest := Digest(g.Raw)
+		old, held := h.Grants[g.ID]
+		stored, known := h.StoredGrants[g.ID]
+		if changed := changedGrant(g, old); held && changed.name != "" && (!known || stored.Intact()) {
+			f := s.finding(DriftFieldMismatch, g.ID, g.Currency)
+			f.Expected, f.Actual = changed.want, changed.have
+			refused.add(f, "%s of grant %s changed", changed.name, g.ID)
 			continue
 		}
-		if row.Amount != old.Amount || row.Currency != old.Currency || row.Grant != old.Grant || !row.Created.Equal(old.Created) {
-			return fmt.Errorf("%w: amount, currency, grant or created of %s changed", ErrLedgerRewritten, old.ID)
+		if (!held || old.Digest != digest || known && stored.damaged(g, digest)) && !written[g.ID] {
+			plan.Grants = append(plan.Grants, g)
+			written[g.ID] = true
 		}
+		grants[g.ID] = HeldGrantRow{Customer: g.Customer, Amount: g.Amount, Currency: g.Currency, Digest: digest}
 	}
-	return nil
+	return grants, refused.err()
+}
+
+// sums are the sums per grant once the plan is carried out.
+func (plan *CreditsPlan) sums(h CreditsHeld) map[string]GrantSum {
+	sums := maps.Clone(h.Sums)
+	if sums == nil {
+		sums = map[string]GrantSum{}
+	}
+	add := func(grant, currency string, amount, rows int64) {
+		sum := sums[grant]
+		sums[grant] = GrantSum{Currency: currency, Sum: sum.Sum + amount, Rows: sum.Rows + rows}
+	}
+	for _, r := range plan.Restore {
+		old := h.Stored[r.ID].Row
+		add(old.Grant, sums[old.Grant].Currency, -old.Amount, -1)
+		if sums[old.Grant].Rows == 0 {
+			delete(sums, old.Grant)
+		}
+		add(r.Grant, r.Currency, r.Amount, 1)
+	}
+	for _, r := range plan.Insert {
+		add(r.Grant, r.Currency, r.Amount, 1)
+	}
+	return sums
+}
+
+// holdCredit is a stored row as far as planning needs it.
+func holdCredit(s Stored[CreditTransaction]) HeldCredit {
+	r := s.Row
+	return HeldCredit{r.ID, r.Grant, r.Currency, r.Amount, r.Created, s.Digest}
+}
+
+// changedCredit looks for a field that differs, among those that are compared at
+// every read: these rows are wholly immutable.
+func changedCredit(row CreditTransaction, old HeldCredit) field {
+	switch {
+	case row.Amount != old.Amount:
+		return number("amount", row.Amount, old.Amount)
+	case row.Currency != old.Currency:
+		return word("currency", row.Currency, old.Currency)
+	case row.Grant != old.Grant:
+		return word("grant", row.Grant, old.Grant)
+	case !row.Created.Equal(old.Created):
+		return moment("created", row.Created, old.Created)
+	}
+	return field{}
+}
+
+// changedGrant looks for a field of a grant that differs and never changes.
+func changedGrant(g CreditGrant, old HeldGrantRow) field {
+	switch {
+	case g.Amount != old.Amount:
+		return number("amount", g.Amount, old.Amount)
+	case g.Currency != old.Currency:
+		return word("currency", g.Currency, old.Currency)
+	case g.Customer != old.Customer:
+		return word("customer", g.Customer, old.Customer)
+	}
+	return field{}
 }
 
 var errSumOff = errors.New("the sum of the rows is not the summary's ledger balance")
@@ -150,10 +231,8 @@ func outOfBounds(s CreditsSnapshot, sums map[string]GrantSum, grants map[string]
 	var list []Finding
 	for _, id := range slices.Sorted(maps.Keys(sums)) {
 		sum := sums[id]
-		f := Finding{
-			Kind: DriftGrantOutOfBounds, Account: s.Target.Account, Customer: s.Target.ID, Scope: ScopeCredits,
-			Currency: sum.Currency, Object: id, Actual: strconv.FormatInt(sum.Sum, 10), FoundAt: s.ObservedAt,
-		}
+		f := s.finding(DriftGrantOutOfBounds, id, sum.Currency)
+		f.Actual = strconv.FormatInt(sum.Sum, 10)
 		g, known := grants[id]
 		switch {
 		case !known:
@@ -185,11 +264,31 @@ func summaryOff(s CreditsSnapshot, ledger map[string]int64) []Finding {
 	var list []Finding
 	for _, currency := range slices.Sorted(maps.Keys(all)) {
 		if want := s.Summary[currency].Ledger; want != ledger[currency] {
-			list = append(list, Finding{
-				Kind: DriftSummaryMismatch, Account: s.Target.Account, Customer: s.Target.ID, Scope: ScopeCredits, Currency: currency,
-				Expected: strconv.FormatInt(want, 10), Actual: strconv.FormatInt(ledger[currency], 10),
-				Cause: fmt.Sprintf("%s: %v: %d against %d", currency, errSumOff, ledger[currency], want), FoundAt: s.ObservedAt,
-			})
+			f := s.finding(DriftSummaryMismatch, "", currency)
+			f.Expected, f.Actual = strconv.FormatInt(want, 10), strconv.FormatInt(ledger[currency], 10)
+			f.Cause = fmt.Sprintf("%s: %v: %d against %d", currency, errSumOff, ledger[currency], want)
+			list = append(list, f)
+		}
+	}
+	return list
+}
+
+// unlisted lists grants that are held of the customer and that Stripe, which never
+// deletes one, does not list.
+func unlisted(s CreditsSnapshot, h CreditsHeld) []Finding {
+	if !s.AllGrants {
+		return nil
+	}
+	listed := map[string]bool{}
+	for _, g := range s.Grants {
+		listed[g.ID] = true
+	}
+	var list []Finding
+	for _, id := range slices.Sorted(maps.Keys(h.Grants)) {
+		if g := h.Grants[id]; g.Customer == s.Target.ID && !listed[id] {
+			f := s.finding(DriftUnexpectedTransaction, id, g.Currency)
+			f.Actual, f.Cause = strconv.FormatInt(g.Amount, 10), fmt.Sprintf("grant %s is held and not in Stripe's list", id)
+			list = append(list, f)
 		}
 	}
 	return list
@@ -213,6 +312,13 @@ func summaryToWrite(s CreditsSnapshot, h CreditsHeld, ledger map[string]int64) m
 	for currency, read := range s.Summary {
 		if old, ok := h.Summary[currency]; !ok || old != read {
 			out[currency] = read
+		}
+	}
+	for currency, old := range h.Summary { // one that neither Stripe nor the rows know
+		_, summed := ledger[currency]
+		_, read := s.Summary[currency]
+		if !summed && !read && old != (CreditBalance{}) {
+			out[currency] = CreditBalance{}
 		}
 	}
 	return out

@@ -1,12 +1,12 @@
 package mirror
 
-import "time"
-
-// reread tells that a sync goes over a history that was complete before: what it
-// finds there beyond the newest rows is drift.
-func reread(joined, full bool, walk Walk, held SyncState) bool {
-	return held.HistoryComplete && (joined && full || !joined && walk.Full)
-}
+import (
+	"bytes"
+	"maps"
+	"slices"
+	"strconv"
+	"time"
+)
 
 // fullReadAt is when every row was last read, after a joined sync.
 func fullReadAt(full bool, held SyncState, observed time.Time) time.Time {
@@ -30,72 +30,160 @@ func missedCause(created time.Time, held SyncState) string {
 	return CauseMissedEvent
 }
 
-// repairedRows are the differences that a full read finds and repairs.
-func repairedRows(s BalanceSnapshot, h BalanceHeld, plan BalancePlan) []Finding {
-	digests := map[string]string{}
-	for _, r := range h.Rows {
-		digests[r.ID] = r.Digest
-	}
-	var list []Finding
-	add := func(kind DriftKind, r BalanceTransaction, actual, cause string) {
-		if len(list) < repairsPerCommit {
-			list = append(list, Finding{
-				Kind: kind, Account: s.Target.Account, Customer: s.Target.ID, Scope: ScopeBalance, Currency: r.Currency, Object: r.ID,
-				Expected: digestText(Digest(r.Raw)), Actual: actual, Cause: cause, FoundAt: s.ObservedAt,
-			})
-		}
-	}
-	for _, r := range plan.Insert {
-		if unannounced(r.Created, h.State, s.ObservedAt, len(s.Events), s.EventSeq) {
-			add(DriftMissingTransaction, r, "", missedCause(r.Created, h.State))
-		}
-	}
-	for _, r := range plan.Update {
-		add(DriftFieldMismatch, r, digestText(digests[r.ID]), CauseSilentEdit)
-	}
-	return list
+// repairs collects the differences that a commit itself repairs.
+type repairs struct {
+	list    []Finding
+	finding func(kind DriftKind, object, currency string) Finding
 }
 
-// repairedCredits is repairedRows for the other ledger and its grants.
-func repairedCredits(s CreditsSnapshot, h CreditsHeld, plan CreditsPlan) []Finding {
-	digests := map[string]string{}
-	for _, r := range h.Rows {
-		digests[r.ID] = r.Digest
+func (r *repairs) add(kind DriftKind, object, currency, expected, actual, cause string) {
+	if len(r.list) < findingsPerCommit {
+		f := r.finding(kind, object, currency)
+		f.Expected, f.Actual, f.Cause = expected, actual, cause
+		r.list = append(r.list, f)
 	}
-	var list []Finding
-	add := func(kind DriftKind, id, currency, expected, actual, cause string) {
-		if len(list) < repairsPerCommit {
-			list = append(list, Finding{
-				Kind: kind, Account: s.Target.Account, Customer: s.Target.ID, Scope: ScopeCredits, Currency: currency, Object: id,
-				Expected: digestText(expected), Actual: digestText(actual), Cause: cause, FoundAt: s.ObservedAt,
-			})
-		}
-	}
+}
+
+// missing notes an object that was not held.
+func (r *repairs) missing(object, currency string, shown Print, cause string) {
+	r.add(DriftMissingTransaction, object, currency, shown.Absent(), "", cause)
+}
+
+// differs notes an object that is held otherwise.
+func (r *repairs) differs(object, currency string, shown, held Print, cause string) {
+	expected, actual := Describe(shown, held)
+	r.add(DriftFieldMismatch, object, currency, expected, actual, cause)
+}
+
+// amount notes a balance that is held otherwise.
+func (r *repairs) amount(kind DriftKind, currency string, expected, actual int64, cause string) {
+	r.add(kind, "", currency, strconv.FormatInt(expected, 10), strconv.FormatInt(actual, 10), cause)
+}
+
+// repairedRows are the differences in rows that a whole read finds and repairs.
+func repairedRows(s BalanceSnapshot, h BalanceHeld, plan BalancePlan) []Finding {
+	found := repairs{finding: s.finding}
 	for _, r := range plan.Insert {
 		if unannounced(r.Created, h.State, s.ObservedAt, len(s.Events), s.EventSeq) {
-			add(DriftMissingTransaction, r.ID, r.Currency, Digest(r.Raw), "", missedCause(r.Created, h.State))
+			found.missing(r.ID, r.Currency, r.Print(), missedCause(r.Created, h.State))
 		}
 	}
 	for _, r := range plan.Update {
-		add(DriftFieldMismatch, r.ID, r.Currency, Digest(r.Raw), digests[r.ID], CauseSilentEdit)
+		found.differs(r.ID, r.Currency, r.Print(), h.Stored[r.ID].Row.Print(), CauseSilentEdit)
+	}
+	for _, r := range plan.Restore {
+		found.differs(r.ID, r.Currency, r.Print(), h.Stored[r.ID].Row.Print(), CauseUnknown)
+	}
+	return found.list
+}
+
+// repairedCustomer are the differences in the customer and its balances that were
+// made here. News of Stripe's are none of them: the customer's JSON tells them
+// apart, and a balance moves with its rows.
+func repairedCustomer(s BalanceSnapshot, h BalanceHeld, plan BalancePlan, ends map[string]int64) []Finding {
+	found := repairs{finding: s.finding}
+	told := map[string]bool{}
+	switch old := h.Customer; {
+	case old == nil:
+		if h.State.HistoryComplete {
+			found.add(DriftMissingCustomer, "", "", "customer", "", CauseUnknown)
+		}
+	case plan.Customer == nil, old.Deleted, !s.sameCustomer(h):
+	default:
+		want, have := s.Customer.Ends(), old.Ends()
+		for _, currency := range slices.Sorted(maps.Keys(union(want, have))) {
+			if want[currency] != have[currency] {
+				told[currency] = true
+				found.amount(DriftBalanceMismatch, currency, want[currency], have[currency], CauseUnknown)
+			}
+		}
+		if c := s.Customer; len(told) == 0 && c.Balance != old.Balance {
+			found.amount(DriftBalanceMismatch, c.Currency, c.Balance, old.Balance, CauseUnknown)
+		} else if len(told) == 0 {
+			found.differs(s.Target.ID, "", c.Print(c.Raw), old.Print(old.Raw), CauseUnknown)
+		}
+	}
+	if !s.Joined || !s.Full || !h.State.HistoryComplete || h.State.Disproved || plan.State.Disproved {
+		return found.list
+	}
+	for _, r := range plan.Insert {
+		told[r.Currency] = true
+	}
+	for _, r := range h.Unplaced {
+		told[r.Currency] = true // brought by an earlier piece
+	}
+	for _, currency := range slices.Sorted(maps.Keys(plan.Balances)) {
+		if have := h.Balances[currency]; !told[currency] && have != ends[currency] {
+			found.amount(DriftBalanceMismatch, currency, ends[currency], have, CauseUnknown)
+		}
+	}
+	return found.list
+}
+
+// sameCustomer tells that Stripe shows the customer as it did when it was stored.
+func (s BalanceSnapshot) sameCustomer(h BalanceHeld) bool {
+	return h.CustomerDigest == Digest(s.Customer.Raw) || bytes.Equal(printed(h.Customer.Raw), printed(s.Customer.Raw))
+}
+
+func union[V any](list ...map[string]V) map[string]bool {
+	all := map[string]bool{}
+	for _, m := range list {
+		maps.Copy(all, keys(m))
+	}
+	return all
+}
+
+// repairedCredits is repairedRows for the other ledger, with its grants and its
+// summary.
+func repairedCredits(s CreditsSnapshot, h CreditsHeld, plan CreditsPlan) []Finding {
+	found := repairs{finding: s.finding}
+	reread := s.Whole() && h.State.HistoryComplete
+	if reread {
+		for _, r := range plan.Insert {
+			if unannounced(r.Created, h.State, s.ObservedAt, len(s.Events), s.EventSeq) {
+				found.missing(r.ID, r.Currency, r.Print(), missedCause(r.Created, h.State))
+			}
+		}
+		for _, r := range plan.Update {
+			found.differs(r.ID, r.Currency, r.Print(), h.Stored[r.ID].Row.Print(), CauseSilentEdit)
+		}
+		for _, r := range plan.Restore {
+			found.differs(r.ID, r.Currency, r.Print(), h.Stored[r.ID].Row.Print(), CauseUnknown)
+		}
 	}
 	for _, g := range plan.Grants {
-		old, held := h.Grants[g.ID]
-		silent := len(s.Events) == 0 && s.EventSeq == 0 && g.Updated.Before(s.ObservedAt.Add(-untold))
+		_, held := h.Grants[g.ID]
+		stored, known := h.StoredGrants[g.ID]
+		silent := reread && len(s.Events) == 0 && s.EventSeq == 0 && g.Updated.Before(s.ObservedAt.Add(-untold))
 		switch {
+		case known && stored.damaged(g, Digest(g.Raw)):
+			if h.State.HistoryComplete {
+				found.differs(g.ID, g.Currency, g.Print(), stored.Row.Print(), CauseUnknown)
+			}
 		case held && silent:
-			add(DriftFieldMismatch, g.ID, g.Currency, Digest(g.Raw), old.Digest, CauseMissedEvent)
+			found.differs(g.ID, g.Currency, g.Print(), stored.Row.Print(), CauseMissedEvent)
 		case silent:
-			add(DriftMissingTransaction, g.ID, g.Currency, Digest(g.Raw), "", CauseMissedEvent)
+			found.missing(g.ID, g.Currency, g.Print(), CauseMissedEvent)
 		}
 	}
-	return list
+	return found.list
 }
 
-// digestText is what a finding says of a row as a whole.
-func digestText(digest string) string {
-	if digest == "" {
-		return ""
+// repairedSummary are the ledger balances of a proven summary that are not the sum
+// of the rows. The available ones move without a trace, so that nobody can tell.
+func repairedSummary(s CreditsSnapshot, h CreditsHeld, plan CreditsPlan, ledger map[string]int64) []Finding {
+	if !h.State.HistoryComplete || h.State.Disproved || h.State.Walk.InProgress() || plan.State.Disproved {
+		return nil
 	}
-	return "digest " + digest
+	moved := map[string]bool{}
+	for _, r := range plan.Insert {
+		moved[r.Currency] = true
+	}
+	found := repairs{finding: s.finding}
+	for _, currency := range slices.Sorted(maps.Keys(union(keys(ledger), keys(h.Summary)))) {
+		if have := h.Summary[currency].Ledger; !moved[currency] && have != ledger[currency] {
+			found.amount(DriftSummaryMismatch, currency, ledger[currency], have, CauseUnknown)
+		}
+	}
+	return found.list
 }

@@ -36,6 +36,9 @@ type SyncState struct {
 	// FullReadAt is when the last sync began that read every row; zero where there
 	// is nothing to read again: the history is not complete, or the customer gone.
 	FullReadAt time.Time
+	// RefusedAt is when the reads of the last sync began, where it was refused; zero
+	// where it was committed.
+	RefusedAt time.Time
 }
 
 // HeldGrant is a grant as far as a credits sync must know it.
@@ -114,6 +117,8 @@ type CreditsSnapshot struct {
 	Windows    []Window[CreditTransaction]
 	// Grants are the grants that were read, in no order.
 	Grants []CreditGrant
+	// AllGrants tells that Grants are all that Stripe lists of the customer.
+	AllGrants bool
 	// Summary per currency; nil when it was not read.
 	Summary map[string]CreditBalance
 	// Joined, Full, Walk, AcceptDisproof and Events are as in BalanceSnapshot.
@@ -131,6 +136,16 @@ type Tombstone struct {
 	EventSeq   int64
 	ObservedAt time.Time
 	Events     []EventRef
+}
+
+// Refusal says that Stripe's reply contradicts what is held, so that nothing of it
+// was stored.
+type Refusal struct {
+	Target     Target
+	Epoch      int64
+	ObservedAt time.Time
+	// Findings are the differences; none where they are not known one by one.
+	Findings []Finding
 }
 
 // Applied tells what a commit did.

@@ -17,7 +17,8 @@ var (
 	ErrDisproved = errors.New("the ledger does not prove the balance")
 	// ErrLedgerRewritten: Stripe's reply lacks a row that was seen before, or
 	// changes an immutable field. Ledgers are append-only, so the reply is wrong or
-	// stale: nothing was written.
+	// stale, or what is held was changed here: nothing was written. The error may be a
+	// RewrittenError, which tells the differences.
 	ErrLedgerRewritten = errors.New("the reply rewrites history")
 	// ErrUnstorable: the database refuses these very values, and would refuse them
 	// again. It is no outage.
@@ -66,6 +67,14 @@ type Fence interface {
 	// ApplyTombstone marks a customer deleted and keeps its history. A customer
 	// that was never held leaves only the sync state. ErrFenced as above.
 	ApplyTombstone(ctx context.Context, s Tombstone) (Applied, error)
+	// Damaged tells whether any of the target's rows and grants of these ids does not
+	// lie there as it was written (Stored.Intact): what contradicts Stripe then is not
+	// its reply, and a read of the whole history repairs it.
+	Damaged(ctx context.Context, t Target, ids []string) (bool, error)
+	// Refuse records that the sync of an epoch is given up as ErrLedgerRewritten, and
+	// why: its findings, each once while it is open. It returns those that were not
+	// open before. ErrFenced when a newer sync began, which will tell for itself.
+	Refuse(ctx context.Context, r Refusal) ([]Finding, error)
 	// ApplyWrite commits what Stripe answered to a write of ours, without reading
 	// anything from Stripe, where that is provably right; see Write. ErrFenced or
 	// ErrDisproved when it may not: sync the target then.
@@ -134,9 +143,11 @@ type DeadLetter struct {
 	Target Target // zero Scope for an unreadable body
 	Reason string
 	// Attempts counts tries in all, retries of the letter included.
-	Attempts      int
-	EventIDs      []string
-	Payload       []byte // the raw body of an event that could not be read
+	Attempts int
+	EventIDs []string
+	// Payload is the raw body of an event that could not be read, up to 1 MiB. Only
+	// DeadLetter reads it.
+	Payload       []byte
 	FirstFailedAt time.Time
 	LastFailedAt  time.Time
 	// RetryAt is when it is tried again by itself; zero: never (unreadable bodies).
@@ -156,17 +167,21 @@ type DeadLetterAges struct {
 // DeadLetters keeps failed work until somebody or a later sync resolves it. A
 // committed sync of the same target removes its letter.
 type DeadLetters interface {
-	// SaveDeadLetter stores or renews a letter; FirstFailedAt of a held one stays
-	// and EventIDs are merged, newest 64 kept.
+	// SaveDeadLetter stores or renews a letter. Of a held one FirstFailedAt stays,
+	// Attempts are added to those it has, unless LastFailedAt says that they are the
+	// same ones, EventIDs are merged, newest 64 kept, and the Payload stays where the
+	// new one has none.
 	SaveDeadLetter(ctx context.Context, d DeadLetter) error
-	// DeadLetters lists letters by ID after the given one, at most limit.
+	// DeadLetters lists letters by ID after the given one, at most limit, without
+	// their payloads.
 	DeadLetters(ctx context.Context, after string, limit int) ([]DeadLetter, error)
-	// DeadLetter reads one by its ID; ErrNotFound when there is none.
+	// DeadLetter reads one by its ID, payload included; ErrNotFound when there is none.
 	DeadLetter(ctx context.Context, id string) (DeadLetter, error)
 	// DeadLetterAges counts the letters by the age of their first failure.
 	DeadLetterAges(ctx context.Context, now time.Time) (DeadLetterAges, error)
 	// DueDeadLetters claims letters whose RetryAt has come: it moves their RetryAt
-	// to next and returns them, so that replicas do not all retry the same one.
+	// to next and returns them, without payloads, so that replicas do not all retry
+	// the same one.
 	DueDeadLetters(ctx context.Context, now, next time.Time, limit int) ([]DeadLetter, error)
 	// DropDeadLetter deletes one; ErrNotFound when there is none.
 	DropDeadLetter(ctx context.Context, id string) error

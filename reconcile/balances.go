@@ -277,24 +277,12 @@ func (p *balancesPass) compare(ctx context.Context, rows []mirror.Customer, aske
 		if !mirror.ValidCustomerID(c.ID) {
 			continue
 		}
-		s := suspect{ID: c.ID, Asked: asked, Balance: c.Balance, Currency: c.Currency, Ends: customerEnds(c), customer: &c}
+		s := suspect{ID: c.ID, Asked: asked, Balance: c.Balance, Currency: c.Currency, Ends: c.Ends(), customer: &c}
 		if h, ok := held[c.ID]; !ok || h.Deleted || len(differences(s, h)) > 0 {
 			p.at.Suspects = append(p.at.Suspects, s)
 		}
 	}
 	return nil
-}
-
-// customerEnds are the balances of a customer per currency, in the sign of balance.
-func customerEnds(c mirror.Customer) map[string]int64 {
-	ends := make(map[string]int64, len(c.InvoiceCreditBalance)+1)
-	for currency, credit := range c.InvoiceCreditBalance {
-		ends[currency] = -credit
-	}
-	if c.Currency != "" {
-		ends[c.Currency] = c.Balance
-	}
-	return ends
 }
 
 // difference is one currency in which a customer is not what Stripe shows.
@@ -309,7 +297,7 @@ type difference struct {
 // differences compares what Stripe showed with what is held, in the customer
 // and in its balances per currency.
 func differences(s suspect, h mirror.HeldCustomer) []difference {
-	shown := customerEnds(h.Customer)
+	shown := h.Ends()
 	var list []difference
 	for _, currency := range unionKeys(s.Ends, h.Balances, shown) {
 		want, balance, view := s.Ends[currency], h.Balances[currency], shown[currency]

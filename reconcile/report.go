@@ -303,50 +303,16 @@ func (r *ScrubReport) lookAt(ctx context.Context, account, id string) (look look
 
 // print is a row as it is compared.
 type print struct {
+	mirror.Print
 	currency string
 	created  time.Time
-	// digest is that of all columns and the JSON; raw is that of the JSON alone.
-	digest, raw string
 }
 
-// digestJSON names the content of a JSON text as both databases keep it: without
-// NUL, which PostgreSQL has no place for, and with none as an empty object.
-func digestJSON(raw json.RawMessage) string {
-	text := bytes.TrimSpace(mirror.Canonical(raw))
-	if len(text) == 0 || string(text) == "null" {
-		text = []byte("{}")
-	}
-	return mirror.Digest(bytes.ReplaceAll(text, []byte(`\u0000`), nil))
-}
+func balancePrint(t mirror.BalanceTransaction) print { return print{t.Print(), t.Currency, t.Created} }
 
-func seconds(t time.Time) string {
-	if t.IsZero() {
-		return ""
-	}
-	return strconv.FormatInt(t.Unix(), 10)
-}
+func creditPrint(t mirror.CreditTransaction) print { return print{t.Print(), t.Currency, t.Created} }
 
-func newPrint(currency string, created time.Time, raw json.RawMessage, columns ...any) print {
-	p := print{currency: currency, created: created, raw: digestJSON(raw)}
-	text, _ := json.Marshal(append(columns, currency, seconds(created), p.raw)) //nolint:errcheck // texts, integers and truths
-	p.digest = mirror.Digest(text)
-	return p
-}
-
-func balancePrint(t mirror.BalanceTransaction) print {
-	return newPrint(t.Currency, t.Created, t.Raw, t.Amount, t.EndingBalance, t.Type, t.Invoice, t.CreditNote, t.CheckoutSession,
-		t.Description, digestJSON(t.Metadata), t.Livemode)
-}
-
-func creditPrint(t mirror.CreditTransaction) print {
-	return newPrint(t.Currency, t.Created, t.Raw, t.Grant, t.Type, t.CreditType, t.DebitType, t.Amount, t.Invoice, t.InvoiceLineItem,
-		seconds(t.EffectiveAt), t.Livemode, t.TestClock)
-}
-
-func grantPrint(g mirror.CreditGrant) print {
-	return newPrint(g.Currency, g.Created, g.Raw, g.Customer, g.Name, g.Category, g.AmountType, g.Amount, digestJSON(g.ApplicabilityConfig),
-		g.Priority, seconds(g.EffectiveAt), seconds(g.ExpiresAt), seconds(g.VoidedAt), seconds(g.Updated), g.Livemode, g.TestClock, digestJSON(g.Metadata))
-}
+func grantPrint(g mirror.CreditGrant) print { return print{g.Print(), g.Currency, g.Created} }
 
 // theirLedger is a balance ledger as Stripe shows it, rows as prints: a long
 // history need not fit into memory.
@@ -493,7 +459,7 @@ func (c *comparison) find(kind mirror.DriftKind, scope mirror.Scope, currency, o
 
 // customers compares the customer itself.
 func (c *comparison) customers(theirs mirror.Customer, held mirror.HeldCustomer, view mirror.CustomerView) {
-	shown := suspect{Balance: theirs.Balance, Currency: theirs.Currency, Ends: customerEnds(theirs)}
+	shown := suspect{Balance: theirs.Balance, Currency: theirs.Currency, Ends: theirs.Ends()}
 	list := differences(shown, held)
 	for _, d := range list {
 		cause := mirror.CauseMissedEvent
@@ -505,20 +471,29 @@ func (c *comparison) customers(theirs mirror.Customer, held mirror.HeldCustomer,
 	if len(list) > 0 {
 		return // the JSON holds the balances too
 	}
-	if want, have := customerPrint(theirs, view.Raw), customerPrint(view.Customer, theirs.Raw); want.digest != have.digest {
-		c.find(mirror.DriftFieldMismatch, mirror.ScopeBalance, "", c.customer, "digest "+want.digest, "digest "+have.digest, mirror.CauseMissedEvent)
+	want, have := theirs.Print(shared(theirs.Raw, view.Raw)), view.Print(shared(view.Raw, theirs.Raw))
+	if want.Equal(have) {
+		return
 	}
+	cause := mirror.CauseMissedEvent
+	if !slices.Contains(have.Differing(want), "raw") { // the columns contradict the JSON beside them
+		cause = mirror.CauseUnknown
+	}
+	expected, actual := mirror.Describe(want, have)
+	c.find(mirror.DriftFieldMismatch, mirror.ScopeBalance, "", c.customer, expected, actual, cause)
 }
 
-// customerPrint is a customer as far as the other JSON has the same keys: how much
-// of a customer is kept is a matter of configuration, which may have changed.
-func customerPrint(c mirror.Customer, other json.RawMessage) print {
+// shared is a customer's JSON as far as the other one has the same keys: how much of
+// a customer is kept is a matter of configuration, which may have changed. What is
+// no object is compared as it is.
+func shared(raw, other json.RawMessage) json.RawMessage {
 	var own, others map[string]json.RawMessage
-	if json.Unmarshal(c.Raw, &own) == nil && json.Unmarshal(other, &others) == nil {
-		maps.DeleteFunc(own, func(key string, _ json.RawMessage) bool { _, both := others[key]; return !both })
+	if json.Unmarshal(raw, &own) != nil || json.Unmarshal(other, &others) != nil || len(others) == 0 {
+		return raw
 	}
-	raw, _ := json.Marshal(own) //nolint:errcheck // it was JSON a moment ago
-	return newPrint(c.Currency, c.Created, raw, c.Balance, c.Livemode, c.TestClock, c.CustomerAccount)
+	maps.DeleteFunc(own, func(key string, _ json.RawMessage) bool { _, both := others[key]; return !both })
+	out, _ := json.Marshal(own) //nolint:errcheck // it was JSON a moment ago
+	return out
 }
 
 // row compares one held row, and takes it out of what Stripe shows.
@@ -527,12 +502,17 @@ func (c *comparison) row(scope mirror.Scope, id string, theirs map[string]print,
 	delete(theirs, id)
 	switch {
 	case !listed:
-		c.find(mirror.DriftUnexpectedTransaction, scope, held.currency, id, "", "digest "+held.digest, mirror.CauseUnknown)
-	case want.raw != held.raw && want.digest != held.digest:
-		c.find(mirror.DriftFieldMismatch, scope, want.currency, id, "digest "+want.digest, "digest "+held.digest, mirror.CauseSilentEdit)
-	case want.digest != held.digest: // the columns contradict the JSON beside them
-		c.find(mirror.DriftFieldMismatch, scope, want.currency, id, "digest "+want.digest, "digest "+held.digest, mirror.CauseUnknown)
+		c.find(mirror.DriftUnexpectedTransaction, scope, held.currency, id, "", held.Absent(), mirror.CauseUnknown)
+	case slices.Contains(held.Differing(want.Print), "raw"):
+		c.differs(scope, id, want, held, mirror.CauseSilentEdit)
+	case !want.Equal(held.Print): // the columns contradict the JSON beside them
+		c.differs(scope, id, want, held, mirror.CauseUnknown)
 	}
+}
+
+func (c *comparison) differs(scope mirror.Scope, id string, want, held print, cause string) {
+	expected, actual := mirror.Describe(want.Print, held.Print)
+	c.find(mirror.DriftFieldMismatch, scope, want.currency, id, expected, actual, cause)
 }
 
 // missing are the rows that Stripe shows and that are not held.
@@ -543,20 +523,23 @@ func (c *comparison) missing(scope mirror.Scope, theirs map[string]print) {
 		if t.created.Before(c.synced) { // a sync has been there since
 			cause = mirror.CauseUnknown
 		}
-		c.find(mirror.DriftMissingTransaction, scope, t.currency, id, "digest "+t.digest, "", cause)
+		c.find(mirror.DriftMissingTransaction, scope, t.currency, id, t.Absent(), "", cause)
 	}
 }
 
 func (c *comparison) grants(theirs, held map[string]print) {
 	for _, id := range slices.Sorted(maps.Keys(held)) {
-		if want, listed := theirs[id]; listed && want.digest != held[id].digest {
-			c.find(mirror.DriftFieldMismatch, mirror.ScopeCredits, want.currency, id, "digest "+want.digest, "digest "+held[id].digest, mirror.CauseMissedEvent)
-		} else if !listed {
-			c.find(mirror.DriftUnexpectedTransaction, mirror.ScopeCredits, held[id].currency, id, "", "grant with digest "+held[id].digest, mirror.CauseUnknown)
+		switch want, listed := theirs[id]; {
+		case !listed:
+			c.find(mirror.DriftUnexpectedTransaction, mirror.ScopeCredits, held[id].currency, id, "", held[id].Absent(), mirror.CauseUnknown)
+		case slices.Contains(held[id].Differing(want.Print), "raw"):
+			c.differs(mirror.ScopeCredits, id, want, held[id], mirror.CauseMissedEvent)
+		case !want.Equal(held[id].Print):
+			c.differs(mirror.ScopeCredits, id, want, held[id], mirror.CauseUnknown)
 		}
 		delete(theirs, id)
 	}
 	for _, id := range slices.Sorted(maps.Keys(theirs)) {
-		c.find(mirror.DriftMissingTransaction, mirror.ScopeCredits, theirs[id].currency, id, "grant with digest "+theirs[id].digest, "", mirror.CauseMissedEvent)
+		c.find(mirror.DriftMissingTransaction, mirror.ScopeCredits, theirs[id].currency, id, theirs[id].Absent(), "", mirror.CauseMissedEvent)
 	}
 }

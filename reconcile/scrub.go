@@ -189,12 +189,12 @@ func (s *Scrub) ask(ctx context.Context, account string, before time.Time, n int
 	if err != nil || backlog >= scrubBacklog {
 		return 0, err
 	}
-	dead, err := deadTargets(ctx, s.store)
+	stuck, err := s.stuck(ctx, account, before)
 	if err != nil {
 		return 0, err
 	}
 	// Those asked for earlier may still wait at the front of the list.
-	list, err := s.store.FullReads(ctx, account, before, n+backlog+len(dead)+scrubBatch)
+	list, err := s.store.FullReads(ctx, account, before, n+backlog+len(stuck)+scrubBatch)
 	if err != nil {
 		return 0, err
 	}
@@ -209,7 +209,7 @@ func (s *Scrub) ask(ctx context.Context, account string, before time.Time, n int
 	due := targets[:0]
 	for i, t := range targets {
 		// One in the queue that was asked for is read in full when its turn comes.
-		if dead[t] || queued[i] && list[i].Requested {
+		if stuck[t] || queued[i] && list[i].Requested {
 			continue
 		}
 		if due = append(due, t); len(due) == n {
@@ -231,21 +231,37 @@ func (s *Scrub) pass(ctx context.Context, account string, before time.Time) (ask
 	if asked, err = s.ask(ctx, account, before, scrubBatch); err != nil {
 		return 0, 0, err
 	}
-	dead, err := deadTargets(ctx, s.store)
+	stuck, err := s.stuck(ctx, account, before)
 	if err != nil {
 		return asked, 0, err
 	}
-	list, err := s.store.FullReads(ctx, account, before, len(dead)+1)
+	list, err := s.store.FullReads(ctx, account, before, len(stuck)+1)
 	for _, f := range list {
-		if !dead[f.Target] {
+		if !stuck[f.Target] {
 			left++
 		}
 	}
 	return asked, left, err
 }
 
+// stuck are the histories that cannot be read: those with a dead letter, and those
+// that were read since and whose reply was refused. The latter are tried again by
+// themselves, and what they contradict is a finding.
+func (s *Scrub) stuck(ctx context.Context, account string, since time.Time) (map[mirror.Target]bool, error) {
+	stuck, err := deadTargets(ctx, s.store)
+	if err != nil {
+		return nil, err
+	}
+	refused, err := s.store.Refused(ctx, account, since)
+	for _, t := range refused {
+		stuck[t] = true
+	}
+	return stuck, err
+}
+
 // Pass reads every history once, now, and returns when all have been read that
-// can be. progress is told of each batch.
+// can be: it does not wait for further tries of a reply that was refused. progress
+// is told of each batch.
 func (s *Scrub) Pass(ctx context.Context, account string, progress func(asked int)) error {
 	begun := s.o.Now().UTC()
 	for {

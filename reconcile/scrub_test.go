@@ -27,6 +27,10 @@ func (s *flaky) FullReadCount(ctx context.Context, account string) (int64, error
 	return try(s.f, "full read count", func() (int64, error) { return s.Store.FullReadCount(ctx, account) })
 }
 
+func (s *flaky) Refused(ctx context.Context, account string, since time.Time) ([]mirror.Target, error) {
+	return try(s.f, "refused", func() ([]mirror.Target, error) { return s.Store.Refused(ctx, account, since) })
+}
+
 func (s *flaky) RequestFullRead(ctx context.Context, targets []mirror.Target) error {
 	return tryOnly(s.f, "request full read", func() error { return s.Store.RequestFullRead(ctx, targets) })
 }
@@ -154,6 +158,14 @@ func (b *bench) syncAll(t *testing.T, l ledgers) {
 			Target: target, Epoch: st.Epoch, ObservedAt: b.now, Joined: true, Full: true, Customer: b.stripe.customers[i],
 			Windows: []mirror.Window[mirror.BalanceTransaction]{{FromHead: true, ToEnd: true, Rows: l.rows[target.ID]}},
 		})
+		if refused, ok := errors.AsType[*mirror.RewrittenError](err); ok { // it waits for its next try
+			b.queue.mu.Lock()
+			b.queue.queued[target] = true
+			b.queue.mu.Unlock()
+			_, err = b.store.Store.Refuse(context.Background(), mirror.Refusal{
+				Target: target, Epoch: st.Epoch, ObservedAt: b.now, Findings: refused.Findings,
+			})
+		}
 		if err != nil {
 			t.Error(err)
 		}
@@ -299,6 +311,48 @@ func TestF03_ScrubReportFailsEverywhere(t *testing.T) {
 				break
 			}
 		}
+	}
+}
+
+// A pass ends when everything was read that can be: it neither waits for the next
+// try of a reply that was refused, nor asks for it again and again.
+func TestScrubPassDoesNotWaitForWhatIsRefused(t *testing.T) {
+	t.Parallel()
+	b, l := scrubBench(t, 4)
+	b.faults.hook = func(call string) error {
+		if call == "backlog" {
+			b.syncAll(t, l)
+		}
+		return nil
+	}
+	row := &l.rows["cus_02"][1]
+	row.Amount, row.Raw = -11, json.RawMessage(`{"id":"cbtxn_02_4","amount":-11}`)
+	scrub := NewScrub(b.store, b.queue, ScrubOptions{Now: b.clock})
+	pass := func() (asked int) {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		if err := scrub.Pass(ctx, "", func(n int) { asked += n }); err != nil {
+			t.Fatal(err)
+		}
+		return asked
+	}
+	for range 2 { // the second time it is known, and read once more
+		if asked := pass(); asked != 5 {
+			t.Errorf("%d histories asked for, want each of the 5 once", asked)
+		}
+		if left := b.unread(t, b.now); len(left) != 1 || left[0].Target.ID != "cus_02" {
+			t.Errorf("not read: %+v, want cus_02 alone", left)
+		}
+		if found := b.found(t); !slices.Equal(found, []string{"field_mismatch cus_02"}) {
+			t.Errorf("found %q", found)
+		}
+		b.now = b.now.Add(time.Hour)
+		clear(b.queue.queued)
+	}
+	row.Amount, row.Raw = -10, json.RawMessage(`{"id":"cbtxn_02_4","amount":-10}`)
+	pass()
+	if left, found := b.unread(t, b.now), b.found(t); len(left) != 0 || len(found) != 0 {
+		t.Errorf("once Stripe shows what is held: not read %+v, found %q", left, found)
 	}
 }
 
@@ -451,6 +505,10 @@ func (m *memory) FullReadCount(context.Context, string) (int64, error) {
 }
 
 func (m *memory) FullReads(context.Context, string, time.Time, int) ([]mirror.FullRead, error) {
+	return nil, nil
+}
+
+func (m *memory) Refused(context.Context, string, time.Time) ([]mirror.Target, error) {
 	return nil, nil
 }
 

@@ -26,7 +26,7 @@ func (s *Syncer) syncBalance(ctx context.Context, t mirror.Target, refs []mirror
 	if err != nil {
 		return Result{}, stored(err)
 	}
-	p := patience{s: s, full: st.Disproved}
+	p := s.patience(t, st)
 	for {
 		observed := s.o.Now()
 		read, err := s.readBalance(ctx, t, st, refs, p.full)
@@ -50,17 +50,25 @@ func (s *Syncer) syncBalance(ctx context.Context, t mirror.Target, refs []mirror
 		if read.gone {
 			return s.bury(ctx, t, st, observed, refs)
 		}
-		applied, err := s.store.ApplyBalance(ctx, mirror.BalanceSnapshot{
+		snapshot := mirror.BalanceSnapshot{
 			Target: t, Epoch: st.Epoch, EventSeq: st.EventSeq, ObservedAt: observed,
 			Customer: read.customer, Windows: read.windows,
 			Joined: read.joined, Full: read.full, Walk: read.walk,
 			AcceptDisproof: p.accept, Events: refs,
-		})
+		}
+		applied, err := s.store.ApplyBalance(ctx, snapshot)
 		if err == nil {
 			return Result{Applied: applied, More: !read.joined, Unproven: p.accept}, nil
 		}
+		damaged, lookErr := p.blamesUs(ctx, err, snapshot.Listed())
+		if lookErr != nil {
+			return Result{}, lookErr
+		}
+		if damaged {
+			continue
+		}
 		if err := p.next(ctx, stored(err)); err != nil {
-			return Result{}, err
+			return s.refuse(ctx, t, st, observed, err)
 		}
 	}
 }

@@ -38,11 +38,12 @@ func (s *Syncer) syncCredits(ctx context.Context, t mirror.Target, refs []mirror
 	if err != nil {
 		return Result{}, stored(err)
 	}
-	p := patience{s: s, full: st.Disproved || st.Walk.Full}
+	p := s.patience(t, st)
 	prove := thorough || !st.HistoryComplete // a full read proves anyway
 	for {
 		observed := s.o.Now()
 		snapshot, err := s.readCredits(ctx, t, st, refs, thorough, p.full, prove || p.full)
+		snapshot.ObservedAt = observed
 		if vanished(err) {
 			gone, lookErr := s.lookAgain(ctx, t)
 			if lookErr != nil {
@@ -57,7 +58,6 @@ func (s *Syncer) syncCredits(ctx context.Context, t mirror.Target, refs []mirror
 			err = s.announced(ctx, t, refs, snapshot)
 		}
 		if err == nil {
-			snapshot.ObservedAt = observed
 			snapshot.AcceptDisproof = p.accept
 			var applied mirror.Applied
 			if applied, err = s.store.ApplyCredits(ctx, snapshot); err == nil {
@@ -65,8 +65,15 @@ func (s *Syncer) syncCredits(ctx context.Context, t mirror.Target, refs []mirror
 			}
 			err = stored(err)
 		}
+		damaged, lookErr := p.blamesUs(ctx, err, snapshot.Listed())
+		if lookErr != nil {
+			return Result{}, lookErr
+		}
+		if damaged {
+			continue
+		}
 		if err := p.next(ctx, err); err != nil {
-			return Result{}, err
+			return s.refuse(ctx, t, st, observed, err)
 		}
 	}
 }
@@ -91,19 +98,21 @@ func (s *Syncer) readCredits(ctx context.Context, t mirror.Target, st mirror.Syn
 	if err != nil {
 		return mirror.CreditsSnapshot{}, err
 	}
-	if err := s.readGrants(ctx, t, st, refs, thorough, full && walked.joined, grants); err != nil {
+	all, err := s.readGrants(ctx, t, st, refs, thorough, full && walked.joined, grants)
+	if err != nil {
 		return mirror.CreditsSnapshot{}, err
 	}
 	snapshot := mirror.CreditsSnapshot{
 		Target: t, Epoch: st.Epoch, EventSeq: st.EventSeq,
 		Windows: walked.windows, Joined: walked.joined, Full: walked.full, Walk: walked.walk, Events: events(refs),
+		AllGrants: all,
 	}
 	for _, g := range grants {
 		snapshot.Grants = append(snapshot.Grants, g)
 	}
 	slices.SortFunc(snapshot.Grants, func(a, b mirror.CreditGrant) int { return strings.Compare(a.ID, b.ID) })
 	if prove && walked.joined {
-		if snapshot.Summary, err = s.readSummary(ctx, t, st, grants); err != nil {
+		if snapshot.Summary, err = s.readSummary(ctx, t, st, grants, all); err != nil {
 			return mirror.CreditsSnapshot{}, err
 		}
 	}
@@ -113,8 +122,8 @@ func (s *Syncer) readCredits(ctx context.Context, t mirror.Target, st mirror.Syn
 // readGrants reads the grants that events named and the rows did not bring
 // along; for a thorough sync every grant of the customer, since any may have been
 // edited. A first copy has just stored the grants of the whole account. The end of
-// a full read asks for all of them.
-func (s *Syncer) readGrants(ctx context.Context, t mirror.Target, st mirror.SyncState, refs []mirror.EventRef, thorough, all bool, grants map[string]mirror.CreditGrant) error {
+// a full read asks for all of them. It tells whether it read them all.
+func (s *Syncer) readGrants(ctx context.Context, t mirror.Target, st mirror.SyncState, refs []mirror.EventRef, thorough, all bool, grants map[string]mirror.CreditGrant) (bool, error) {
 	var named []string
 	for _, r := range refs {
 		if _, have := grants[r.Object]; !have && mirror.ValidGrantID(r.Object) && !slices.Contains(named, r.Object) {
@@ -125,36 +134,39 @@ func (s *Syncer) readGrants(ctx context.Context, t mirror.Target, st mirror.Sync
 	if all && st.HistoryComplete {
 		named = nil
 	} else if len(named) == 0 && (!thorough || firstCopy) {
-		return nil
+		return false, nil
 	}
 	if len(named) == 1 && !thorough {
 		g, err := s.stripe.Grant(ctx, t.Account, named[0])
 		if err == nil {
 			grants[g.ID] = g
 		}
-		return err
+		return false, err
 	}
 	for after := ""; ; {
 		page, err := s.stripe.GrantsPage(ctx, t.Account, t.ID, after, pageSize)
 		if err != nil {
-			return err
+			return false, err
 		}
 		for _, g := range page.Rows {
 			grants[g.ID] = g
 			after = g.ID
 		}
 		if !page.HasMore || len(page.Rows) == 0 {
-			return nil
+			return true, nil
 		}
 	}
 }
 
 // readSummary reads Stripe's own totals; nil when no unambiguous ones can be had
-// at a bearable cost.
-func (s *Syncer) readSummary(ctx context.Context, t mirror.Target, st mirror.SyncState, grants map[string]mirror.CreditGrant) (map[string]mirror.CreditBalance, error) {
+// at a bearable cost. all tells that grants are all that Stripe has, so that a held
+// one that is none of them is not asked for.
+func (s *Syncer) readSummary(ctx context.Context, t mirror.Target, st mirror.SyncState, grants map[string]mirror.CreditGrant, all bool) (map[string]mirror.CreditBalance, error) {
 	metered := map[string]bool{}
 	for _, g := range st.Grants {
-		metered[g.ID] = g.Metered
+		if !all {
+			metered[g.ID] = g.Metered
+		}
 	}
 	for id, g := range grants {
 		metered[id] = mirror.MeteredScope(g.ApplicabilityConfig)
@@ -202,7 +214,7 @@ func (s *Syncer) announced(ctx context.Context, t mirror.Target, refs []mirror.E
 		switch {
 		case err == nil && row.Customer == t.ID:
 		case err == nil:
-			return fmt.Errorf("%w: %s is held for another customer", mirror.ErrLedgerRewritten, r.Object)
+			return mirror.HeldElsewhere(t, row, snapshot.ObservedAt)
 		case errors.Is(err, mirror.ErrNotFound):
 			return fmt.Errorf("%w: %s", errLagging, r.Object)
 		default:

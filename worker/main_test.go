@@ -3,6 +3,7 @@ package worker
 import (
 	"cmp"
 	"context"
+	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -92,9 +93,15 @@ func (f *fakeStripe) post(a *account, currency string, amount int64, tie int) st
 		EndingBalance: -a.InvoiceCreditBalance[currency], Type: "adjustment", Created: f.clock,
 		Metadata: json.RawMessage(`{}`),
 	}
-	r.Raw = json.RawMessage(fmt.Sprintf(`{"id":%q}`, r.ID))
+	renderRow(&r)
 	a.rows = append(a.rows, listed[mirror.BalanceTransaction]{r, tie})
 	return r.ID
+}
+
+// renderRow makes a row's JSON anew after a change.
+func renderRow(r *mirror.BalanceTransaction) {
+	r.Raw = json.RawMessage(fmt.Sprintf(`{"id":%q,"amount":%d,"currency":%q,"ending_balance":%d,"type":%q,"created":%d}`,
+		r.ID, r.Amount, r.Currency, r.EndingBalance, r.Type, r.Created.Unix()))
 }
 
 // adjust makes a balance transaction in a second of its own.
@@ -132,9 +139,15 @@ func (f *fakeStripe) move(a *account, grant string, amount int64) string {
 	if amount < 0 {
 		r.Type, r.CreditType, r.DebitType = "debit", "", "credits_applied"
 	}
-	r.Raw = json.RawMessage(fmt.Sprintf(`{"id":%q}`, r.ID))
+	renderCredit(&r)
 	a.credits = append(a.credits, listed[mirror.CreditTransaction]{r, 0})
 	return r.ID
+}
+
+// renderCredit makes a credit row's JSON anew after a change.
+func renderCredit(r *mirror.CreditTransaction) {
+	r.Raw = json.RawMessage(fmt.Sprintf(`{"id":%q,"credit_grant":%q,"type":%q,%q:{"amount":{"monetary":{"value":%d,"currency":%q}}},"created":%d}`,
+		r.ID, r.Grant, r.Type, r.Type, max(r.Amount, -r.Amount), r.Currency, r.Created.Unix()))
 }
 
 // call notes a call and lets the test have its say.
@@ -363,8 +376,9 @@ var template = sync.OnceValues(func() ([]byte, error) {
 	return os.ReadFile(path)
 })
 
-// openStore opens a store over a file of its own, in memory where there is one.
-func openStore(t testing.TB) *sqlite.Store {
+// openStore opens a store over a file of its own, in memory where there is one, and
+// tells the file's name.
+func openStore(t testing.TB) (*sqlite.Store, string) {
 	t.Helper()
 	dir, err := os.MkdirTemp("/dev/shm", "creditmirror")
 	if err != nil {
@@ -388,7 +402,7 @@ func openStore(t testing.TB) *sqlite.Store {
 		}
 		os.RemoveAll(dir)
 	})
-	return s
+	return s, path
 }
 
 // wrapped is a store whose calls a test may fail or count.
@@ -425,6 +439,20 @@ func (w *wrapped) ApplyCredits(ctx context.Context, s mirror.CreditsSnapshot) (m
 	return w.Store.ApplyCredits(ctx, s)
 }
 
+func (w *wrapped) Damaged(ctx context.Context, t mirror.Target, ids []string) (bool, error) {
+	if err := w.say("damaged"); err != nil {
+		return false, err
+	}
+	return w.Store.Damaged(ctx, t, ids)
+}
+
+func (w *wrapped) Refuse(ctx context.Context, r mirror.Refusal) ([]mirror.Finding, error) {
+	if err := w.say("refuse"); err != nil {
+		return nil, err
+	}
+	return w.Store.Refuse(ctx, r)
+}
+
 func (w *wrapped) ResolveEvents(ctx context.Context, q mirror.Target, targets []mirror.Target) error {
 	if err := w.say("resolve"); err != nil {
 		return err
@@ -446,11 +474,13 @@ type bench struct {
 	flaky  *wrapped
 	marks  *fakeMarker
 	syncer *Syncer
+	path   string
 }
 
 func setup(t testing.TB, o SyncOptions) *bench {
 	t.Helper()
-	b := &bench{stripe: newStripe(), store: openStore(t), marks: &fakeMarker{}}
+	b := &bench{stripe: newStripe(), marks: &fakeMarker{}}
+	b.store, b.path = openStore(t)
 	b.flaky = &wrapped{Store: b.store}
 	if o.RereadDelay == 0 {
 		o.RereadDelay = time.Microsecond
@@ -467,6 +497,38 @@ func (b *bench) sync(t testing.TB, target mirror.Target, refs ...mirror.EventRef
 		t.Fatal(err)
 	}
 	return r
+}
+
+// exec changes what is held behind the program's back.
+func (b *bench) exec(t testing.TB, statement string) {
+	t.Helper()
+	db, err := sql.Open("sqlite", b.path+"?_pragma=busy_timeout(5000)")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	r, err := db.ExecContext(t.Context(), statement)
+	if err != nil {
+		t.Fatalf("%s: %v", statement, err)
+	}
+	if n, err := r.RowsAffected(); n == 0 {
+		t.Fatalf("%s changed nothing: %v", statement, err)
+	}
+}
+
+// found are the findings recorded: kind, object, expected, actual, and whether open.
+func (b *bench) found(t testing.TB) (list []string) {
+	t.Helper()
+	all, err := b.store.Findings(t.Context(), mirror.FindingsQuery{RepairedSince: time.Unix(1, 0), Limit: 100})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range all {
+		state := map[bool]string{true: "open", false: "closed"}[f.RepairedAt.IsZero()]
+		list = append(list, strings.Join([]string{string(f.Kind), f.Object, f.Expected, f.Actual, f.Cause, state}, "|"))
+	}
+	slices.Sort(list)
+	return list
 }
 
 // held are the ids of the balance rows held.

@@ -265,6 +265,10 @@ func (p *Pool) settle(ctx context.Context, c queue.Claim, t mirror.Target, refs 
 	for _, e := range r.Answered {
 		p.m.freshness.Observe(max(now.Sub(e.Created), 0).Seconds())
 	}
+	for _, f := range r.Findings { // of a sync that was refused too
+		p.m.driftFound.WithLabelValues(string(f.Kind)).Inc()
+		p.o.Log.Error("drift found", append(logTarget(t), zap.String("kind", string(f.Kind)), zap.String("currency", f.Currency), zap.String("cause", f.Cause))...)
+	}
 	fields := append(logTarget(t), zap.String("outcome", v.outcome), zap.Duration("duration", now.Sub(began)), zap.Int("attempt", c.Attempts+1))
 	switch v.then {
 	case complete:
@@ -272,10 +276,6 @@ func (p *Pool) settle(ctx context.Context, c queue.Claim, t mirror.Target, refs 
 			p.gate.Unasked(t)
 		} else {
 			p.gate.Answered(t)
-		}
-		for _, f := range r.Findings {
-			p.m.driftFound.WithLabelValues(string(f.Kind)).Inc()
-			p.o.Log.Error("drift found", append(logTarget(t), zap.String("kind", string(f.Kind)), zap.String("currency", f.Currency), zap.String("cause", f.Cause))...)
 		}
 		for _, f := range r.Repaired {
 			p.m.driftFound.WithLabelValues(string(f.Kind)).Inc()

@@ -393,6 +393,28 @@ func TestPoolMoreRunsAgain(t *testing.T) {
 	})
 }
 
+// I19: what a refused sync found is counted once, however often it is tried again.
+func TestI19_FindingsOfARefusedSyncAreCounted(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue(balanceOf(cus).Key())
+		tries := 0
+		r := start(t, q, Options{MaxAttempts: 3}, func(context.Context, mirror.Target, []mirror.EventRef) (Result, error) {
+			tries++
+			result := Result{}
+			if tries == 1 { // known from then on
+				result.Findings = []mirror.Finding{{Kind: mirror.DriftFieldMismatch}}
+			}
+			return result, mirror.ErrLedgerRewritten
+		})
+		pass(time.Hour)
+		if n := testutil.ToFloat64(r.pool.m.driftFound.WithLabelValues(string(mirror.DriftFieldMismatch))); n != 1 || tries != 3 || len(r.letters.kept) != 1 {
+			t.Errorf("%v findings counted in %d tries, %d letters; want 1 in 3, and 1", n, tries, len(r.letters.kept))
+		}
+		r.end(t)
+	})
+}
+
 // F24: a list may lag for longer than a sync is patient, and no later event may
 // come: a new finding is looked at again, four times in 80 s.
 func TestF24_NewFindingsAreLookedAtAgain(t *testing.T) {

@@ -145,12 +145,20 @@ func (s *Syncer) Sync(ctx context.Context, t mirror.Target, refs []mirror.EventR
 }
 
 // patience is the course that a sync takes when the reply does not prove
-// itself: read again, then read everything, then accept and report.
+// itself: read again, then read everything, then accept and report. A reply that
+// contradicts what is held is read again too, and then refused and reported.
 type patience struct {
 	s       *Syncer
+	t       mirror.Target
 	rereads int
 	full    bool
 	accept  bool
+	// refused: the sync before was refused too, so that rereading is no cure.
+	refused bool
+}
+
+func (s *Syncer) patience(t mirror.Target, st mirror.SyncState) patience {
+	return patience{s: s, t: t, full: st.Disproved || st.Walk.Full, refused: !st.RefusedAt.IsZero()}
 }
 
 // next waits and tells how to read again after err, or returns err when reading
@@ -158,6 +166,8 @@ type patience struct {
 func (p *patience) next(ctx context.Context, err error) error {
 	switch {
 	case errors.Is(err, mirror.ErrDisproved) && p.accept:
+		return err
+	case errors.Is(err, mirror.ErrLedgerRewritten) && (p.refused || lasting(err)):
 		return err
 	case errors.Is(err, mirror.ErrDisproved), errors.Is(err, mirror.ErrLedgerRewritten), errors.Is(err, errLagging):
 	default:
@@ -175,6 +185,46 @@ func (p *patience) next(ctx context.Context, err error) error {
 		return nil
 	}
 	return sleep(ctx, p.s.o.RereadDelay<<(p.rereads-1))
+}
+
+// lasting tells of a contradiction that no list that lags explains.
+func lasting(err error) bool {
+	r, ok := errors.AsType[*mirror.RewrittenError](err)
+	return ok && r.Lasting()
+}
+
+// blamesUs tells of a contradiction, met by a reading of some rows alone, that what
+// is held was changed here. Only a reading of the whole history, which comes next,
+// sees that for itself, and repairs it. listed are the ids that were read.
+func (p *patience) blamesUs(ctx context.Context, err error, listed []string) (bool, error) {
+	if p.full || !errors.Is(err, mirror.ErrLedgerRewritten) {
+		return false, nil
+	}
+	if r, ok := errors.AsType[*mirror.RewrittenError](err); ok {
+		for _, f := range r.Findings {
+			listed = append(listed, f.Object)
+		}
+	}
+	damaged, err := p.s.store.Damaged(ctx, p.t, listed)
+	p.full = damaged
+	return damaged, stored(err)
+}
+
+// refuse records why nothing of a reply is stored, and returns the error that ends
+// the sync. Other errors are returned as they are.
+func (s *Syncer) refuse(ctx context.Context, t mirror.Target, st mirror.SyncState, observed time.Time, err error) (Result, error) {
+	if !errors.Is(err, mirror.ErrLedgerRewritten) {
+		return Result{}, err
+	}
+	refusal := mirror.Refusal{Target: t, Epoch: st.Epoch, ObservedAt: observed}
+	if r, ok := errors.AsType[*mirror.RewrittenError](err); ok {
+		refusal.Findings = r.Findings
+	}
+	opened, failed := s.store.Refuse(ctx, refusal)
+	if failed != nil {
+		return Result{}, stored(failed)
+	}
+	return Result{Applied: mirror.Applied{Findings: opened}}, err
 }
 
 // sleep waits for d or for the end of ctx.

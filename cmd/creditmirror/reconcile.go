@@ -17,8 +17,12 @@ import (
 	"github.com/creditmirror/creditmirror/reconcile"
 )
 
-// repairWait bounds how long the command waits for its repairs.
-const repairWait = 10 * time.Minute
+const (
+	// repairWait bounds how long the command waits for its repairs.
+	repairWait = 10 * time.Minute
+	// lookTimeout bounds how long a command that was stopped looks up what it found.
+	lookTimeout = 10 * time.Second
+)
 
 type reconcileOptions struct {
 	sweep, account, format string
@@ -39,7 +43,8 @@ func newReconcile(e *env) *cobra.Command {
 			"          with --dry-run, or without repair, it compares every field and tells what differs",
 			"",
 			"Prints the differences that it found, those repaired with the time of their repair, and any",
-			"others that are still open. Exits 1 when something is left. Runs alone or beside a serve."),
+			"others that are still open. Exits 1 when something is left. Stopped before its end, it prints",
+			"what it found until then. Runs alone or beside a serve."),
 	}
 	overrides := config.Bind(c.Flags(), config.VarStripeAPIKey, config.VarStripeAPIBase, config.VarStripeAPIVersion,
 		config.VarStripeAccounts, config.VarDatabaseURL, config.VarRedisURL, config.VarStripeRPS, config.VarStripeEndpointRPS,
@@ -60,31 +65,28 @@ func newReconcile(e *env) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		found, err := runReconcile(cmd.Context(), e, cfg, o, cmd.Flags().Changed("account"))
-		if err != nil {
-			return err
-		}
-		w.head()
 		left := false
-		for _, f := range found {
-			left = left || f.RepairedAt.IsZero()
-			if err := w.finding(f); err != nil {
-				return err
+		err = runReconcile(cmd.Context(), e, cfg, o, cmd.Flags().Changed("account"), func(found []mirror.Finding) error {
+			w.head()
+			for _, f := range found {
+				left = left || f.RepairedAt.IsZero()
+				if err := w.finding(f); err != nil {
+					return err
+				}
 			}
+			return w.end()
+		})
+		if err == nil && left {
+			err = errFound
 		}
-		if err := w.end(); err != nil {
-			return err
-		}
-		if left {
-			return errFound
-		}
-		return nil
+		return err
 	}
 	return c
 }
 
-// runReconcile makes the pass and returns what it found and what is open.
-func runReconcile(ctx context.Context, e *env, cfg config.Config, o reconcileOptions, oneAccount bool) (found []mirror.Finding, err error) {
+// runReconcile makes the pass and shows what it found and what is open, once. A pass
+// that breaks off shows what it found until then.
+func runReconcile(ctx context.Context, e *env, cfg config.Config, o reconcileOptions, oneAccount bool, show func([]mirror.Finding) error) (err error) {
 	log := e.logger(cfg.LogLevel)
 	open := app.OpenParts
 	if o.dryRun {
@@ -94,14 +96,14 @@ func runReconcile(ctx context.Context, e *env, cfg config.Config, o reconcileOpt
 	}
 	parts, err := open(ctx, cfg, prometheus.NewRegistry(), log)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer func() { err = errors.Join(err, parts.Close()) }()
 	accounts := append([]string{""}, cfg.StripeAccounts.IDs...)
 	if cfg.StripeAccounts.All {
 		seen, err := parts.Store.Accounts(ctx)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		accounts = append(accounts, seen...)
 	}
@@ -111,14 +113,15 @@ func runReconcile(ctx context.Context, e *env, cfg config.Config, o reconcileOpt
 	for _, account := range accounts {
 		done, err := parts.FirstCopy(0, log).Done(ctx, account)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if !done {
-			return nil, fmt.Errorf("account %q has no complete first copy yet: run backfill or serve first", account)
+			return fmt.Errorf("account %q has no complete first copy yet: run backfill or serve first", account)
 		}
 	}
 	if o.dryRun || !cfg.Repair {
-		return passes(ctx, e.err, parts, o, accounts, log)
+		found, err := passes(ctx, e.err, parts, o, accounts, log)
+		return errors.Join(brokenOff(ctx, err), show(found))
 	}
 
 	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
@@ -129,47 +132,60 @@ func runReconcile(ctx context.Context, e *env, cfg config.Config, o reconcileOpt
 		err = errors.Join(err, <-drained)
 	}()
 	begun := time.Now()
-	if _, err := passes(ctx, e.err, parts, o, accounts, log); err != nil {
-		return nil, err
+	if _, err = passes(ctx, e.err, parts, o, accounts, log); err == nil {
+		err = settle(ctx, e.err, parts, accounts, begun)
 	}
-	return repaired(ctx, parts, accounts, begun)
+	// Before the workers are waited for: a second signal may end that at once.
+	look, stopLooking := context.WithTimeout(context.WithoutCancel(ctx), lookTimeout)
+	defer stopLooking()
+	found, lookErr := recorded(look, parts, accounts, begun)
+	return errors.Join(brokenOff(ctx, err), lookErr, show(found))
 }
 
-// passes runs the sweep over each account and returns what it met.
+// brokenOff says of a pass that was stopped what its report is worth.
+func brokenOff(ctx context.Context, err error) error {
+	if err == nil || ctx.Err() == nil {
+		return err
+	}
+	return fmt.Errorf("stopped before the end, and told what was found until then (what was marked for repair stays marked in a Redis of its own): %w", err)
+}
+
+// passes runs the sweep over each account and returns what it met, also when it
+// breaks off.
 func passes(ctx context.Context, progress io.Writer, parts *app.Parts, o reconcileOptions, accounts []string, log *zap.Logger) ([]mirror.Finding, error) {
 	var found []mirror.Finding
 	for _, account := range accounts {
 		switch o.sweep {
 		case reconcile.SweepEvents:
 			result, err := parts.Events(o.dryRun, log).Run(ctx, account)
-			if err != nil {
-				return nil, err
-			}
 			found = append(found, result.Findings...)
+			if err != nil {
+				return found, err
+			}
 			fmt.Fprintf(progress, "account %q: %d events since %s, %d missed\n", account, result.Seen, rfc3339(result.From), result.Missed)
 			if result.Beyond {
 				fmt.Fprintln(progress, "older events are no longer listed by Stripe: run reconcile balances and reconcile scrub")
 			}
 		case reconcile.SweepBalances:
 			result, err := parts.Balances(o.dryRun, log).Run(ctx, account, "")
-			if err != nil {
-				return nil, err
-			}
 			found = append(found, result.Findings...)
+			if err != nil {
+				return found, err
+			}
 			fmt.Fprintf(progress, "account %q: %d customers, %d grants, %d differences\n", account, result.Customers, result.Grants, len(result.Findings))
 		case reconcile.SweepScrub:
 			if o.dryRun || !parts.Config.Repair {
 				reported, err := parts.ScrubReport(o.dryRun, log).Run(ctx, account, "", 0, nil)
-				if err != nil {
-					return nil, err
-				}
 				found = append(found, reported.Findings...)
+				if err != nil {
+					return found, err
+				}
 				fmt.Fprintf(progress, "account %q: %d customers, %d histories read, %d differences\n", account, reported.Customers, reported.Histories, len(reported.Findings))
 				continue
 			}
 			total := 0
 			if err := parts.Scrub(log).Pass(ctx, account, func(n int) { total += n }); err != nil {
-				return nil, err
+				return found, err
 			}
 			fmt.Fprintf(progress, "account %q: %d histories read\n", account, total)
 		}
@@ -177,41 +193,62 @@ func passes(ctx context.Context, progress io.Writer, parts *app.Parts, o reconci
 	return found, nil
 }
 
-// repaired waits until the queue has worked off what the pass marked, and lists
-// what was repaired since, and what is open.
-func repaired(ctx context.Context, parts *app.Parts, accounts []string, since time.Time) ([]mirror.Finding, error) {
+// settle waits until the queue has worked off what the pass marked. It does not
+// wait for further tries of a reply that was refused.
+func settle(ctx context.Context, talk io.Writer, parts *app.Parts, accounts []string, since time.Time) error {
 	deadline := time.Now().Add(repairWait)
 	for {
-		var list []mirror.Finding
-		var targets []mirror.Target
+		list, err := recorded(ctx, parts, accounts, since)
+		if err != nil {
+			return err
+		}
+		refused := map[mirror.Target]bool{}
 		for _, account := range accounts {
-			for q := (mirror.FindingsQuery{Account: &account, RepairedSince: since, Limit: 500}); ; {
-				page, err := parts.Store.Findings(ctx, q)
-				if err != nil {
-					return nil, err
-				}
-				for _, f := range page {
-					q.After = f.ID
-					if t := (mirror.Target{Account: f.Account, Scope: f.Scope, ID: f.Customer}); f.RepairedAt.IsZero() && t.Valid() {
-						targets = append(targets, t)
-					}
-				}
-				if list = append(list, page...); len(page) < q.Limit {
-					break
-				}
+			targets, err := parts.Store.Refused(ctx, account, since)
+			if err != nil {
+				return err
+			}
+			for _, t := range targets {
+				refused[t] = true
+			}
+		}
+		var targets []mirror.Target
+		for _, f := range list {
+			t := mirror.Target{Account: f.Account, Scope: f.Scope, ID: f.Customer}
+			if f.RepairedAt.IsZero() && t.Valid() && !refused[t] {
+				targets = append(targets, t)
 			}
 		}
 		waiting, err := parts.Waiting(ctx, targets)
-		if err != nil {
-			return nil, err
+		if err != nil || waiting == 0 {
+			return err
 		}
-		if waiting == 0 || time.Now().After(deadline) {
-			return list, nil
+		if time.Now().After(deadline) {
+			fmt.Fprintf(talk, "%d customers still wait for their repair\n", waiting)
+			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("stopped; what was found is recorded, and what was marked stays marked in a Redis of its own")
+			return ctx.Err()
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
+}
+
+// recorded lists what was repaired since, and what is open.
+func recorded(ctx context.Context, parts *app.Parts, accounts []string, since time.Time) ([]mirror.Finding, error) {
+	var list []mirror.Finding
+	for _, account := range accounts {
+		for q := (mirror.FindingsQuery{Account: &account, RepairedSince: since, Limit: 500}); ; {
+			page, err := parts.Store.Findings(ctx, q)
+			if err != nil {
+				return list, err
+			}
+			if list = append(list, page...); len(page) < q.Limit {
+				break
+			}
+			q.After = page[len(page)-1].ID
+		}
+	}
+	return list, nil
 }

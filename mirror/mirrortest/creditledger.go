@@ -70,7 +70,11 @@ func (c *credits) move(grant, currency string, amount int64) *mirror.CreditTrans
 	}
 	r.Raw = mustJSON(map[string]any{
 		"id": r.ID, "object": "billing.credit_balance_transaction", "credit_grant": grant, "type": r.Type,
-		"amount": max(amount, -amount), "currency": currency, "created": r.Created.Unix(),
+		"credit": nil, "debit": nil, "created": r.Created.Unix(), "effective_at": r.EffectiveAt.Unix(),
+		r.Type: map[string]any{
+			"amount": map[string]any{"type": "monetary", "monetary": map[string]any{"value": max(amount, -amount), "currency": currency}},
+			"type":   r.CreditType + r.DebitType,
+		},
 	})
 	c.rows = append(c.rows, r)
 	return &c.rows[len(c.rows)-1]

@@ -47,14 +47,25 @@ func saveAndRenew(t *testing.T, h *Harness) {
 		t.Fatalf("got %+v\nwant %+v", got, d)
 	}
 	again := d
-	again.Reason, again.Attempts = "it broke differently", 13
+	again.Reason, again.Attempts = "it broke differently", 11
 	again.EventIDs = []string{"evt_2", "evt_3"}
 	again.FirstFailedAt, again.LastFailedAt = epoch0.Add(3*time.Hour), epoch0.Add(3*time.Hour)
 	noErr(t, h.SaveDeadLetter(t.Context(), again))
 	want := again
+	want.Attempts = 12 + 11
 	want.FirstFailedAt, want.EventIDs = d.FirstFailedAt, []string{"evt_1", "evt_2", "evt_3"}
 	if got := letters(t, h); len(got) != 1 || fmt.Sprint(got[0]) != fmt.Sprint(want) {
 		t.Fatalf("got %+v\nwant %+v", got, want)
+	}
+	noErr(t, h.SaveDeadLetter(t.Context(), again)) // its answer was lost, and it is repeated
+	if got := letters(t, h)[0].Attempts; got != want.Attempts {
+		t.Fatalf("%d attempts after a repeated save, want %d", got, want.Attempts)
+	}
+	third := again
+	third.Attempts, third.LastFailedAt = 1, again.LastFailedAt.Add(time.Microsecond)
+	noErr(t, h.SaveDeadLetter(t.Context(), third))
+	if got := letters(t, h)[0]; got.Attempts != want.Attempts+1 || !got.FirstFailedAt.Equal(d.FirstFailedAt) {
+		t.Fatalf("%d attempts since %v after a third round, want %d since %v", got.Attempts, got.FirstFailedAt, want.Attempts+1, d.FirstFailedAt)
 	}
 	totals, err := h.Totals(t.Context())
 	if err != nil || totals.DeadLetters != 1 {
@@ -70,9 +81,24 @@ func unreadableBody(t *testing.T, h *Harness) {
 	}
 	noErr(t, h.SaveDeadLetter(t.Context(), d))
 	got := letters(t, h)
-	if len(got) != 1 || !bytes.Equal(got[0].Payload, body) || !got[0].RetryAt.IsZero() || got[0].Target != (mirror.Target{}) {
+	if len(got) != 1 || !got[0].RetryAt.IsZero() || got[0].Target != (mirror.Target{}) {
 		t.Fatalf("got %+v", got)
 	}
+	if got[0].Payload != nil {
+		t.Fatalf("a list brings a payload of %d bytes", len(got[0].Payload))
+	}
+	one, err := h.DeadLetter(t.Context(), d.ID)
+	if err != nil || !bytes.Equal(one.Payload, body) {
+		t.Fatalf("payload %q, %v, want %q", one.Payload, err, body)
+	}
+	// Bodies have no time of their own; one with a payload is claimed without it.
+	d.RetryAt = epoch0
+	noErr(t, h.SaveDeadLetter(t.Context(), d))
+	if due, err := h.DueDeadLetters(t.Context(), epoch0, epoch0.Add(time.Hour), 10); err != nil || len(due) != 1 || due[0].Payload != nil {
+		t.Fatalf("claimed %+v, %v", due, err)
+	}
+	d.RetryAt = time.Time{}
+	noErr(t, h.SaveDeadLetter(t.Context(), d))
 	due, err := h.DueDeadLetters(t.Context(), epoch0.Add(1000*time.Hour), epoch0, 10)
 	if err != nil || len(due) != 0 {
 		t.Fatalf("an unreadable body is due: %v, %v", due, err)

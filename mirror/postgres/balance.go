@@ -57,6 +57,14 @@ FROM unnest($3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::text[], $8::
   AS u (id, currency, amount, ending_balance, type, invoice, credit_note, checkout_session, description,
     metadata, created, livemode, chain_position, raw, digest)`
 
+	// restoreRows writes the columns too that no reply can change.
+	restoreRows = insertRows + `
+ON CONFLICT (account, customer, id) DO UPDATE SET
+  currency = excluded.currency, amount = excluded.amount, ending_balance = excluded.ending_balance, type = excluded.type,
+  invoice = excluded.invoice, credit_note = excluded.credit_note, checkout_session = excluded.checkout_session,
+  description = excluded.description, metadata = excluded.metadata, created = excluded.created, livemode = excluded.livemode,
+  raw = excluded.raw, digest = excluded.digest, synced_at = now()`
+
 	updateRows = `UPDATE creditmirror.customer_balance_transactions AS t SET
   invoice = u.invoice, credit_note = u.credit_note, checkout_session = u.checkout_session, description = u.description,
   metadata = u.metadata::jsonb, raw = u.raw::jsonb, digest = u.digest, synced_at = now()
@@ -124,6 +132,9 @@ func queueHeldBalance(b *pgx.Batch, snap mirror.BalanceSnapshot, held *mirror.Ba
 			return err
 		})
 	}
+	if snap.Whole() {
+		queueStored(b, storedTransactions, t, snap.Listed(), snap.WindowSpans(), &held.Stored, scanStored)
+	}
 	if !snap.Joined {
 		return
 	}
@@ -173,10 +184,13 @@ func queueBalancePlan(b *pgx.Batch, snap mirror.BalanceSnapshot, held mirror.Bal
 		}
 	}
 	for rows := range slices.Chunk(plan.Insert, rowsPerStatement) {
-		queueInsertRows(b, t, rows)
+		queueRows(b, insertRows, t, rows)
 	}
 	for rows := range slices.Chunk(plan.Update, rowsPerStatement) {
 		queueUpdateRows(b, t, rows)
+	}
+	for rows := range slices.Chunk(plan.Restore, rowsPerStatement) {
+		queueRows(b, restoreRows, t, rows)
 	}
 	for places := range slices.Chunk(plan.Place, rowsPerStatement) {
 		b.Queue(placeRows, t.Account, t.ID,
@@ -186,14 +200,14 @@ func queueBalancePlan(b *pgx.Batch, snap mirror.BalanceSnapshot, held mirror.Bal
 	for _, r := range plan.Insert {
 		c.changes = append(c.changes, change{"customer_balance_transactions", r.ID, opInsert})
 	}
-	updated := make(map[string]bool, len(plan.Update)+len(plan.Place))
+	updated := make(map[string]bool, len(plan.Update)+len(plan.Restore)+len(plan.Place))
 	update := func(id string) {
 		if !updated[id] {
 			updated[id] = true
 			c.changes = append(c.changes, change{"customer_balance_transactions", id, opUpdate})
 		}
 	}
-	for _, r := range plan.Update {
+	for _, r := range slices.Concat(plan.Update, plan.Restore) {
 		update(r.ID)
 	}
 	for _, p := range plan.Place {
@@ -205,8 +219,9 @@ func queueBalancePlan(b *pgx.Batch, snap mirror.BalanceSnapshot, held mirror.Bal
 	return nil
 }
 
-func queueInsertRows(b *pgx.Batch, t mirror.Target, rows []mirror.BalanceTransaction) {
-	b.Queue(insertRows, t.Account, t.ID,
+// queueRows queues a statement that takes whole rows.
+func queueRows(b *pgx.Batch, statement string, t mirror.Target, rows []mirror.BalanceTransaction) {
+	b.Queue(statement, t.Account, t.ID,
 		column(rows, func(r *mirror.BalanceTransaction) string { return r.ID }),
 		column(rows, func(r *mirror.BalanceTransaction) string { return r.Currency }),
 		column(rows, func(r *mirror.BalanceTransaction) int64 { return r.Amount }),

@@ -42,7 +42,12 @@ FROM unnest($3::text[], $4::text[], $5::text[]) WITH ORDINALITY AS u (table_name
 	// closeFindings closes what a commit proves gone of its own target.
 	closeFindings = `UPDATE creditmirror.drift_findings SET repaired_at = now(), synced_at = now()
 WHERE account = $1 AND customer = $2 AND scope = $3 AND repaired_at IS NULL
-  AND (kind = ANY ($4::text[]) OR kind = 'field_mismatch' AND object = ANY ($5::text[]) OR kind = 'missed_event' AND found_at <= $6)
+  AND (kind = ANY ($4::text[]) OR kind = 'missed_event' AND found_at <= $6
+    OR kind IN ('field_mismatch', 'unexpected_transaction') AND object = ANY ($5::text[])
+    OR kind = 'unexpected_transaction'
+      AND NOT EXISTS (SELECT 1 FROM creditmirror.customer_balance_transactions AS t WHERE t.account = $1 AND t.customer = $2 AND t.id = object)
+      AND NOT EXISTS (SELECT 1 FROM creditmirror.credit_balance_transactions AS t WHERE t.account = $1 AND t.customer = $2 AND t.id = object)
+      AND NOT EXISTS (SELECT 1 FROM creditmirror.credit_grants AS g WHERE g.account = $1 AND g.customer = $2 AND g.id = object))
 RETURNING kind`
 
 	// closeMissed closes what events were missed and are answered now. An event
@@ -52,14 +57,30 @@ WHERE account = $1 AND customer IN ($2, '') AND kind = 'missed_event' AND repair
   AND EXISTS (SELECT 1 FROM creditmirror.stripe_events AS e WHERE e.account = f.account AND e.id = f.object AND e.pending_scopes = 0)
 RETURNING kind`
 
-	openFindings = `INSERT INTO creditmirror.drift_findings (account, id, kind, customer, scope, currency, object, expected, actual, cause, found_at, repaired_at)
-SELECT $1, u.id, u.kind, u.customer, u.scope, u.currency, u.object, u.expected, u.actual, u.cause, coalesce(u.found_at, now()),
-  CASE WHEN $12::boolean THEN now() END
-FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[], $11::timestamptz[])
-  AS u (id, kind, customer, scope, currency, object, expected, actual, cause, found_at)
+	findingRows = `unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[], $11::timestamptz[])
+  AS u (id, kind, customer, scope, currency, object, expected, actual, cause, found_at)`
+
+	openFindings = `INSERT INTO creditmirror.drift_findings (account, id, kind, customer, scope, currency, object, expected, actual, cause, found_at)
+SELECT $1, u.id, u.kind, u.customer, u.scope, u.currency, u.object, u.expected, u.actual, u.cause, coalesce(u.found_at, now())
+FROM ` + findingRows + `
 ORDER BY u.customer COLLATE "C", u.kind COLLATE "C", u.currency COLLATE "C", u.object COLLATE "C"
 ON CONFLICT (account, customer, kind, currency, object) WHERE repaired_at IS NULL DO NOTHING
 RETURNING id, found_at`
+
+	// recordRepaired records what a commit finds and repairs at once. What was found
+	// before is closed, and not recorded twice.
+	recordRepaired = `WITH closed AS (
+  UPDATE creditmirror.drift_findings AS f SET repaired_at = now(), synced_at = now() FROM ` + findingRows + `
+  WHERE f.account = $1 AND f.customer = u.customer AND f.kind = u.kind AND f.currency = u.currency AND f.object = u.object
+    AND f.repaired_at IS NULL
+  RETURNING u.id, f.kind, f.found_at
+), recorded AS (
+  INSERT INTO creditmirror.drift_findings (account, id, kind, customer, scope, currency, object, expected, actual, cause, found_at, repaired_at)
+  SELECT $1, u.id, u.kind, u.customer, u.scope, u.currency, u.object, u.expected, u.actual, u.cause, coalesce(u.found_at, now()), now()
+  FROM ` + findingRows + ` WHERE u.id NOT IN (SELECT id FROM closed)
+  RETURNING id, kind, found_at
+)
+SELECT id, kind, found_at, true FROM closed UNION ALL SELECT id, kind, found_at, false FROM recorded`
 
 	// answerWaiting marks what the inbox knew when the sync began. Rows are locked
 	// in the order of their keys, as everywhere else.
@@ -113,11 +134,11 @@ func (c *commitment) queue(b *pgx.Batch, applied *mirror.Applied) {
 		}
 		return rows.Err()
 	}
+	queueRepaired(b, t.Account, c.repaired, applied) // before the rest is closed
 	b.Queue(closeFindings, t.Account, t.ID, string(t.Scope),
 		column(c.close.Kinds, func(k *mirror.DriftKind) string { return string(*k) }),
 		column(c.close.Objects, func(id *string) string { return clean(*id) }), optTime(c.close.MissedBefore)).Query(closed)
-	queueFindings(b, t.Account, c.open, false, func(f mirror.Finding) { applied.Findings = append(applied.Findings, f) })
-	queueFindings(b, t.Account, c.repaired, true, func(f mirror.Finding) { applied.Repaired = append(applied.Repaired, f) })
+	queueFindings(b, t.Account, c.open, func(f mirror.Finding) { applied.Findings = append(applied.Findings, f) })
 	c.queueEvents(b, applied)
 	b.Queue(closeMissed, t.Account, t.ID).Query(closed)
 	b.Queue(dropTargetLetter, t.Account, t.ID, string(t.Scope))
@@ -151,33 +172,14 @@ func (c *commitment) queueEvents(b *pgx.Batch, applied *mirror.Applied) {
 		column(known, func(e *mirror.EventRef) time.Time { return e.Created })).Query(collect)
 }
 
-// queueFindings queues findings of one account, open or repaired already; opened
-// is told of each that was stored: an open one only when it was not open before.
-func queueFindings(b *pgx.Batch, account string, findings []mirror.Finding, repaired bool, opened func(mirror.Finding)) {
+// queueFindings queues findings of one account; opened is told of each that was not
+// open before.
+func queueFindings(b *pgx.Batch, account string, findings []mirror.Finding, opened func(mirror.Finding)) {
 	if len(findings) == 0 {
 		return
 	}
-	ids := make([]string, len(findings))
-	byID := make(map[string]mirror.Finding, len(findings))
-	for i, f := range findings {
-		ids[i] = "drift_" + strings.ReplaceAll(uuid.NewString(), "-", "")
-		byID[ids[i]] = f
-	}
-	text := func(field func(*mirror.Finding) string) []string {
-		return column(findings, func(f *mirror.Finding) string { return clean(field(f)) })
-	}
-	b.Queue(openFindings, account, ids,
-		text(func(f *mirror.Finding) string { return string(f.Kind) }),
-		text(func(f *mirror.Finding) string { return f.Customer }),
-		text(func(f *mirror.Finding) string { return string(f.Scope) }),
-		text(func(f *mirror.Finding) string { return f.Currency }),
-		text(func(f *mirror.Finding) string { return f.Object }),
-		text(func(f *mirror.Finding) string { return f.Expected }),
-		text(func(f *mirror.Finding) string { return f.Actual }),
-		text(func(f *mirror.Finding) string { return f.Cause }),
-		column(findings, func(f *mirror.Finding) optTime { return optTime(f.FoundAt) }),
-		repaired,
-	).Query(func(rows pgx.Rows) error {
+	args, byID := findingArgs(account, findings)
+	b.Queue(openFindings, args...).Query(func(rows pgx.Rows) error {
 		for rows.Next() {
 			var id string
 			var at time.Time
@@ -190,6 +192,57 @@ func queueFindings(b *pgx.Batch, account string, findings []mirror.Finding, repa
 		}
 		return rows.Err()
 	})
+}
+
+// queueRepaired queues findings that the commit repairs itself.
+func queueRepaired(b *pgx.Batch, account string, findings []mirror.Finding, applied *mirror.Applied) {
+	if len(findings) == 0 {
+		return
+	}
+	args, byID := findingArgs(account, findings)
+	b.Queue(recordRepaired, args...).Query(func(rows pgx.Rows) error {
+		for rows.Next() {
+			var id, kind string
+			var at time.Time
+			var known bool
+			if err := rows.Scan(&id, &kind, &at, &known); err != nil {
+				return err
+			}
+			if known {
+				applied.Closed = append(applied.Closed, mirror.DriftKind(kind))
+				continue
+			}
+			f := byID[id]
+			f.FoundAt = at
+			applied.Repaired = append(applied.Repaired, f)
+		}
+		return rows.Err()
+	})
+}
+
+// findingArgs are findings as findingRows takes them, with ids of their own.
+func findingArgs(account string, findings []mirror.Finding) (args []any, byID map[string]mirror.Finding) {
+	ids := make([]string, len(findings))
+	byID = make(map[string]mirror.Finding, len(findings))
+	for i, f := range findings {
+		ids[i] = "drift_" + strings.ReplaceAll(uuid.NewString(), "-", "")
+		byID[ids[i]] = f
+	}
+	text := func(field func(*mirror.Finding) string) []string {
+		return column(findings, func(f *mirror.Finding) string { return clean(field(f)) })
+	}
+	return []any{
+		account, ids,
+		text(func(f *mirror.Finding) string { return string(f.Kind) }),
+		text(func(f *mirror.Finding) string { return f.Customer }),
+		text(func(f *mirror.Finding) string { return string(f.Scope) }),
+		text(func(f *mirror.Finding) string { return f.Currency }),
+		text(func(f *mirror.Finding) string { return f.Object }),
+		text(func(f *mirror.Finding) string { return f.Expected }),
+		text(func(f *mirror.Finding) string { return f.Actual }),
+		text(func(f *mirror.Finding) string { return f.Cause }),
+		column(findings, func(f *mirror.Finding) optTime { return optTime(f.FoundAt) }),
+	}, byID
 }
 
 // refused recognises refusals that are about the values. A row that is new to the

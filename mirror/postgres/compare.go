@@ -49,6 +49,9 @@ WHERE s.account = $1 AND s.full_read_at IS NOT NULL AND s.full_read_at < $2
   AND NOT EXISTS (SELECT 1 FROM creditmirror.customers AS c WHERE c.account = s.account AND c.id = s.customer AND c.deleted)
 ORDER BY s.full_read_at, s.customer, s.scope LIMIT $3`
 
+	refusedTargets = `SELECT customer, scope FROM creditmirror.sync_state
+WHERE account = $1 AND refused_at >= $2 ORDER BY customer, scope`
+
 	fullReadCount = `SELECT count(*) FROM creditmirror.sync_state WHERE account = $1 AND full_read_at IS NOT NULL`
 )
 
@@ -173,4 +176,17 @@ func (s *Store) FullReadCount(ctx context.Context, account string) (int64, error
 		return 0, fmt.Errorf("count full reads: %w", err)
 	}
 	return list[0], nil // an aggregate always has one row
+}
+
+// Refused lists the targets whose last sync was refused.
+func (s *Store) Refused(ctx context.Context, account string, since time.Time) ([]mirror.Target, error) {
+	list, err := query(ctx, s, func(row pgx.CollectableRow) (mirror.Target, error) {
+		t := mirror.Target{Account: account}
+		err := row.Scan(&t.ID, &t.Scope)
+		return t, err
+	}, refusedTargets, account, since)
+	if err != nil {
+		return nil, fmt.Errorf("list refused syncs: %w", err)
+	}
+	return list, nil
 }

@@ -18,7 +18,7 @@ FROM unnest($3::timestamptz[], $4::timestamptz[]) AS span (first, last)
 JOIN creditmirror.credit_balance_transactions AS t
   ON t.account = $1 AND t.customer = $2 AND t.created >= span.first AND t.created <= span.last`
 
-	heldSums = `SELECT "grant", max(currency), greatest(least(sum(amount), 9223372036854775807), -9223372036854775808)::bigint
+	heldSums = `SELECT "grant", max(currency), greatest(least(sum(amount), 9223372036854775807), -9223372036854775808)::bigint, count(*)
 FROM creditmirror.credit_balance_transactions WHERE account = $1 AND customer = $2 GROUP BY "grant"`
 
 	heldGrantRows = `SELECT id, customer, coalesce(amount, 0), coalesce(currency, ''), digest,
@@ -39,6 +39,14 @@ FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text
     $12::timestamptz[], $13::timestamptz[], $14::boolean[], $15::text[], $16::text[], $17::text[])
   AS u (id, grant_id, type, credit_type, debit_type, currency, amount, invoice, invoice_line_item,
     effective_at, created, livemode, test_clock, raw, digest)`
+
+	// restoreCredits writes the columns too that no reply can change.
+	restoreCredits = insertCredits + `
+ON CONFLICT (account, customer, id) DO UPDATE SET
+  "grant" = excluded."grant", type = excluded.type, credit_type = excluded.credit_type, debit_type = excluded.debit_type,
+  currency = excluded.currency, amount = excluded.amount, invoice = excluded.invoice, invoice_line_item = excluded.invoice_line_item,
+  effective_at = excluded.effective_at, created = excluded.created, livemode = excluded.livemode, test_clock = excluded.test_clock,
+  raw = excluded.raw, digest = excluded.digest, synced_at = now()`
 
 	updateCredits = `UPDATE creditmirror.credit_balance_transactions AS t SET
   credit_type = u.credit_type, debit_type = u.debit_type, invoice = u.invoice, invoice_line_item = u.invoice_line_item,
@@ -108,7 +116,7 @@ func queueHeldCredits(b *pgx.Batch, snap mirror.CreditsSnapshot, held *mirror.Cr
 		held.Sums = map[string]mirror.GrantSum{}
 		var id string
 		var sum mirror.GrantSum
-		_, err := pgx.ForEachRow(rows, []any{&id, &sum.Currency, &sum.Sum}, func() error {
+		_, err := pgx.ForEachRow(rows, []any{&id, &sum.Currency, &sum.Sum, &sum.Rows}, func() error {
 			held.Sums[id] = sum
 			return nil
 		})
@@ -128,6 +136,12 @@ func queueHeldCredits(b *pgx.Batch, snap mirror.CreditsSnapshot, held *mirror.Cr
 		})
 		return err
 	})
+	if snap.Whole() {
+		queueStored(b, storedCredits, t, snap.Listed(), snap.WindowSpans(), &held.Stored, scanStoredCredit)
+	}
+	if snap.Whole() || snap.AllGrants {
+		b.Queue(storedGrants, t.Account, t.ID, grantIDs(snap)).Query(collectStored(&held.StoredGrants, scanStoredGrant))
+	}
 	b.Queue(heldSummary, t.Account, t.ID).Query(func(rows pgx.Rows) error {
 		held.Summary = map[string]mirror.CreditBalance{}
 		var currency string
@@ -186,19 +200,22 @@ func queueCreditsPlan(b *pgx.Batch, snap mirror.CreditsSnapshot, held mirror.Cre
 		}
 	}
 	for rows := range slices.Chunk(plan.Insert, rowsPerStatement) {
-		queueInsertCredits(b, t, rows)
+		queueCredits(b, insertCredits, t, rows)
 	}
 	for rows := range slices.Chunk(plan.Update, rowsPerStatement) {
 		queueUpdateCredits(b, t, rows)
 	}
+	for rows := range slices.Chunk(plan.Restore, rowsPerStatement) {
+		queueCredits(b, restoreCredits, t, rows)
+	}
 	for _, r := range plan.Insert {
 		c.changes = append(c.changes, change{"credit_balance_transactions", r.ID, opInsert})
 	}
-	for _, r := range plan.Update {
+	for _, r := range slices.Concat(plan.Update, plan.Restore) {
 		c.changes = append(c.changes, change{"credit_balance_transactions", r.ID, opUpdate})
 	}
 	applied.Inserted += len(plan.Insert)
-	applied.Updated += len(plan.Update)
+	applied.Updated += len(plan.Update) + len(plan.Restore)
 	if len(plan.Summary) > 0 {
 		currencies := slices.Sorted(maps.Keys(plan.Summary))
 		b.Queue(writeSummary, t.Account, t.ID, currencies,
@@ -215,8 +232,9 @@ func queueCreditsPlan(b *pgx.Batch, snap mirror.CreditsSnapshot, held mirror.Cre
 	c.queue(b, applied)
 }
 
-func queueInsertCredits(b *pgx.Batch, t mirror.Target, rows []mirror.CreditTransaction) {
-	b.Queue(insertCredits, t.Account, t.ID,
+// queueCredits queues a statement that takes whole rows.
+func queueCredits(b *pgx.Batch, statement string, t mirror.Target, rows []mirror.CreditTransaction) {
+	b.Queue(statement, t.Account, t.ID,
 		column(rows, func(r *mirror.CreditTransaction) string { return r.ID }),
 		column(rows, func(r *mirror.CreditTransaction) string { return r.Grant }),
 		column(rows, func(r *mirror.CreditTransaction) string { return r.Type }),

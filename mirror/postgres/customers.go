@@ -153,13 +153,7 @@ type currencyBalance struct {
 // balancesOf are the balances that a customer object tells, in the sign of
 // balance, by currency.
 func balancesOf(c mirror.Customer) []currencyBalance {
-	ends := make(map[string]int64, len(c.InvoiceCreditBalance)+1)
-	for currency, credit := range c.InvoiceCreditBalance {
-		ends[currency] = -credit
-	}
-	if c.Currency != "" {
-		ends[c.Currency] = c.Balance
-	}
+	ends := c.Ends()
 	list := make([]currencyBalance, 0, len(ends))
 	for _, currency := range slices.Sorted(maps.Keys(ends)) {
 		list = append(list, currencyBalance{c.ID, clean(currency), ends[currency]})

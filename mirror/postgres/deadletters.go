@@ -17,12 +17,17 @@ const keptEvents = 64
 
 const letterColumns = `account, id, customer, scope, reason, attempts, event_ids, payload, first_failed_at, last_failed_at, retry_at`
 
+// listedColumns leave out the payload, which may have 1 MiB: only the letter that is
+// asked for comes with it.
+const listedColumns = `account, id, customer, scope, reason, attempts, event_ids, NULL::bytea, first_failed_at, last_failed_at, retry_at`
+
 const (
 	// saveLetter merges event ids: those held first, each once, the newest kept.
 	saveLetter = `INSERT INTO creditmirror.dead_letters AS held (` + letterColumns + `)
 VALUES ($1, $2, $3, $4, $5, $6, $7::jsonb, $8, $9, $10, $11)
 ON CONFLICT (account, id) DO UPDATE SET
-  customer = excluded.customer, scope = excluded.scope, reason = excluded.reason, attempts = excluded.attempts,
+  customer = excluded.customer, scope = excluded.scope, reason = excluded.reason,
+  attempts = held.attempts + CASE WHEN held.last_failed_at = excluded.last_failed_at THEN 0 ELSE excluded.attempts END,
   event_ids = (
     SELECT coalesce(jsonb_agg(kept.id ORDER BY kept.n), '[]') FROM (
       SELECT e.id, min(e.n) AS n
@@ -30,9 +35,9 @@ ON CONFLICT (account, id) DO UPDATE SET
       GROUP BY e.id ORDER BY min(e.n) DESC LIMIT $12
     ) AS kept
   ),
-  payload = excluded.payload, last_failed_at = excluded.last_failed_at, retry_at = excluded.retry_at, synced_at = now()`
+  payload = coalesce(excluded.payload, held.payload), last_failed_at = excluded.last_failed_at, retry_at = excluded.retry_at, synced_at = now()`
 
-	lettersAfter = `SELECT ` + letterColumns + ` FROM creditmirror.dead_letters WHERE id > $1 ORDER BY id LIMIT $2`
+	lettersAfter = `SELECT ` + listedColumns + ` FROM creditmirror.dead_letters WHERE id > $1 ORDER BY id LIMIT $2`
 
 	// claimLetters skips what another replica is claiming at this moment.
 	claimLetters = `UPDATE creditmirror.dead_letters SET retry_at = $2, synced_at = now()
@@ -40,7 +45,7 @@ WHERE retry_at <= $1 AND (account, id) IN (
   SELECT account, id FROM creditmirror.dead_letters WHERE retry_at <= $1
   ORDER BY retry_at, id LIMIT $3 FOR UPDATE SKIP LOCKED
 )
-RETURNING ` + letterColumns
+RETURNING ` + listedColumns
 
 	letterByID = `SELECT ` + letterColumns + ` FROM creditmirror.dead_letters WHERE id = $1 LIMIT 1`
 

@@ -38,7 +38,7 @@ func (s *Store) OpenFindings(ctx context.Context, list []mirror.Finding) ([]mirr
 	err := s.once(ctx, func(b *pgx.Batch) {
 		opened = nil
 		for _, account := range accounts {
-			queueFindings(b, account, byAccount[account], false, func(f mirror.Finding) { opened = append(opened, f) })
+			queueFindings(b, account, byAccount[account], func(f mirror.Finding) { opened = append(opened, f) })
 		}
 	})
 	if err != nil {

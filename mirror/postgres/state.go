@@ -24,7 +24,7 @@ func scopeBit(s mirror.Scope) int32 {
 // questionBit says that an event's question is still open.
 const questionBit int32 = 4
 
-const stateColumns = `epoch, history_complete, complete_to, walk_cursor, walk_top, walk_full, disproved, observed_at, full_read_at`
+const stateColumns = `epoch, history_complete, complete_to, walk_cursor, walk_top, walk_full, disproved, observed_at, full_read_at, refused_at`
 
 const (
 	raiseEpoch = `INSERT INTO creditmirror.sync_state (account, customer, scope, epoch) VALUES ($1, $2, $3, 1)
@@ -39,10 +39,15 @@ WHERE account = $1 AND customer = $2 AND scope = $3 AND epoch = $4 FOR UPDATE`
 	// writeState writes nothing when a commit is repeated. Clocks of two hosts
 	// differ; what readers are told of freshness never goes back all the same.
 	writeState = `UPDATE creditmirror.sync_state SET applied_epoch = $4, observed_at = greatest(observed_at, $5::timestamptz),
-  history_complete = $6, complete_to = $7, walk_cursor = $8, walk_top = $9, walk_full = $10, disproved = $11, full_read_at = $12, synced_at = now()
+  history_complete = $6, complete_to = $7, walk_cursor = $8, walk_top = $9, walk_full = $10, disproved = $11, full_read_at = $12, refused_at = NULL,
+  synced_at = now()
 WHERE account = $1 AND customer = $2 AND scope = $3 AND epoch = $4
-  AND (applied_epoch, observed_at, history_complete, complete_to, walk_cursor, walk_top, walk_full, disproved, full_read_at) IS DISTINCT FROM
-    ($4::bigint, greatest(observed_at, $5::timestamptz), $6::boolean, $7::timestamptz, $8::text, $9::timestamptz, $10::boolean, $11::boolean, $12::timestamptz)`
+  AND (applied_epoch, observed_at, history_complete, complete_to, walk_cursor, walk_top, walk_full, disproved, full_read_at, refused_at) IS DISTINCT FROM
+    ($4::bigint, greatest(observed_at, $5::timestamptz), $6::boolean, $7::timestamptz, $8::text, $9::timestamptz, $10::boolean, $11::boolean, $12::timestamptz,
+     NULL::timestamptz)`
+
+	refuse = `UPDATE creditmirror.sync_state SET refused_at = greatest(refused_at, $5::timestamptz), synced_at = now()
+WHERE account = $1 AND customer = $2 AND scope = $3 AND epoch = $4`
 
 	newestEvent = `SELECT coalesce(max(seq), 0) FROM creditmirror.stripe_events
 WHERE account = $1 AND customer = $2 AND pending_scopes <> 0 AND pending_scopes & $3::integer <> 0`
@@ -90,7 +95,8 @@ func (s *Store) BeginSync(ctx context.Context, t mirror.Target) (mirror.SyncStat
 
 func scanState(row pgx.Row, st *mirror.SyncState) error {
 	return row.Scan(&st.Epoch, &st.HistoryComplete, (*optTime)(&st.CompleteTo), &st.Walk.Cursor,
-		(*optTime)(&st.Walk.Top), &st.Walk.Full, &st.Disproved, (*optTime)(&st.ObservedAt), (*optTime)(&st.FullReadAt))
+		(*optTime)(&st.Walk.Top), &st.Walk.Full, &st.Disproved, (*optTime)(&st.ObservedAt), (*optTime)(&st.FullReadAt),
+		(*optTime)(&st.RefusedAt))
 }
 
 // queueFence queues the check that no newer sync of the target has begun; it
@@ -111,4 +117,23 @@ func absent(err error) error {
 		return nil
 	}
 	return err
+}
+
+// Refuse records why a sync is given up.
+func (s *Store) Refuse(ctx context.Context, r mirror.Refusal) ([]mirror.Finding, error) {
+	t := r.Target
+	var state mirror.SyncState
+	var opened []mirror.Finding
+	err := s.transact(ctx, func(b *pgx.Batch) {
+		opened = nil
+		queueFence(b, t, r.Epoch, &state)
+	}, func(b *pgx.Batch) error {
+		b.Queue(refuse, t.Account, t.ID, string(t.Scope), r.Epoch, optTime(r.ObservedAt))
+		queueFindings(b, t.Account, r.Findings, func(f mirror.Finding) { opened = append(opened, f) })
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("refuse the sync of %s, epoch %d: %w", t, r.Epoch, err)
+	}
+	return opened, nil
 }

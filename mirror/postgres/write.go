@@ -135,7 +135,7 @@ func queueRowWrite(b *pgx.Batch, w mirror.Write, held mirror.WriteHeld, applied 
 		changes = append(changes, change{"customer_balances", currency, op})
 	}
 	if len(plan.Insert) > 0 {
-		queueInsertRows(b, t, plan.Insert)
+		queueRows(b, insertRows, t, plan.Insert)
 		changes = append(changes, change{"customer_balance_transactions", w.Row.ID, opInsert})
 		applied.Inserted++
 	}

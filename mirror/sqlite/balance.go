@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"slices"
 
 	"github.com/creditmirror/creditmirror/mirror"
 )
@@ -64,7 +65,7 @@ func (c *commit) heldBalance(snap mirror.BalanceSnapshot) (mirror.BalanceHeld, e
 	h := mirror.BalanceHeld{State: c.was, Balances: map[string]int64{}, Tops: map[string]mirror.HeldRow{}}
 	key := []any{c.target.Account, c.target.ID}
 	var view mirror.CustomerView
-	found, err := c.row(readCustomer, key, customerColumns(&view, &h.CustomerDigest)...)
+	found, err := c.row(readCustomer, key, lenient(customerColumns(&view, &h.CustomerDigest)...)...)
 	if err != nil {
 		return h, err
 	}
@@ -99,6 +100,11 @@ func (c *commit) heldBalance(snap mirror.BalanceSnapshot) (mirror.BalanceHeld, e
 			return h, err
 		}
 	}
+	if snap.Whole() {
+		if h.Stored, err = stored(c, storedSpan, storedByID, snap.WindowSpans(), snap.Listed(), scanStored); err != nil {
+			return h, err
+		}
+	}
 	if !snap.Joined {
 		return h, nil
 	}
@@ -119,8 +125,8 @@ func (c *commit) heldBalance(snap mirror.BalanceSnapshot) (mirror.BalanceHeld, e
 
 func scanHeld(rows *sql.Rows) (mirror.HeldRow, error) {
 	var r mirror.HeldRow
-	err := rows.Scan(&r.ID, &r.Currency, &r.Amount, &r.EndingBalance, &r.Type,
-		timeColumn{&r.Created}, &r.Position, &r.Digest)
+	err := rows.Scan(lenient(&r.ID, &r.Currency, &r.Amount, &r.EndingBalance, &r.Type,
+		timeColumn{&r.Created}, &r.Position, &r.Digest)...)
 	return r, err
 }
 
@@ -154,6 +160,10 @@ ON CONFLICT DO NOTHING`
 ON CONFLICT (account, customer, id) DO UPDATE SET invoice = excluded.invoice, credit_note = excluded.credit_note,
        checkout_session = excluded.checkout_session, description = excluded.description, metadata = excluded.metadata,
        raw = excluded.raw, digest = excluded.digest, synced_at = excluded.synced_at`
+
+	// restoreRows writes the columns too that no reply can change.
+	restoreRows = updateRows + `, currency = excluded.currency, amount = excluded.amount,
+       ending_balance = excluded.ending_balance, type = excluded.type, created = excluded.created, livemode = excluded.livemode`
 
 	// placeRows finds the rows by their key first, for the same reason.
 	placeRows = `
@@ -201,11 +211,14 @@ func (c *commit) writeBalance(plan mirror.BalancePlan, held mirror.BalanceHeld) 
 		return fmt.Errorf("created of a held transaction changed: %w", mirror.ErrLedgerRewritten)
 	}
 	updated := map[string]bool{}
-	for _, r := range plan.Update {
+	for _, r := range slices.Concat(plan.Update, plan.Restore) {
 		updated[r.ID] = true
 		c.changed(table, customer, r.ID, "update")
 	}
 	if _, err := c.inBatches(updateRows, balanceRows(plan.Update), account, customer, c.at); err != nil {
+		return err
+	}
+	if _, err := c.inBatches(restoreRows, balanceRows(plan.Restore), account, customer, c.at); err != nil {
 		return err
 	}
 	places := make([][]any, 0, len(plan.Place))

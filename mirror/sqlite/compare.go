@@ -149,6 +149,10 @@ WHERE s.account = ?1 AND s.full_read_at IS NOT NULL AND s.full_read_at < ?2
   AND NOT EXISTS (SELECT 1 FROM customers c WHERE c.account = s.account AND c.id = s.customer AND c.deleted)
 ORDER BY s.full_read_at, s.customer, s.scope LIMIT ?3`
 
+	refusedTargets = `
+SELECT customer, scope FROM sync_state INDEXED BY sync_state_refused
+WHERE account = ?1 AND refused_at >= ?2 AND refused_at IS NOT NULL ORDER BY customer, scope`
+
 	fullReadCount = `SELECT count(*) FROM sync_state WHERE account = ?1 AND full_read_at IS NOT NULL`
 )
 
@@ -198,4 +202,21 @@ func (s *Store) FullReadCount(ctx context.Context, account string) (int64, error
 		return 0, fmt.Errorf("count full reads: %w", err)
 	}
 	return n, nil
+}
+
+// Refused lists the targets whose last sync was refused.
+func (s *Store) Refused(ctx context.Context, account string, since time.Time) ([]mirror.Target, error) {
+	var list []mirror.Target
+	err := s.read(ctx, func(r *reading) error {
+		return r.each(refusedTargets, []any{account, stamp(since)}, func(rows *sql.Rows) error {
+			t := mirror.Target{Account: account}
+			err := rows.Scan(&t.ID, &t.Scope)
+			list = append(list, t)
+			return err
+		})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("refused syncs: %w", err)
+	}
+	return list, nil
 }

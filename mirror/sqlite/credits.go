@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"slices"
 
 	"github.com/creditmirror/creditmirror/mirror"
 )
@@ -44,7 +45,7 @@ FROM credit_balance_transactions WHERE account = ?1 AND customer = ?2 AND create
 	// grantSums come in two halves, because the sum of 64-bit numbers may not fit and
 	// SQLite would refuse it.
 	grantSums = `
-SELECT "grant", currency, sum(amount >> 32), sum(amount & 4294967295)
+SELECT "grant", currency, sum(amount >> 32), sum(amount & 4294967295), count(*)
 FROM credit_balance_transactions WHERE account = ?1 AND customer = ?2 GROUP BY "grant", currency`
 
 	// heldGrantRows may tell a grant twice; a UNION would have to sort first.
@@ -71,7 +72,7 @@ func (c *commit) heldCredits(snap mirror.CreditsSnapshot) (mirror.CreditsHeld, e
 		from, to := bounds(span)
 		err := c.each(heldCreditSpan, append(key[:2:2], from, to), func(rows *sql.Rows) error {
 			var r mirror.HeldCredit
-			err := rows.Scan(&r.ID, &r.Grant, &r.Currency, &r.Amount, timeColumn{&r.Created}, &r.Digest)
+			err := rows.Scan(lenient(&r.ID, &r.Grant, &r.Currency, &r.Amount, timeColumn{&r.Created}, &r.Digest)...)
 			if err == nil && !seen[r.ID] {
 				seen[r.ID] = true
 				h.Rows = append(h.Rows, r)
@@ -84,13 +85,14 @@ func (c *commit) heldCredits(snap mirror.CreditsSnapshot) (mirror.CreditsHeld, e
 	}
 	err := c.each(grantSums, key, func(rows *sql.Rows) error {
 		var grant, currency string
-		var high, low int64
-		if err := rows.Scan(&grant, &currency, &high, &low); err != nil {
+		var high, low, n int64
+		if err := rows.Scan(&grant, &currency, &high, &low, &n); err != nil {
 			return err
 		}
 		sum := h.Sums[grant]
 		sum.Currency = currency
 		sum.Sum += join(high, low)
+		sum.Rows += n
 		h.Sums[grant] = sum
 		return nil
 	})
@@ -114,6 +116,23 @@ func (c *commit) heldCredits(snap mirror.CreditsSnapshot) (mirror.CreditsHeld, e
 	})
 	if err != nil {
 		return h, err
+	}
+	if snap.Whole() {
+		h.Stored, err = stored(c, storedCreditSpan, storedCreditByID, snap.WindowSpans(), snap.Listed(), scanStoredCredit)
+		if err != nil {
+			return h, err
+		}
+	}
+	if snap.Whole() || snap.AllGrants {
+		h.StoredGrants = map[string]mirror.Stored[mirror.CreditGrant]{}
+		err := c.each(storedGrants, append(key[:2:2], text), func(rows *sql.Rows) error {
+			id, g, err := scanStoredGrant(rows)
+			h.StoredGrants[id] = g
+			return err
+		})
+		if err != nil {
+			return h, err
+		}
 	}
 	return h, c.each(heldSummary, key, func(rows *sql.Rows) error {
 		var currency string
@@ -140,6 +159,10 @@ ON CONFLICT DO NOTHING`
 ON CONFLICT (account, customer, id) DO UPDATE SET credit_type = excluded.credit_type, debit_type = excluded.debit_type,
        invoice = excluded.invoice, invoice_line_item = excluded.invoice_line_item, effective_at = excluded.effective_at,
        test_clock = excluded.test_clock, raw = excluded.raw, digest = excluded.digest, synced_at = excluded.synced_at`
+
+	// restoreCredits writes the columns too that no reply can change.
+	restoreCredits = updateCredits + `, "grant" = excluded."grant", type = excluded.type, currency = excluded.currency,
+       amount = excluded.amount, created = excluded.created, livemode = excluded.livemode`
 
 	grantValues = `
 INSERT INTO credit_grants (account, id, customer, name, category, amount_type, amount, currency, applicability_config,
@@ -190,10 +213,13 @@ func (c *commit) writeCredits(plan mirror.CreditsPlan, held mirror.CreditsHeld) 
 		// A row that lies outside the time that was compared, and yet is held.
 		return fmt.Errorf("created of a held transaction changed: %w", mirror.ErrLedgerRewritten)
 	}
-	for _, r := range plan.Update {
+	for _, r := range slices.Concat(plan.Update, plan.Restore) {
 		c.changed(table, customer, r.ID, "update")
 	}
 	if _, err := c.inBatches(updateCredits, creditRows(plan.Update), account, customer, c.at); err != nil {
+		return err
+	}
+	if _, err := c.inBatches(restoreCredits, creditRows(plan.Restore), account, customer, c.at); err != nil {
 		return err
 	}
 	summary := make([][]any, 0, len(plan.Summary))

@@ -114,7 +114,7 @@ func (s *Store) InsertCustomers(ctx context.Context, account string, page []mirr
 		for _, id := range fresh {
 			changes = append(changes, []any{"customers", id, id, "insert"})
 			ledgers = append(ledgers, []any{id, mirror.CustomerRank(byID[id])})
-			ends := balancesOf(byID[id])
+			ends := byID[id].Ends()
 			for _, currency := range sortedKeys(ends) {
 				balances = append(balances, []any{id, currency, ends[currency]})
 				changes = append(changes, []any{"customer_balances", id, currency, "insert"})
@@ -151,17 +151,4 @@ func (t *tx) returnIDs(query string, rows [][]any, args ...any) ([]string, error
 		return err
 	})
 	return ids, err
-}
-
-// balancesOf are the balances that a customer object tells, in the sign of
-// balance.
-func balancesOf(c mirror.Customer) map[string]int64 {
-	ends := make(map[string]int64, len(c.InvoiceCreditBalance)+1)
-	for currency, credit := range c.InvoiceCreditBalance {
-		ends[currency] = -credit
-	}
-	if c.Currency != "" {
-		ends[c.Currency] = c.Balance
-	}
-	return ends
 }

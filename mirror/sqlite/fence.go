@@ -12,7 +12,7 @@ import (
 const raiseEpoch = `
 INSERT INTO sync_state (account, customer, scope, epoch, synced_at) VALUES (?1, ?2, ?3, 1, ?4)
 ON CONFLICT (account, customer, scope) DO UPDATE SET epoch = epoch + 1, synced_at = excluded.synced_at
-RETURNING epoch, history_complete, complete_to, walk_cursor, walk_top, walk_full, disproved, observed_at, full_read_at`
+RETURNING epoch, history_complete, complete_to, walk_cursor, walk_top, walk_full, disproved, observed_at, full_read_at, refused_at`
 
 // heldWhenBegun tells the newest event that waits for the target and whether its
 // customer is held.
@@ -34,7 +34,8 @@ func (s *Store) BeginSync(ctx context.Context, t mirror.Target) (mirror.SyncStat
 	err := s.w.do(ctx, volatile, func(tx *tx) error {
 		_, err := tx.row(raiseEpoch, []any{t.Account, t.ID, string(t.Scope), tx.at},
 			&st.Epoch, &st.HistoryComplete, timeColumn{&st.CompleteTo}, &st.Walk.Cursor,
-			timeColumn{&st.Walk.Top}, &st.Walk.Full, &st.Disproved, timeColumn{&st.ObservedAt}, timeColumn{&st.FullReadAt})
+			timeColumn{&st.Walk.Top}, &st.Walk.Full, &st.Disproved, timeColumn{&st.ObservedAt}, timeColumn{&st.FullReadAt},
+			timeColumn{&st.RefusedAt})
 		if err != nil {
 			return err
 		}
@@ -77,7 +78,8 @@ type commit struct {
 }
 
 const readState = `
-SELECT applied_epoch, ifnull(observed_at, ''), observed_at, history_complete, complete_to, walk_cursor, walk_top, walk_full, disproved, full_read_at
+SELECT applied_epoch, ifnull(observed_at, ''), observed_at, history_complete, complete_to, walk_cursor, walk_top, walk_full, disproved, full_read_at,
+       refused_at
 FROM sync_state WHERE account = ?1 AND customer = ?2 AND scope = ?3 AND epoch = ?4`
 
 // enter checks the fence. The transaction has the write lock from its beginning,
@@ -86,7 +88,8 @@ func (c *commit) enter() error {
 	t := c.target
 	found, err := c.row(readState, []any{t.Account, t.ID, string(t.Scope), c.epoch},
 		&c.applied, &c.observedWas, timeColumn{&c.was.ObservedAt}, &c.was.HistoryComplete, timeColumn{&c.was.CompleteTo},
-		&c.was.Walk.Cursor, timeColumn{&c.was.Walk.Top}, &c.was.Walk.Full, &c.was.Disproved, timeColumn{&c.was.FullReadAt})
+		&c.was.Walk.Cursor, timeColumn{&c.was.Walk.Top}, &c.was.Walk.Full, &c.was.Disproved, timeColumn{&c.was.FullReadAt},
+		timeColumn{&c.was.RefusedAt})
 	if err != nil {
 		return err
 	}
@@ -99,7 +102,8 @@ func (c *commit) enter() error {
 
 const writeState = `
 UPDATE sync_state SET applied_epoch = ?4, observed_at = ?5, history_complete = ?6, complete_to = ?7,
-       walk_cursor = ?8, walk_top = ?9, walk_full = ?10, disproved = ?11, synced_at = ?12, full_read_at = ?13
+       walk_cursor = ?8, walk_top = ?9, walk_full = ?10, disproved = ?11, synced_at = ?12, full_read_at = ?13,
+       refused_at = NULL
 WHERE account = ?1 AND customer = ?2 AND scope = ?3`
 
 const dropTargetLetter = `DELETE FROM dead_letters WHERE account = ?1 AND id = ?2`
@@ -107,24 +111,16 @@ const dropTargetLetter = `DELETE FROM dead_letters WHERE account = ?1 AND id = ?
 // leave writes what every commit writes besides rows.
 func (c *commit) leave(st mirror.SyncState, open, repaired []mirror.Finding, shut mirror.Closing) error {
 	t := c.target
+	if err := c.recordRepaired(repaired); err != nil { // before the rest is closed
+		return err
+	}
 	if err := c.closeFindings(shut); err != nil {
 		return err
 	}
-	for _, f := range open {
-		opened, err := c.openFinding(f)
-		if err != nil {
-			return err
-		}
-		if opened {
-			c.out.Findings = append(c.out.Findings, f)
-		}
+	var err error
+	if c.out.Findings, err = c.openFindings(open); err != nil {
+		return err
 	}
-	for _, f := range repaired {
-		if _, err := c.recordFinding(f, c.at); err != nil {
-			return err
-		}
-	}
-	c.out.Repaired = repaired
 	if err := c.writeChanges(); err != nil {
 		return err
 	}
@@ -138,7 +134,8 @@ func (c *commit) leave(st mirror.SyncState, open, repaired []mirror.Finding, shu
 	observed := max(c.observed, c.observedWas)
 	same := c.applied == c.epoch && observed == c.observedWas && st.HistoryComplete == c.was.HistoryComplete &&
 		st.CompleteTo.Equal(c.was.CompleteTo) && st.Walk.Cursor == c.was.Walk.Cursor &&
-		st.Walk.Top.Equal(c.was.Walk.Top) && st.Walk.Full == c.was.Walk.Full && st.Disproved == c.was.Disproved && st.FullReadAt.Equal(c.was.FullReadAt)
+		st.Walk.Top.Equal(c.was.Walk.Top) && st.Walk.Full == c.was.Walk.Full && st.Disproved == c.was.Disproved && st.FullReadAt.Equal(c.was.FullReadAt) &&
+		c.was.RefusedAt.IsZero()
 	if !same {
 		if err := c.exec(writeState, t.Account, t.ID, string(t.Scope), c.epoch, observed,
 			flag(st.HistoryComplete), nullTime(st.CompleteTo), st.Walk.Cursor, nullTime(st.Walk.Top),
@@ -181,6 +178,31 @@ func (c *commit) writeChanges() error {
 func (t *tx) feed(account string, changes [][]any) error {
 	_, err := t.inBatches(insertChanges, changes, account, t.at)
 	return err
+}
+
+const refuse = `
+UPDATE sync_state SET refused_at = max(ifnull(refused_at, ''), ?5), synced_at = ?6
+WHERE account = ?1 AND customer = ?2 AND scope = ?3 AND epoch = ?4`
+
+// Refuse records why a sync is given up.
+func (s *Store) Refuse(ctx context.Context, r mirror.Refusal) ([]mirror.Finding, error) {
+	var opened []mirror.Finding
+	t := r.Target
+	err := s.w.do(ctx, durable, func(tx *tx) error {
+		n, err := tx.affect(refuse, t.Account, t.ID, string(t.Scope), r.Epoch, stamp(r.ObservedAt), tx.at)
+		if err == nil && n == 0 {
+			err = fmt.Errorf("epoch %d: %w", r.Epoch, mirror.ErrFenced)
+		}
+		if err != nil {
+			return err
+		}
+		opened, err = tx.openFindings(r.Findings)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("refuse the sync of %s: %w", t, explain(s.path, err))
+	}
+	return opened, nil
 }
 
 const (

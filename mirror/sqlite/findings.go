@@ -16,12 +16,20 @@ INSERT INTO drift_findings (account, id, kind, customer, scope, currency, object
 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?13, ?12)
 ON CONFLICT DO NOTHING`
 
+	closeFinding = `
+UPDATE drift_findings SET repaired_at = ?6, synced_at = ?6
+WHERE account = ?1 AND kind = ?2 AND customer = ?3 AND currency = ?4 AND object = ?5 AND repaired_at IS NULL`
+
 	// closeFindings closes what a commit proves gone of its own target.
 	closeFindings = `
 UPDATE drift_findings SET repaired_at = ?4, synced_at = ?4
 WHERE account = ?1 AND customer = ?2 AND scope = ?3 AND repaired_at IS NULL
   AND (kind IN (SELECT value FROM json_each(?5))
-       OR kind = 'field_mismatch' AND object IN (SELECT value->>0 FROM json_each(?6))
+       OR kind IN ('field_mismatch', 'unexpected_transaction') AND object IN (SELECT value->>0 FROM json_each(?6))
+       OR kind = 'unexpected_transaction'
+         AND NOT EXISTS (SELECT 1 FROM customer_balance_transactions t WHERE t.account = ?1 AND t.customer = ?2 AND t.id = object)
+         AND NOT EXISTS (SELECT 1 FROM credit_balance_transactions t WHERE t.account = ?1 AND t.customer = ?2 AND t.id = object)
+         AND NOT EXISTS (SELECT 1 FROM credit_grants g WHERE g.account = ?1 AND g.customer = ?2 AND g.id = object)
        OR kind = 'missed_event' AND found_at <= ?7)
 RETURNING kind`
 
@@ -53,6 +61,41 @@ func (t *tx) recordFinding(f mirror.Finding, repaired any) (bool, error) {
 	n, err := t.affect(openFinding, f.Account, "drift_"+uuid.NewString(), string(f.Kind), f.Customer, string(f.Scope),
 		f.Currency, plain(f.Object), plain(f.Expected), plain(f.Actual), plain(f.Cause), found, t.at, repaired)
 	return n > 0, err
+}
+
+// openFindings opens findings and returns those that were not open before.
+func (t *tx) openFindings(list []mirror.Finding) ([]mirror.Finding, error) {
+	var opened []mirror.Finding
+	for _, f := range list {
+		fresh, err := t.openFinding(f)
+		if err != nil {
+			return nil, err
+		}
+		if fresh {
+			opened = append(opened, f)
+		}
+	}
+	return opened, nil
+}
+
+// recordRepaired records what the commit finds and repairs at once. What was found
+// before is closed, and not recorded twice.
+func (c *commit) recordRepaired(list []mirror.Finding) error {
+	for _, f := range list {
+		n, err := c.affect(closeFinding, f.Account, string(f.Kind), f.Customer, f.Currency, plain(f.Object), c.at)
+		if err != nil {
+			return err
+		}
+		if n > 0 {
+			c.out.Closed = append(c.out.Closed, f.Kind)
+			continue
+		}
+		if _, err := c.recordFinding(f, c.at); err != nil {
+			return err
+		}
+		c.out.Repaired = append(c.out.Repaired, f)
+	}
+	return nil
 }
 
 // closeFindings closes what the commit proves gone of its target.
@@ -103,18 +146,9 @@ func (s *Store) OpenFindings(ctx context.Context, list []mirror.Finding) ([]mirr
 		return nil, nil
 	}
 	var opened []mirror.Finding
-	err := s.w.do(ctx, durable, func(tx *tx) error {
-		opened = nil
-		for _, f := range list {
-			fresh, err := tx.openFinding(f)
-			if err != nil {
-				return err
-			}
-			if fresh {
-				opened = append(opened, f)
-			}
-		}
-		return nil
+	err := s.w.do(ctx, durable, func(tx *tx) (err error) {
+		opened, err = tx.openFindings(list)
+		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open %d findings: %w", len(list), explain(s.path, err))

@@ -21,16 +21,19 @@ INSERT INTO dead_letters (account, id, customer, scope, reason, attempts, event_
        first_failed_at, last_failed_at, retry_at, synced_at)
 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
 ON CONFLICT (account, id) DO UPDATE SET customer = excluded.customer, scope = excluded.scope, reason = excluded.reason,
-       attempts = excluded.attempts, event_ids = excluded.event_ids, payload = excluded.payload,
+       attempts = attempts + iif(last_failed_at = excluded.last_failed_at, 0, excluded.attempts), event_ids = excluded.event_ids, payload = ifnull(excluded.payload, payload),
        last_failed_at = excluded.last_failed_at, retry_at = excluded.retry_at, synced_at = excluded.synced_at`
 
-	letterColumns = `
-SELECT account, id, customer, scope, reason, attempts, event_ids, payload, first_failed_at, last_failed_at, retry_at
+	// A payload may have 1 MiB: only the letter that is asked for comes with it.
+	listedColumns = `
+SELECT account, id, customer, scope, reason, attempts, event_ids, NULL, first_failed_at, last_failed_at, retry_at
 FROM dead_letters `
 
-	listLetters = letterColumns + `WHERE id > ?1 ORDER BY id LIMIT ?2`
+	listLetters = listedColumns + `WHERE id > ?1 ORDER BY id LIMIT ?2`
 
-	letterByID = letterColumns + `WHERE id = ?1 LIMIT 1`
+	letterByID = `
+SELECT account, id, customer, scope, reason, attempts, event_ids, payload, first_failed_at, last_failed_at, retry_at
+FROM dead_letters WHERE id = ?1 LIMIT 1`
 
 	letterAges = `
 SELECT count(*) FILTER (WHERE first_failed_at > ?1),
@@ -39,7 +42,7 @@ SELECT count(*) FILTER (WHERE first_failed_at > ?1),
        count(*) FILTER (WHERE first_failed_at <= ?3), count(*) FILTER (WHERE scope = ''), min(first_failed_at)
 FROM dead_letters`
 
-	dueLetters = letterColumns + `WHERE retry_at IS NOT NULL AND retry_at <= ?1 ORDER BY retry_at, id LIMIT ?2`
+	dueLetters = listedColumns + `WHERE retry_at IS NOT NULL AND retry_at <= ?1 ORDER BY retry_at, id LIMIT ?2`
 
 	claimLetters = `
 UPDATE dead_letters SET retry_at = ?2, synced_at = ?3

@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"bytes"
+	"database/sql"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -43,6 +44,34 @@ func (c timeColumn) Scan(v any) error {
 		return nil
 	}
 	return fmt.Errorf("%T is not a time", v)
+}
+
+// lenient are columns of what is held, before it is compared with Stripe: a text
+// that is no time or no object, which only SQL can have put there, is read as none,
+// so that it differs and is written anew. Readers refuse it.
+func lenient(columns ...any) []any {
+	for i, c := range columns {
+		switch c := c.(type) {
+		case timeColumn:
+			columns[i] = forgiving{c, func() { *c.t = time.Time{} }}
+		case creditColumn:
+			columns[i] = forgiving{c, func() { *c.m = nil }}
+		}
+	}
+	return columns
+}
+
+// forgiving turns a scan that fails into an empty value.
+type forgiving struct {
+	sql.Scanner
+	clear func()
+}
+
+func (f forgiving) Scan(v any) error {
+	if f.Scanner.Scan(v) != nil {
+		f.clear()
+	}
+	return nil
 }
 
 // null writes the empty string as NULL.

@@ -58,7 +58,8 @@ func (c *commit) enterWrite() error {
 	t := c.target
 	_, err := c.row(raiseEpoch, []any{t.Account, t.ID, string(t.Scope), c.at},
 		&c.was.Epoch, &c.was.HistoryComplete, timeColumn{&c.was.CompleteTo}, &c.was.Walk.Cursor,
-		timeColumn{&c.was.Walk.Top}, &c.was.Walk.Full, &c.was.Disproved, timeColumn{&c.was.ObservedAt}, timeColumn{&c.was.FullReadAt})
+		timeColumn{&c.was.Walk.Top}, &c.was.Walk.Full, &c.was.Disproved, timeColumn{&c.was.ObservedAt}, timeColumn{&c.was.FullReadAt},
+		timeColumn{&c.was.RefusedAt})
 	c.epoch = c.was.Epoch
 	return err
 }

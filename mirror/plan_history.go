@@ -1,0 +1,157 @@
+package mirror
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"time"
+)
+
+// whole tells that a read goes over every row of a history, or is a piece of one
+// that does: what it lists is compared with what is stored in every column.
+func whole(joined, full bool, walk Walk) bool { return joined && full || !joined && walk.Full }
+
+// RewrittenError is an ErrLedgerRewritten that tells the differences.
+type RewrittenError struct {
+	// Findings are the differences, at least one, as Refusal takes them.
+	Findings []Finding
+	text     string
+}
+
+func (e *RewrittenError) Error() string { return ErrLedgerRewritten.Error() + ": " + e.text }
+func (e *RewrittenError) Unwrap() error { return ErrLedgerRewritten }
+
+// Lasting tells that no list that lags explains the differences: what it shows
+// differs, and not what it leaves out.
+func (e *RewrittenError) Lasting() bool {
+	return !slices.ContainsFunc(e.Findings, func(f Finding) bool { return f.Kind == DriftUnexpectedTransaction })
+}
+
+// HeldElsewhere refuses a reply that has nothing to say of a row that an event of
+// the target announced and that is held for another customer.
+func HeldElsewhere(t Target, row CreditTransaction, observed time.Time) error {
+	var refused RewrittenError
+	f := CreditsSnapshot{Target: t, ObservedAt: observed}.finding(DriftFieldMismatch, row.ID, row.Currency)
+	f.Expected, f.Actual = "customer "+t.ID, "customer "+row.Customer
+	refused.add(f, "%s is held for another customer", row.ID)
+	return refused.err()
+}
+
+// add notes one difference; text is what the error says of it.
+func (e *RewrittenError) add(f Finding, format string, args ...any) {
+	if e.text == "" {
+		e.text = fmt.Sprintf(format, args...)
+	}
+	if len(e.Findings) < findingsPerCommit {
+		f.Cause = CauseRewritten
+		e.Findings = append(e.Findings, f)
+	}
+}
+
+// err is the error, or nil where nothing was noted.
+func (e *RewrittenError) err() error {
+	if e.text == "" {
+		return nil
+	}
+	return e
+}
+
+// field is an immutable field of a row as Stripe shows it and as it is held; without
+// a name where nothing differs.
+type field struct{ name, want, have string }
+
+// number and word are fields whose values may be told: amounts and ids.
+func number(name string, want, have int64) field {
+	f := field{name, strconv.FormatInt(want, 10), strconv.FormatInt(have, 10)}
+	if name != "amount" { // bare numbers are summed up as money
+		f.want, f.have = name+" "+f.want, name+" "+f.have
+	}
+	return f
+}
+
+func word(name, want, have string) field { return field{name, name + " " + want, name + " " + have} }
+
+func moment(name string, want, have time.Time) field {
+	return word(name, want.UTC().Format(time.RFC3339Nano), have.UTC().Format(time.RFC3339Nano))
+}
+
+// rowFacts is what history must know of a held row.
+type rowFacts struct {
+	id, currency string
+	amount       int64
+	created      time.Time
+}
+
+// history holds the rows of one ledger against a reply.
+type history[Row Storable[Row], Held any] struct {
+	windows []Window[Row]
+	fetched map[string]Row
+	held    []Held
+	stored  map[string]Stored[Row]
+	created func(Row) time.Time
+	row     func(Held) rowFacts
+	// hold is a stored row as it would be held.
+	hold func(Stored[Row]) Held
+	// changed is the first field that differs of those that never change.
+	changed func(Row, Held) field
+	// currency is that of a row.
+	currency func(Row) string
+	finding  func(kind DriftKind, object, currency string) Finding
+}
+
+// check refuses a reply that lacks a row that was seen before or changes what
+// cannot change: ledgers are append-only. A row that was changed here accuses
+// nobody.
+func (h history[Row, Held]) check() error {
+	var refused RewrittenError
+	seen := make(map[string]bool, len(h.stored))
+	for _, held := range h.held {
+		if id := h.row(held).id; len(h.stored) > 0 {
+			seen[id] = true
+		}
+		h.checkRow(held, &refused)
+	}
+	for _, id := range slices.Sorted(maps.Keys(h.stored)) {
+		if !seen[id] { // its time was changed, so that it lies elsewhere
+			h.checkRow(h.hold(h.stored[id]), &refused)
+		}
+	}
+	return refused.err()
+}
+
+func (h history[Row, Held]) checkRow(held Held, refused *RewrittenError) {
+	old := h.row(held)
+	row, listed := h.fetched[old.id]
+	if !listed {
+		if h.inside(old.created) && !h.elsewhere(old.id) {
+			f := h.finding(DriftUnexpectedTransaction, old.id, old.currency)
+			f.Actual = strconv.FormatInt(old.amount, 10)
+			refused.add(f, "%s is missing from the list", old.id)
+		}
+		return
+	}
+	if changed := h.changed(row, held); changed.name != "" && !h.changedHere(old.id) {
+		f := h.finding(DriftFieldMismatch, old.id, h.currency(row))
+		f.Expected, f.Actual = changed.want, changed.have
+		refused.add(f, "%s of %s changed", changed.name, old.id)
+	}
+}
+
+// inside tells whether a row of that time must be in one of the windows.
+func (h history[Row, Held]) inside(t time.Time) bool {
+	return slices.ContainsFunc(h.windows, func(w Window[Row]) bool { return inside(w, t, h.created) })
+}
+
+// changedHere tells that a row is known not to lie there as it was written.
+func (h history[Row, Held]) changedHere(id string) bool {
+	stored, known := h.stored[id]
+	return known && !stored.Intact()
+}
+
+// elsewhere tells of a row whose time was changed here that it belongs to another
+// piece of the history.
+func (h history[Row, Held]) elsewhere(id string) bool {
+	said := h.stored[id].said()
+	return !said.IsZero() && !h.inside(said) && h.changedHere(id)
+}

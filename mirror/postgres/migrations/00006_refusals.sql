@@ -1,0 +1,7 @@
+-- refused_at is when the reads of the last sync of a ledger began, where Stripe's
+-- reply contradicted what is held.
+
+-- +goose Up
+
+ALTER TABLE creditmirror.sync_state ADD COLUMN refused_at timestamptz;
+CREATE INDEX sync_state_refused ON creditmirror.sync_state (account, refused_at, customer, scope) WHERE refused_at IS NOT NULL;

@@ -1,0 +1,120 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/creditmirror/creditmirror/mirror"
+)
+
+// What a whole read compares: rows as they lie in the table, in every column. Most
+// of them lie in the times that were read; one whose time was changed is found by
+// its id, and told once.
+const (
+	storedTransactions = `SELECT t.account, t.id, t.customer, t.amount, t.currency, t.ending_balance, t.type, t.invoice, t.credit_note,
+  t.checkout_session, t.description, t.metadata, t.created, t.livemode, coalesce(t.chain_position, 0), t.raw, t.digest
+FROM (
+  SELECT u.id FROM unnest($3::text[]) AS u (id)
+  UNION
+  SELECT h.id FROM unnest($4::timestamptz[], $5::timestamptz[]) AS span (first, last)
+  JOIN creditmirror.customer_balance_transactions AS h
+    ON h.account = $1 AND h.customer = $2 AND h.created >= span.first AND h.created <= span.last
+) AS n
+JOIN creditmirror.customer_balance_transactions AS t ON t.account = $1 AND t.customer = $2 AND t.id = n.id`
+
+	storedCredits = `SELECT t.account, t.id, t."grant", t.customer, t.type, t.credit_type, t.debit_type, t.amount, t.currency, t.invoice,
+  t.invoice_line_item, t.effective_at, t.created, t.livemode, t.test_clock, t.raw, t.digest
+FROM (
+  SELECT u.id FROM unnest($3::text[]) AS u (id)
+  UNION
+  SELECT h.id FROM unnest($4::timestamptz[], $5::timestamptz[]) AS span (first, last)
+  JOIN creditmirror.credit_balance_transactions AS h
+    ON h.account = $1 AND h.customer = $2 AND h.created >= span.first AND h.created <= span.last
+) AS n
+JOIN creditmirror.credit_balance_transactions AS t ON t.account = $1 AND t.customer = $2 AND t.id = n.id`
+
+	storedGrantsByID = `SELECT ` + grantColumns + `, digest FROM creditmirror.credit_grants WHERE account = $1 AND id = ANY ($2::text[])`
+
+	storedGrants = `SELECT ` + grantColumns + `, digest FROM creditmirror.credit_grants
+WHERE account = $1 AND (customer = $2 OR id = ANY ($3::text[]))`
+)
+
+// queueStored queues one of the statements above that takes rows by time and id.
+func queueStored[Row mirror.Storable[Row]](b *pgx.Batch, statement string, t mirror.Target, listed []string, windows []mirror.Span,
+	into *map[string]mirror.Stored[Row], scan func(pgx.Row) (string, mirror.Stored[Row], error),
+) {
+	b.Queue(statement, t.Account, t.ID, column(listed, func(id *string) string { return clean(*id) }),
+		column(windows, spanFrom), column(windows, spanTo)).Query(collectStored(into, scan))
+}
+
+func collectStored[Row mirror.Storable[Row]](into *map[string]mirror.Stored[Row], scan func(pgx.Row) (string, mirror.Stored[Row], error)) func(pgx.Rows) error {
+	return func(rows pgx.Rows) error {
+		*into = map[string]mirror.Stored[Row]{}
+		for rows.Next() {
+			id, row, err := scan(rows)
+			if err != nil {
+				return err
+			}
+			(*into)[id] = row
+		}
+		return rows.Err()
+	}
+}
+
+func scanStored(row pgx.Row) (string, mirror.Stored[mirror.BalanceTransaction], error) {
+	var r mirror.BalanceTransaction
+	var digest string
+	err := row.Scan(&r.Account, &r.ID, &r.Customer, &r.Amount, &r.Currency, &r.EndingBalance, &r.Type, (*optText)(&r.Invoice),
+		(*optText)(&r.CreditNote), (*optText)(&r.CheckoutSession), (*optText)(&r.Description), &r.Metadata, &r.Created,
+		&r.Livemode, &r.Position, &r.Raw, &digest)
+	return r.ID, mirror.Stored[mirror.BalanceTransaction]{Row: r, Digest: digest}, err
+}
+
+func scanStoredCredit(row pgx.Row) (string, mirror.Stored[mirror.CreditTransaction], error) {
+	var r mirror.CreditTransaction
+	var digest string
+	err := row.Scan(&r.Account, &r.ID, &r.Grant, &r.Customer, &r.Type, (*optText)(&r.CreditType), (*optText)(&r.DebitType),
+		&r.Amount, &r.Currency, (*optText)(&r.Invoice), (*optText)(&r.InvoiceLineItem), (*optTime)(&r.EffectiveAt), &r.Created,
+		&r.Livemode, (*optText)(&r.TestClock), &r.Raw, &digest)
+	return r.ID, mirror.Stored[mirror.CreditTransaction]{Row: r, Digest: digest}, err
+}
+
+func scanStoredGrant(row pgx.Row) (string, mirror.Stored[mirror.CreditGrant], error) {
+	var g mirror.CreditGrant
+	var digest string
+	err := row.Scan(&g.Account, &g.ID, &g.Customer, (*optText)(&g.Name), &g.Category, &g.AmountType, &g.Amount, (*optText)(&g.Currency),
+		&g.ApplicabilityConfig, &g.Priority, (*optTime)(&g.EffectiveAt), (*optTime)(&g.ExpiresAt), (*optTime)(&g.VoidedAt),
+		&g.Created, &g.Updated, &g.Livemode, (*optText)(&g.TestClock), &g.Metadata, &g.Raw, &digest)
+	return g.ID, mirror.Stored[mirror.CreditGrant]{Row: g, Digest: digest}, err
+}
+
+// Damaged tells whether any of these rows and grants was changed here.
+func (s *Store) Damaged(ctx context.Context, t mirror.Target, ids []string) (damaged bool, err error) {
+	var rows map[string]mirror.Stored[mirror.BalanceTransaction]
+	var credits map[string]mirror.Stored[mirror.CreditTransaction]
+	var grants map[string]mirror.Stored[mirror.CreditGrant]
+	err = s.snapshot(ctx, func(b *pgx.Batch) {
+		rows, credits, grants = nil, nil, nil
+		if t.Scope == mirror.ScopeBalance {
+			queueStored(b, storedTransactions, t, ids, nil, &rows, scanStored)
+			return
+		}
+		queueStored(b, storedCredits, t, ids, nil, &credits, scanStoredCredit)
+		b.Queue(storedGrantsByID, t.Account, column(ids, func(id *string) string { return clean(*id) })).Query(collectStored(&grants, scanStoredGrant))
+	})
+	if err != nil {
+		return false, fmt.Errorf("look for damage in %s: %w", t, err)
+	}
+	return anyDamaged(rows) || anyDamaged(credits) || anyDamaged(grants), nil
+}
+
+func anyDamaged[Row mirror.Storable[Row]](rows map[string]mirror.Stored[Row]) bool {
+	for _, r := range rows {
+		if !r.Intact() {
+			return true
+		}
+	}
+	return false
+}
