@@ -106,6 +106,9 @@ func populateOdd(t *testing.T, s mirror.Store, account string) {
 		`"description":"a\u0000b \"\u00fc\" \\ \ud83d\ude42\n\ud83d","metadata":%s,"invoice":null,"credit_note":null,"checkout_session":null,`+
 		`"currency":"eur","type":"adjustment","created":%d,"livemode":false,"z":[{"id":"other","amount":7}]}`, r.ID, l.customer, r.Metadata, r.Created.Unix()))
 	l.sync(t, s)
+	l.add("usd", 7) // written through: the customer's JSON is brought along here
+	_, err := s.ApplyWrite(t.Context(), written(l))
+	noErr(t, err)
 
 	c := newCredits(account, "cus_odd")
 	id := c.grant("eur", 20).ID // nothing but what there always is
