@@ -209,6 +209,14 @@ func TestNamesExactlyWhatIsBroken(t *testing.T) {
 			[]string{"orphan||cus_nobody|eur|cbtxn_a00001|a customer|none"},
 		},
 		{
+			"a row moved to another customer",
+			[]string{`UPDATE ` + rows + ` SET customer = 'cus_zero', chain_position = 1` + a + ` AND id = 'cbtxn_a00001'`},
+			[]string{
+				"chain_gap||cus_a|eur|cbtxn_a00002|0|-500",
+				"field_mismatch||cus_zero|eur|cbtxn_a00001|cus_a|cus_zero", "balance_mismatch||cus_zero|eur||0|-500",
+			},
+		},
+		{
 			"a customer deleted",
 			[]string{`DELETE FROM customers WHERE account = '' AND id = 'cus_b'`},
 			[]string{"orphan||cus_b|eur|cbtxn_b00001|a customer|none"},
