@@ -315,6 +315,28 @@ func TestUnknownTransactionTypesAndFields(t *testing.T) {
 	})
 }
 
+// Invoices, credit notes, clocks and credits used and given back, with customers that
+// are kept whole: every column is what its JSON says (finish proves it).
+func TestScenarioWithWholeCustomersI1(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, b backend) {
+		w := newWorld(t, b, setup{env: map[string]string{"CREDITMIRROR_CUSTOMER_FIELDS": "full"}})
+		script, err := stripesim.OpenScenario("month-end")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := stripesim.NewPlay(w.sim, script, 1).Run(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		traffic := w.seeded(stripesim.TrafficOptions{Seed: 3, Customers: 30, Rate: 60})
+		w.start(nil)
+		w.traffic(traffic, 3*time.Second)
+		if c := w.equal(); c.CreditTransactions == 0 || c.BalanceTransactions == 0 {
+			t.Fatalf("compared %+v", c)
+		}
+	})
+}
+
 func TestTestClockCustomers(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, b backend) {

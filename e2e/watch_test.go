@@ -4,12 +4,18 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/creditmirror/creditmirror/app"
+	"github.com/creditmirror/creditmirror/config"
+	"github.com/creditmirror/creditmirror/mirror"
+	"github.com/creditmirror/creditmirror/verify"
 )
 
 // watch looks at the database while a test runs, at committed states only, for
@@ -81,6 +87,32 @@ func (v *watch) end() {
 	if err := v.look(ctx, true); err != nil {
 		v.w.tb.Errorf("look at the database: %v", err)
 	}
+	if err := v.prove(ctx); err != nil {
+		v.w.tb.Errorf("prove the mirror: %v", err)
+	}
+}
+
+// prove runs verify: whatever went wrong around a mirror, its ledgers close and
+// every column says what the JSON beside it says.
+func (v *watch) prove(ctx context.Context) (err error) {
+	cfg, err := config.Load(v.w.environ(nil))
+	if err != nil {
+		return err
+	}
+	store, err := app.OpenStore(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, store.Close()) }()
+	auditor, ok := store.(mirror.Auditor)
+	if !ok {
+		return errors.New("the store is no auditor")
+	}
+	_, err = verify.Run(ctx, auditor, verify.Options{}, func(f mirror.Finding) error {
+		v.w.tb.Errorf("I1, I2: verify finds %s of account %q, customer %s, %s: %s", f.Kind, f.Account, f.Customer, f.Object, f.Cause)
+		return nil
+	})
+	return err
 }
 
 func (v *watch) look(ctx context.Context, rows bool) error {

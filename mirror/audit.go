@@ -67,6 +67,19 @@ type AuditLedgers struct {
 	Grant func(account, id string) (AuditGrant, error)
 }
 
+// AuditJSON is the JSON that a row keeps, and whether it must be looked at. The
+// fields of a row that come after it are the columns that only the JSON explains:
+// texts as they are held; times in RFC 3339; truths as true or false; JSON as its
+// text; anything that is NULL as the empty text. What a column holds that cannot be
+// of its kind comes as it is.
+type AuditJSON struct {
+	// Same tells that the database itself compared every column with the JSON and
+	// found none that differs. Then Raw and the fields that come after it are empty.
+	Same bool
+	// Raw is the JSON; empty where the row has none.
+	Raw string
+}
+
 // AuditTransaction is a row of customer_balance_transactions.
 type AuditTransaction struct {
 	AuditKey
@@ -74,11 +87,16 @@ type AuditTransaction struct {
 	Currency      string
 	Amount        int64
 	EndingBalance int64
-	Created       time.Time
-	Position      int64 // 0: unplaced
-	// Raw is Stripe's JSON; empty where the database itself has compared it with the
-	// columns and found them equal. So it is in the other types.
-	Raw string
+	Created       time.Time // zero: no time that can be read
+	Position      int64     // 0: unplaced
+	AuditJSON
+	Type            string
+	Invoice         string
+	CreditNote      string
+	CheckoutSession string
+	Description     string
+	Metadata        string
+	Livemode        string
 }
 
 // AuditCustomer is a row of customers.
@@ -89,7 +107,12 @@ type AuditCustomer struct {
 	// InvoiceCreditBalance is the column's JSON; empty for NULL.
 	InvoiceCreditBalance string
 	Deleted              bool
-	Raw                  string
+	AuditJSON
+	Created         string
+	Livemode        string
+	TestClock       string
+	CustomerAccount string
+	DeletedAt       string // of this column the JSON knows nothing: it goes with Deleted
 }
 
 // AuditBalance is a row of customer_balances or credit_balance_summaries.
@@ -106,7 +129,20 @@ type AuditGrant struct {
 	// Currency is empty and Amount 0 for a grant that is not monetary.
 	Currency string
 	Amount   int64
-	Raw      string
+	AuditJSON
+	Name                string
+	Category            string
+	AmountType          string
+	ApplicabilityConfig string
+	Priority            string // a number
+	EffectiveAt         string
+	ExpiresAt           string
+	VoidedAt            string
+	Created             string
+	Updated             string
+	Livemode            string
+	TestClock           string
+	Metadata            string
 }
 
 // AuditCredit is a row of credit_balance_transactions.
@@ -116,7 +152,16 @@ type AuditCredit struct {
 	Grant    string
 	Currency string
 	Amount   int64 // signed
-	Raw      string
+	AuditJSON
+	Type            string
+	CreditType      string
+	DebitType       string
+	Invoice         string
+	InvoiceLineItem string
+	EffectiveAt     string
+	Created         string
+	Livemode        string
+	TestClock       string
 }
 
 // AuditState is a row of sync_state.

@@ -23,31 +23,43 @@ type balances struct {
 	chains   map[string]*chain
 	unplaced map[string]unplaced
 	held     map[string]int64 // customer_balances
+	report   func(mirror.Finding)
 }
 
-// judge compares where the chains end with what the customer's rows say, and
-// reports what is off.
-func (b *balances) judge(report func(mirror.Finding)) {
-	find := func(kind mirror.DriftKind, currency, object, expected, actual, cause string) {
-		report(mirror.Finding{
-			Kind: kind, Account: b.key.Account, Customer: b.key.Customer, Scope: mirror.ScopeBalance, Currency: currency,
-			Object: object, Expected: expected, Actual: actual, Cause: cause,
-		})
-	}
+// judge reports what is off of the customer's row and of where its chains end.
+func (b *balances) judge() {
 	c := b.customer
 	credit, err := creditBalance(c.InvoiceCreditBalance)
+	named := map[string]bool{} // columns that a finding has told of
 	if err != nil {
-		find(mirror.DriftFieldMismatch, "", "", "one integer per currency", c.InvoiceCreditBalance, "invoice_credit_balance of the customer cannot be read")
+		named["invoice_credit_balance"] = true
+		b.find(mirror.DriftFieldMismatch, "", "", "one integer per currency", c.InvoiceCreditBalance, "invoice_credit_balance of the customer cannot be read")
 	}
-	said := customerJSON(&c, credit)
-	if c.Deleted {
-		b.fields(said, nil, find)
-		return
+	row := customerJSON(&c, credit)
+	if !c.Deleted {
+		b.ends(credit, row.said, named)
 	}
+	for _, s := range row.said {
+		currency := c.Currency
+		if s.column == "invoice_credit_balance" {
+			// The default currency is told twice, and judged by the other column.
+			currency = ""
+		}
+		if !named[s.column] {
+			b.report(s.finding(b.finding(currency, c.Customer)))
+		}
+	}
+	row.tellRest(b.finding(c.Currency, c.Customer), b.report)
+}
+
+// ends compares where the chains end with what the customer's rows say; credit is
+// its invoice_credit_balance. Columns of the customer that it tells of are named.
+func (b *balances) ends(credit map[string]int64, said []contradiction, named map[string]bool) {
+	c := b.customer
 	if b.complete {
 		for _, currency := range slices.Sorted(maps.Keys(b.unplaced)) {
 			u := b.unplaced[currency]
-			find(mirror.DriftChainGap, currency, u.first, "a place in the chain", "none",
+			b.find(mirror.DriftChainGap, currency, u.first, "a place in the chain", "none",
 				fmt.Sprintf("the history is complete, but %d of its rows have no place in the chain, the first of them %s", u.rows, u.first))
 		}
 	}
@@ -58,17 +70,14 @@ func (b *balances) judge(report func(mirror.Finding)) {
 	if c.Currency != "" {
 		tells[c.Currency] = c.Balance
 	}
-	off := map[string]bool{}
 	mismatch := func(currency, expected, actual, cause string) {
-		off[currency] = true
-		if currency == c.Currency {
-			for _, s := range said {
-				if s.column == "balance" {
-					cause += "; of the customer " + s.String()
-				}
+		for _, s := range said {
+			if s.column == "currency" || (s.column == "balance") == (currency == c.Currency) {
+				named[s.column] = true
+				cause += "; of the customer " + s.String()
 			}
 		}
-		find(mirror.DriftBalanceMismatch, currency, "", expected, actual, cause)
+		b.find(mirror.DriftBalanceMismatch, currency, "", expected, actual, cause)
 	}
 	if c.Currency == "" && c.Balance != 0 {
 		mismatch("", "0", text(c.Balance), "the customer has a balance but no currency")
@@ -78,7 +87,7 @@ func (b *balances) judge(report func(mirror.Finding)) {
 		held, holding := b.held[currency]
 		ch := b.chains[currency]
 		if ch == nil {
-			ch = newChain(b.key, currency, report)
+			ch = newChain(b.key, currency, b.report)
 		}
 		column := "invoice_credit_balance of the customer"
 		if currency == c.Currency {
@@ -110,22 +119,18 @@ func (b *balances) judge(report func(mirror.Finding)) {
 			}
 		}
 	}
-	b.fields(said, off, find)
 }
 
-// fields reports columns of the customer that are not what its JSON says, where
-// no mismatch has told it already.
-func (b *balances) fields(said []contradiction, off map[string]bool, find func(kind mirror.DriftKind, currency, object, expected, actual, cause string)) {
-	for _, s := range said {
-		currency := b.customer.Currency
-		if s.column == "invoice_credit_balance" {
-			// The default currency is told twice, and judged by the other column.
-			currency = ""
-		}
-		if len(off) > 0 && (s.column != "balance" || off[currency]) {
-			continue
-		}
-		find(mirror.DriftFieldMismatch, currency, b.key.Customer, s.json, s.held, s.column+" of the customer is not what Stripe's JSON of it says")
+func (b *balances) find(kind mirror.DriftKind, currency, object, expected, actual, cause string) {
+	f := b.finding(currency, object)
+	f.Kind, f.Expected, f.Actual, f.Cause = kind, expected, actual, cause
+	b.report(f)
+}
+
+// finding is one of this ledger that says nothing yet.
+func (b *balances) finding(currency, object string) mirror.Finding {
+	return mirror.Finding{
+		Account: b.key.Account, Customer: b.key.Customer, Scope: mirror.ScopeBalance, Currency: currency, Object: object,
 	}
 }
 

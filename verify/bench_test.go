@@ -5,6 +5,7 @@ package verify_test
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -31,62 +32,64 @@ const (
 	postgresSeries = `WITH n(i) AS (SELECT generate_series(%d::bigint, %d::bigint)) `
 )
 
-// fill makes a true mirror by bulk SQL: customers of 20 balance transactions,
-// every tenth row with a credit transaction beside it.
+// fill makes a true mirror by bulk SQL, in which every column agrees with its JSON:
+// customers of 20 balance transactions, every tenth row with a credit transaction
+// beside it.
 func fill(tb testing.TB, d *database, name string, rows int) {
-	series, pad, object, created := sqliteSeries, `printf('%%012d', %s)`, `json_object(%s)`,
-		`strftime('%%Y-%%m-%%dT%%H:%%M:%%S.000000Z', 1700000000+i, 'unixepoch')`
-	now, no, cast := `'2026-01-01T00:00:00.000000Z'`, `0`, ``
+	series, pad, object := sqliteSeries, `printf('%%012d', %s)`, `json_object(%s)`
+	created, no, yes, cast, now := `strftime('%Y-%m-%dT%H:%M:%S.000000Z', 1700000000+i, 'unixepoch')`, `0`, `1`, ``, `'2026-01-01T00:00:00.000000Z'`
+	live := `json('false')`
 	if name == "postgres" {
-		series, pad, object, created = postgresSeries, `lpad((%s)::text, 12, '0')`, `jsonb_build_object(%s)`, `to_timestamp(1700000000+i)`
-		now, no, cast = `now()`, `false`, `::jsonb`
+		series, pad, object = postgresSeries, `lpad((%s)::text, 12, '0')`, `jsonb_build_object(%s)`
+		created, no, yes, cast, now = `to_timestamp(1700000000+i)`, `false`, `true`, `::jsonb`, `now()`
+		live = no
 	}
 	id := func(prefix, n string) string { return `'` + prefix + `' || ` + fmt.Sprintf(pad, n) }
-	created = strings.ReplaceAll(created, "%%", "%")
-	customer := id("cus_", "i/20")
+	// stripe is an object as Stripe sends it: what all have, and more.
+	stripe := func(kind, id, more string) string {
+		return fmt.Sprintf(object, `'id', `+id+`, 'object', '`+kind+`', 'created', 1700000000+i, 'livemode', `+live+`, `+more)
+	}
 	const chunk = 200_000
-	insert := func(count int, statement string) {
+	insert := func(count int, into, values string) {
 		for from := 0; from < count; from += chunk {
-			text := fmt.Sprintf(series, from, min(from+chunk, count)-1)
-			if name == "sqlite" { // INSERT … WITH, and WITH … INSERT, are both known
-				text = strings.TrimSpace(text) + " "
-			}
-			d.mustExec(tb, text+statement)
+			d.mustExec(tb, fmt.Sprintf(series, from, min(from+chunk, count)-1)+`INSERT INTO `+into+` SELECT '', `+values+`, `+now+` FROM n`)
 		}
 	}
-	raw := fmt.Sprintf(object, `'id', `+id("cbtxn_", "i")+`, 'object', 'customer_balance_transaction', 'amount', -100, 'created', 1700000000+i, `+
-		`'credit_note', NULL, 'currency', 'eur', 'customer', `+customer+`, 'description', 'goodwill', 'ending_balance', -100*(i%20+1), `+
-		`'invoice', NULL, 'livemode', NULL, 'metadata', `+fmt.Sprintf(object, `'ticket', '4711'`)+`, 'type', 'adjustment', 'checkout_session', NULL`)
-	insert(rows, `INSERT INTO customer_balance_transactions (account, customer, id, currency, amount, ending_balance, type, description,
- metadata, created, livemode, chain_position, raw, digest, synced_at) SELECT '', `+customer+`, `+id("cbtxn_", "i")+`, 'eur', -100, -100*(i%20+1),
- 'adjustment', 'goodwill', '{"ticket":"4711"}'`+cast+`, `+created+`, `+no+`, i%20+1, `+raw+`, '0123456789abcdef0123456789abcdef', `+now+` FROM n`)
-	insert(rows/20, `INSERT INTO customers (account, id, balance, currency, created, livemode, deleted, digest, synced_at)
- SELECT '', `+id("cus_", "i")+`, -2000, 'eur', `+created+`, `+no+`, `+no+`, '', `+now+` FROM n`)
-	insert(rows/20, `INSERT INTO customer_balances (account, customer, currency, balance, synced_at) SELECT '', `+id("cus_", "i")+`, 'eur', -2000, `+now+` FROM n`)
-	yes := `1`
-	if name == "postgres" {
-		yes = `true`
-	}
+	customer, everyone, grant := id("cus_", "i/20"), id("cus_", "i"), id("credgr_", "i")
+	metadata := fmt.Sprintf(object, `'ticket', '4711'`)
+	insert(rows, `customer_balance_transactions (account, customer, id, currency, amount, ending_balance, type, description,
+ metadata, created, livemode, chain_position, raw, digest, synced_at)`, customer+`, `+id("cbtxn_", "i")+`, 'eur', -100, -100*(i%20+1),
+ 'adjustment', 'goodwill', '{"ticket":"4711"}'`+cast+`, `+created+`, `+no+`, i%20+1, `+stripe("customer_balance_transaction", id("cbtxn_", "i"),
+		`'amount', -100, 'credit_note', NULL, 'currency', 'eur', 'customer', `+customer+`, 'description', 'goodwill', 'ending_balance', -100*(i%20+1), `+
+			`'invoice', NULL, 'metadata', `+metadata+`, 'type', 'adjustment', 'checkout_session', NULL`)+`, '0123456789abcdef0123456789abcdef'`)
+	insert(rows/20, `customers (account, id, balance, currency, invoice_credit_balance, created, livemode, deleted, raw, digest, synced_at)`,
+		everyone+`, -2000, 'eur', '{"eur":2000}'`+cast+`, `+created+`, `+no+`, `+no+`, `+stripe("customer", everyone,
+			`'balance', -2000, 'currency', 'eur', 'invoice_credit_balance', `+fmt.Sprintf(object, `'eur', 2000`)+`, 'test_clock', NULL`)+`, ''`)
+	insert(rows/20, `customer_balances (account, customer, currency, balance, synced_at)`, everyone+`, 'eur', -2000`)
 	for _, scope := range []string{"balance", "credits"} {
-		insert(rows/20, `INSERT INTO sync_state (account, customer, scope, epoch, applied_epoch, history_complete, synced_at)
- SELECT '', `+id("cus_", "i")+`, '`+scope+`', 1, 1, `+yes+`, `+now+` FROM n`)
+		insert(rows/20, `sync_state (account, customer, scope, epoch, applied_epoch, history_complete, synced_at)`, everyone+`, '`+scope+`', 1, 1, `+yes)
 	}
-	grant := func(n string) string { return id("credgr_", n) }
 	money := func(value string) string {
 		return fmt.Sprintf(object, `'monetary', `+fmt.Sprintf(object, `'currency', 'eur', 'value', `+value)+`, 'type', 'monetary'`)
 	}
-	insert(rows/20, `INSERT INTO credit_grants (account, id, customer, category, amount_type, amount, currency, applicability_config,
- created, updated, livemode, metadata, raw, digest, synced_at) SELECT '', `+grant("i")+`, `+id("cus_", "i")+`, 'paid', 'monetary', 1000, 'eur', '{}'`+cast+`,
- `+created+`, `+created+`, `+no+`, '{}'`+cast+`, `+fmt.Sprintf(object, `'id', `+grant("i")+`, 'customer', `+id("cus_", "i")+`, 'amount', `+money("1000"))+`, '', `+now+` FROM n`)
-	for _, side := range []struct{ name, id, amount, value string }{
-		{"credit", "cbtxn_c", "1000", "1000"}, {"debit", "cbtxn_d", "-400", "400"},
+	scope := fmt.Sprintf(object, `'scope', `+fmt.Sprintf(object, `'price_type', 'metered'`))
+	insert(rows/20, `credit_grants (account, id, customer, name, category, amount_type, amount, currency, applicability_config, priority,
+ effective_at, created, updated, livemode, metadata, raw, digest, synced_at)`, grant+`, `+everyone+`, 'welcome', 'paid', 'monetary', 1000, 'eur',
+ '{"scope":{"price_type":"metered"}}'`+cast+`, 50, `+created+`, `+created+`, `+created+`, `+no+`, '{}'`+cast+`, `+stripe("billing.credit_grant", grant,
+		`'customer', `+everyone+`, 'name', 'welcome', 'category', 'paid', 'amount', `+money("1000")+`, 'applicability_config', `+scope+
+			`, 'priority', 50, 'effective_at', 1700000000+i, 'expires_at', NULL, 'voided_at', NULL, 'updated', 1700000000+i, 'metadata', `+
+			fmt.Sprintf(object, ``)+`, 'test_clock', NULL`)+`, ''`)
+	for _, side := range []struct{ name, other, kind, id, amount, value, cause string }{
+		{"credit", "debit", "credits_granted", "cbtxn_c", "1000", "1000", "credits_application_invoice_voided"},
+		{"debit", "credit", "credits_expired", "cbtxn_d", "-400", "400", "credits_applied"},
 	} {
-		insert(rows/20, `INSERT INTO credit_balance_transactions (account, customer, id, "grant", type, currency, amount, effective_at, created,
- livemode, raw, digest, synced_at) SELECT '', `+id("cus_", "i")+`, `+id(side.id, "i")+`, `+grant("i")+`, '`+side.name+`', 'eur', `+side.amount+`, `+created+`, `+created+`,
- `+no+`, `+fmt.Sprintf(object, `'id', `+id(side.id, "i")+`, 'credit_grant', `+grant("i")+`, '`+side.name+`', `+fmt.Sprintf(object, `'amount', `+money(side.value)))+`, '', `+now+` FROM n`)
+		row := id(side.id, "i")
+		insert(rows/20, `credit_balance_transactions (account, customer, id, "grant", type, `+side.name+`_type, currency, amount, effective_at,
+ created, livemode, raw, digest, synced_at)`, everyone+`, `+row+`, `+grant+`, '`+side.name+`', '`+side.kind+`', 'eur', `+side.amount+`, `+created+`, `+created+`,
+ `+no+`, `+stripe("billing.credit_balance_transaction", row, `'credit_grant', `+grant+`, 'type', '`+side.name+`', 'effective_at', 1700000000+i,
+ 'test_clock', NULL, '`+side.other+`', NULL, '`+side.name+`', `+fmt.Sprintf(object, `'type', '`+side.kind+`', '`+side.cause+`', NULL, 'amount', `+money(side.value)))+`, ''`)
 	}
-	insert(rows/20, `INSERT INTO credit_balance_summaries (account, customer, currency, available_balance, ledger_balance, synced_at)
- SELECT '', `+id("cus_", "i")+`, 'eur', 600, 600, `+now+` FROM n`)
+	insert(rows/20, `credit_balance_summaries (account, customer, currency, available_balance, ledger_balance, synced_at)`, everyone+`, 'eur', 600, 600`)
 	if name == "postgres" {
 		d.mustExec(tb, `ANALYZE`)
 	} else {
@@ -107,7 +110,7 @@ func BenchmarkVerify(b *testing.B) {
 			runtime.GC()
 			_ = os.WriteFile("/proc/self/clear_refs", []byte("5"), 0o600) // the peak begins anew
 			var total verify.Result
-			before := processorTime(b)
+			before, served := processorTime(b), childrenTime()
 			for b.Loop() {
 				result, err := verify.Run(b.Context(), d.store, verify.Options{}, func(f mirror.Finding) error {
 					return fmt.Errorf("found %+v", f)
@@ -117,8 +120,12 @@ func BenchmarkVerify(b *testing.B) {
 				}
 				total.Add(result)
 			}
-			b.ReportMetric(float64(total.BalanceTransactions+total.CreditTransactions)/b.Elapsed().Seconds(), "transactions/s")
-			b.ReportMetric(float64((processorTime(b)-before).Microseconds())/float64(total.BalanceTransactions+total.CreditTransactions), "own-cpu-µs/transaction")
+			transactions := float64(total.BalanceTransactions + total.CreditTransactions)
+			b.ReportMetric(transactions/b.Elapsed().Seconds(), "transactions/s")
+			b.ReportMetric(float64((processorTime(b)-before).Microseconds())/transactions, "own-cpu-µs/transaction")
+			if driver.name == "postgres" {
+				b.ReportMetric(float64((childrenTime()-served).Microseconds())/transactions, "server-cpu-µs/transaction")
+			}
 			b.ReportMetric(peakMiB(), "peak-MiB")
 		})
 	}
@@ -133,6 +140,42 @@ func processorTime(b *testing.B) time.Duration {
 		b.Fatal(err)
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// childrenTime is what the processes below this one have used of the processors:
+// the database's server. Zero where there is no /proc.
+func childrenTime() (sum time.Duration) {
+	const tick = 10 * time.Millisecond
+	type process struct {
+		parent int
+		used   time.Duration
+	}
+	all := map[int]process{}
+	dirs, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, path := range dirs {
+		text, _ := os.ReadFile(path)
+		fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:])) // from the state on
+		if len(fields) < 13 {
+			continue // it has ended
+		}
+		pid, _ := strconv.Atoi(strings.Fields(string(text))[0])
+		p := process{}
+		p.parent, _ = strconv.Atoi(fields[1])
+		for _, ticks := range fields[11:13] { // in user and in system mode
+			n, _ := strconv.Atoi(ticks)
+			p.used += time.Duration(n) * tick
+		}
+		all[pid] = p
+	}
+	for _, p := range all {
+		for at := p; at.parent != 0; at = all[at.parent] {
+			if at.parent == os.Getpid() {
+				sum += p.used
+				break
+			}
+		}
+	}
+	return sum
 }
 
 // peakMiB is the most memory that the process held since the mark was reset.

@@ -41,7 +41,8 @@ func newChain(key mirror.AuditKey, currency string, report func(mirror.Finding))
 // add judges the next row.
 func (c *chain) add(r *mirror.AuditTransaction) {
 	c.rows++
-	said := transactionJSON(r)
+	row := transactionJSON(r)
+	said := row.said
 	twice := c.rows > 1 && r.Position == c.place
 	if !twice {
 		c.before = append(c.before[:0], c.ends...)
@@ -68,10 +69,13 @@ func (c *chain) add(r *mirror.AuditTransaction) {
 	switch {
 	case cause != "" && !c.broken:
 		c.find(mirror.DriftChainGap, r.ID, expected, actual, c.because(cause, said))
-	case cause == "" && !twice:
+	case !twice: // a row of the same break is told only where its JSON says more
 		for _, s := range said {
-			c.find(mirror.DriftFieldMismatch, r.ID, s.json, s.held, s.column+" of the row is not what Stripe's JSON of it says")
+			c.report(s.finding(c.finding(r.ID)))
 		}
+	}
+	if row.hasRest() {
+		row.tellRest(c.finding(r.ID), c.report)
 	}
 	c.broken = cause != ""
 	c.step(r, said, twice)
@@ -106,7 +110,7 @@ func (c *chain) step(r *mirror.AuditTransaction, said []contradiction, twice boo
 		}
 	}
 	c.place, c.last = r.Position, r.ID
-	if number(said, "created", r.Created.Unix()) == r.Created.Unix() {
+	if !contradicts(said, "created") {
 		c.created = r.Created
 	}
 }
@@ -120,10 +124,16 @@ func (*chain) because(cause string, said []contradiction) string {
 }
 
 func (c *chain) find(kind mirror.DriftKind, object, expected, actual, cause string) {
-	c.report(mirror.Finding{
-		Kind: kind, Account: c.key.Account, Customer: c.key.Customer, Scope: mirror.ScopeBalance, Currency: c.currency,
-		Object: object, Expected: expected, Actual: actual, Cause: cause,
-	})
+	f := c.finding(object)
+	f.Kind, f.Expected, f.Actual, f.Cause = kind, expected, actual, cause
+	c.report(f)
+}
+
+// finding is one of this chain that says nothing yet.
+func (c *chain) finding(object string) mirror.Finding {
+	return mirror.Finding{
+		Account: c.key.Account, Customer: c.key.Customer, Scope: mirror.ScopeBalance, Currency: c.currency, Object: object,
+	}
 }
 
 // reaches tells whether the chain may end at the balance.

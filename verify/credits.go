@@ -67,10 +67,16 @@ type credits struct {
 }
 
 func (c *credits) find(kind mirror.DriftKind, currency, object, expected, actual, cause string) {
-	c.report(mirror.Finding{
-		Kind: kind, Account: c.key.Account, Customer: c.key.Customer, Scope: mirror.ScopeCredits, Currency: currency,
-		Object: object, Expected: expected, Actual: actual, Cause: cause,
-	})
+	f := c.finding(currency, object)
+	f.Kind, f.Expected, f.Actual, f.Cause = kind, expected, actual, cause
+	c.report(f)
+}
+
+// finding is one of this ledger that says nothing yet.
+func (c *credits) finding(currency, object string) mirror.Finding {
+	return mirror.Finding{
+		Account: c.key.Account, Customer: c.key.Customer, Scope: mirror.ScopeCredits, Currency: currency, Object: object,
+	}
 }
 
 func (c *credits) total(currency string) *total {
@@ -92,7 +98,11 @@ func (c *credits) row(g *grantSum, r *mirror.AuditCredit) {
 	g.rows++
 	g.sum.add(r.Amount)
 	c.total(r.Currency).rows.add(r.Amount)
-	said := creditJSON(r)
+	row := creditJSON(r)
+	if row.hasRest() {
+		row.tellRest(c.finding(r.Currency, r.ID), c.report)
+	}
+	said := row.said
 	if len(said) == 0 {
 		return
 	}
@@ -118,7 +128,7 @@ func (c *credits) row(g *grantSum, r *mirror.AuditCredit) {
 
 func (c *credits) oddFields(o oddRow) {
 	for _, s := range o.said {
-		c.find(mirror.DriftFieldMismatch, o.currency, o.id, s.json, s.held, s.column+" of the row is not what Stripe's JSON of it says")
+		c.report(s.finding(c.finding(o.currency, o.id)))
 	}
 }
 
@@ -140,7 +150,8 @@ func (c *credits) close(g *mirror.AuditGrant, s *grantSum) error {
 	if g == nil {
 		return c.stray(s)
 	}
-	said := grantJSON(g)
+	row := grantJSON(g)
+	said := row.said
 	grantTold := false
 	if s != nil && g.Currency != "" {
 		expected, actual, cause := "", "", ""
@@ -165,10 +176,10 @@ func (c *credits) close(g *mirror.AuditGrant, s *grantSum) error {
 			c.find(mirror.DriftGrantOutOfBounds, g.Currency, g.ID, expected, actual, cause)
 		}
 	}
-	if !grantTold {
-		for _, d := range said {
-			c.find(mirror.DriftFieldMismatch, g.Currency, g.ID, d.json, d.held, d.column+" of the grant is not what Stripe's JSON of it says")
-		}
+	if f := c.finding(g.Currency, g.ID); grantTold {
+		row.tellRest(f, c.report)
+	} else {
+		row.tell(f, c.report)
 	}
 	return nil
 }
@@ -188,7 +199,7 @@ func (c *credits) stray(s *grantSum) error {
 	case err != nil:
 		return fmt.Errorf("look up grant %s: %w", s.id, err)
 	default:
-		for _, said := range grantJSON(&other) {
+		for _, said := range grantJSON(&other).said {
 			if said.column == "customer" && said.json == c.key.Customer {
 				return nil // the grant's own row is wrong, and told as such
 			}

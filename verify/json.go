@@ -54,22 +54,102 @@ func members(object string) iter.Seq2[string, string] {
 	}
 }
 
-// member is the value of one key; empty where there is none.
-func member(object, key string) string {
-	for name, value := range members(object) {
-		if name == key {
-			return value
-		}
-	}
-	return ""
+// object is what the columns are made from of an object of Stripe's, of whatever
+// kind, each as members tells it.
+type object struct {
+	object, id, kind, created, updated, livemode, testClock, metadata       string
+	customer, customerAccount, currency                                     string
+	balance, invoiceCreditBalance                                           string
+	amount, endingBalance, description                                      string
+	invoice, invoiceLineItem, creditNote, checkoutSession                   string
+	name, category, applicabilityConfig, priority                           string
+	effectiveAt, expiresAt, voidedAt                                        string
+	monetary, value, creditGrant, credit, debit, applied, applicationVoided string
 }
 
-// path follows members.
-func path(object string, keys ...string) string {
-	for _, key := range keys {
-		object = member(object, key)
+// read reads an object in one pass. What it does not have is empty.
+func read(text string) (o object) {
+	for name, value := range members(text) {
+		if field := o.field(name); field != nil {
+			*field = value
+		}
 	}
-	return object
+	return o
+}
+
+// field is where a member belongs; nil for one that no column is made from.
+func (o *object) field(name string) *string {
+	switch name {
+	case "object":
+		return &o.object
+	case "id":
+		return &o.id
+	case "type":
+		return &o.kind
+	case "created":
+		return &o.created
+	case "updated":
+		return &o.updated
+	case "livemode":
+		return &o.livemode
+	case "test_clock":
+		return &o.testClock
+	case "metadata":
+		return &o.metadata
+	case "customer":
+		return &o.customer
+	case "customer_account":
+		return &o.customerAccount
+	case "currency":
+		return &o.currency
+	case "balance":
+		return &o.balance
+	case "invoice_credit_balance":
+		return &o.invoiceCreditBalance
+	case "amount":
+		return &o.amount
+	case "ending_balance":
+		return &o.endingBalance
+	case "description":
+		return &o.description
+	case "invoice":
+		return &o.invoice
+	case "invoice_line_item":
+		return &o.invoiceLineItem
+	case "credit_note":
+		return &o.creditNote
+	case "checkout_session":
+		return &o.checkoutSession
+	case "name":
+		return &o.name
+	case "category":
+		return &o.category
+	case "applicability_config":
+		return &o.applicabilityConfig
+	case "priority":
+		return &o.priority
+	case "effective_at":
+		return &o.effectiveAt
+	case "expires_at":
+		return &o.expiresAt
+	case "voided_at":
+		return &o.voidedAt
+	case "monetary":
+		return &o.monetary
+	case "value":
+		return &o.value
+	case "credit_grant":
+		return &o.creditGrant
+	case "credit":
+		return &o.credit
+	case "debit":
+		return &o.debit
+	case "credits_applied":
+		return &o.applied
+	case "credits_application_invoice_voided":
+		return &o.applicationVoided
+	}
+	return nil
 }
 
 func skipSpace(s string) string {

@@ -5,7 +5,17 @@ import (
 	"testing"
 )
 
-func TestMember(t *testing.T) {
+// member is the value of one key; empty where there is none.
+func member(object, key string) string {
+	for name, value := range members(object) {
+		if name == key {
+			return value
+		}
+	}
+	return ""
+}
+
+func TestMembers(t *testing.T) {
 	t.Parallel()
 	const object = ` { "a" : 1, "b":"x\"}\\", "c":{"a":2,"d":[{"a":3},"]"]},"e":null , "f":-7,"g":true }`
 	for key, want := range map[string]string{
@@ -15,7 +25,7 @@ func TestMember(t *testing.T) {
 			t.Errorf("%s: %q, want %q", key, got, want)
 		}
 	}
-	if got := path(object, "c", "d"); got != `[{"a":3},"]"]` {
+	if got := member(member(object, "c"), "d"); got != `[{"a":3},"]"]` {
 		t.Errorf("c.d is %q", got)
 	}
 	for _, text := range []string{"", "null", "[]", `"a"`, "{", `{"a`, `{"a"`, `{"a":`, `{"a":"`, `{"a":{`, `{"a":1;"b":2}`, `{a:1}`, `{"a":,}`} {

@@ -1,9 +1,11 @@
 package verify
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -35,7 +37,23 @@ func rowsOf[Row any](rows []Row) iter.Seq2[Row, error] {
 	}
 }
 
+// ledgers streams the tables. A row that has no JSON here is one that the database
+// has compared.
 func (t *tables) ledgers() mirror.AuditLedgers {
+	for _, rows := range [][]mirror.AuditTransaction{t.placed, t.unplaced} {
+		for i := range rows {
+			rows[i].Same = rows[i].Raw == ""
+		}
+	}
+	for i := range t.customers {
+		t.customers[i].Same = t.customers[i].Raw == ""
+	}
+	for i := range t.grants {
+		t.grants[i].Same = t.grants[i].Raw == ""
+	}
+	for i := range t.credits {
+		t.credits[i].Same = t.credits[i].Raw == ""
+	}
 	return mirror.AuditLedgers{
 		Placed: rowsOf(t.placed), Unplaced: rowsOf(t.unplaced), Customers: rowsOf(t.customers), Balances: rowsOf(t.balances),
 		Grants: rowsOf(t.grants), Credits: rowsOf(t.credits), Summaries: rowsOf(t.summaries), States: rowsOf(t.states),
@@ -66,6 +84,69 @@ func (t *tables) found(tb interface{ Fatal(...any) }) []string {
 var start = time.Unix(1_700_000_000, 0).UTC()
 
 func key(customer string) mirror.AuditKey { return mirror.AuditKey{Customer: customer} }
+
+// stripeJSON is an object as Stripe sends it, with other members over its own.
+func stripeJSON(kind, id string, members ...map[string]any) string {
+	object := map[string]any{"object": kind, "id": id, "created": start.Unix(), "livemode": false, "metadata": map[string]any{}}
+	for _, m := range members {
+		maps.Copy(object, m)
+	}
+	text, err := json.Marshal(object)
+	if err != nil {
+		panic(err)
+	}
+	return string(text)
+}
+
+func stripeMoney(value int64, currency string) map[string]any {
+	return map[string]any{"type": "monetary", "monetary": map[string]any{"value": value, "currency": currency}}
+}
+
+var startText = start.Format(time.RFC3339)
+
+// withTransaction gives a row the JSON that its columns come from, but for what
+// other says.
+func withTransaction(r mirror.AuditTransaction, other map[string]any) mirror.AuditTransaction {
+	r.Type, r.Metadata, r.Livemode = "adjustment", "{}", "false"
+	r.Raw = stripeJSON("customer_balance_transaction", r.ID, map[string]any{
+		"customer": r.Customer, "currency": r.Currency, "amount": r.Amount, "ending_balance": r.EndingBalance, "type": r.Type,
+		"created": r.Created.Unix(),
+	}, other)
+	return r
+}
+
+func withCredit(r mirror.AuditCredit, other map[string]any) mirror.AuditCredit {
+	r.EffectiveAt, r.Created, r.Livemode = startText, startText, "false"
+	r.Type, r.CreditType = "credit", "credits_granted"
+	side := map[string]any{"type": r.CreditType, "amount": stripeMoney(r.Amount, r.Currency)}
+	if r.Amount < 0 {
+		r.Type, r.CreditType, r.DebitType = "debit", "", "credits_applied"
+		side = map[string]any{"type": r.DebitType, "amount": stripeMoney(-r.Amount, r.Currency)}
+	}
+	r.Raw = stripeJSON("billing.credit_balance_transaction", r.ID, map[string]any{
+		"credit_grant": r.Grant, "type": r.Type, "effective_at": start.Unix(), r.Type: side,
+	}, other)
+	return r
+}
+
+func withGrant(g mirror.AuditGrant, other map[string]any) mirror.AuditGrant {
+	g.Category, g.AmountType, g.ApplicabilityConfig, g.Metadata = "paid", "monetary", "{}", "{}"
+	g.Created, g.Updated, g.Livemode = startText, startText, "false"
+	g.Raw = stripeJSON("billing.credit_grant", g.ID, map[string]any{
+		"customer": g.Customer, "category": g.Category, "amount": stripeMoney(g.Amount, g.Currency), "applicability_config": map[string]any{},
+		"updated": start.Unix(),
+	}, other)
+	return g
+}
+
+func withCustomer(c mirror.AuditCustomer, other map[string]any) mirror.AuditCustomer {
+	c.Created, c.Livemode = startText, "false"
+	if c.Deleted {
+		c.DeletedAt = startText
+	}
+	c.Raw = stripeJSON("customer", c.Customer, map[string]any{"balance": c.Balance, "currency": c.Currency}, other)
+	return c
+}
 
 // history appends a chain to the tables.
 func (t *tables) history(customer, currency string, amounts ...int64) {
@@ -215,25 +296,23 @@ func TestJudge(t *testing.T) {
 		{"a credit row whose JSON explains the grant and the summary", func(t *tables) {
 			t.customers = eur(0)
 			t.grants = []mirror.AuditGrant{grant("credgr_1", "eur", 10)}
-			r := credit("credgr_1", "c1", "eur", 100)
-			r.Raw = `{"id":"c1","credit_grant":"credgr_1","credit":{"amount":{"type":"monetary","monetary":{"value":10,"currency":"eur"}}},"debit":null}`
-			t.credits = []mirror.AuditCredit{r}
+			t.credits = []mirror.AuditCredit{withCredit(credit("credgr_1", "c1", "eur", 100), map[string]any{
+				"credit": map[string]any{"type": "credits_granted", "amount": stripeMoney(10, "eur")},
+			})}
 			t.summaries = summary("eur", 10)
 		}, []string{"grant_out_of_bounds cus_1 eur credgr_1: 0..10, 100"}},
 		{"a debit's JSON", func(t *tables) {
 			t.customers = eur(0)
 			t.grants = []mirror.AuditGrant{grant("credgr_1", "eur", 10)}
-			one, two := credit("credgr_1", "c1", "eur", 10), credit("credgr_1", "c2", "eur", -3)
-			two.Raw = `{"debit":{"amount":{"monetary":{"value":3,"currency":"eur"}}},"credit":null}`
-			t.credits = []mirror.AuditCredit{one, two}
+			t.credits = []mirror.AuditCredit{credit("credgr_1", "c1", "eur", 10), withCredit(credit("credgr_1", "c2", "eur", -3), nil)}
 			t.summaries = summary("eur", 7)
 		}, nil},
 		{"a credit row's currency", func(t *tables) {
 			t.customers = eur(0)
-			r := credit("credgr_1", "c1", "usd", 10)
-			r.Raw = `{"credit":{"amount":{"monetary":{"value":10,"currency":"eur"}}}}`
 			t.grants = []mirror.AuditGrant{grant("credgr_1", "eur", 10)}
-			t.credits = []mirror.AuditCredit{r}
+			t.credits = []mirror.AuditCredit{withCredit(credit("credgr_1", "c1", "usd", 10), map[string]any{
+				"credit": map[string]any{"type": "credits_granted", "amount": stripeMoney(10, "eur")},
+			})}
 			t.summaries = summary("eur", 10)
 		}, []string{"grant_out_of_bounds cus_1 eur credgr_1: eur, usd"}},
 		{"a disproof that the rows explain is told once", func(t *tables) {
@@ -243,32 +322,34 @@ func TestJudge(t *testing.T) {
 		}, []string{"balance_mismatch cus_1 eur : 1, 2"}},
 		{"columns of the customer", func(t *tables) {
 			t.customers = eur(0)
-			t.customers[0].Raw = `{"balance":1,"currency":"usd","invoice_credit_balance":{"eur":2}}`
 			t.customers[0].InvoiceCreditBalance = `{"usd":0}`
 			t.customers[0].Deleted = true
+			t.customers[0] = withCustomer(t.customers[0], map[string]any{
+				"balance": 1, "currency": "usd", "invoice_credit_balance": map[string]any{"eur": 2},
+			})
 		}, []string{
 			"field_mismatch cus_1 eur cus_1: 1, 0", "field_mismatch cus_1 eur cus_1: usd, eur", `field_mismatch cus_1  cus_1: {"eur":2}, {"usd":0}`,
 		}},
 		{"a customer's balance and its JSON are one finding", func(t *tables) {
 			t.customers = eur(5)
-			t.customers[0].Raw = `{"balance":0,"currency":"eur","invoice_credit_balance":{}}`
+			t.customers[0] = withCustomer(t.customers[0], map[string]any{"balance": 0, "invoice_credit_balance": map[string]any{}})
 		}, []string{"balance_mismatch cus_1 eur : 0, 5"}},
 		{"the JSON of an unplaced row", func(t *tables) {
 			t.customers = eur(0)
 			t.customers[0].Deleted = true
-			t.unplaced = []mirror.AuditTransaction{{AuditKey: key("cus_1"), Currency: "eur", ID: "eur_9", Amount: 1, Raw: `{"amount":2,"customer":"cus_1","id":"eur_9"}`}}
+			row := mirror.AuditTransaction{AuditKey: key("cus_1"), Currency: "eur", ID: "eur_9", Amount: 1, Created: start}
+			t.unplaced = []mirror.AuditTransaction{withTransaction(row, map[string]any{"amount": 2})}
 		}, []string{"field_mismatch cus_1 eur eur_9: 2, 1"}},
 		{"columns of a credit row that move no sum", func(t *tables) {
 			t.customers = eur(0)
 			t.grants = []mirror.AuditGrant{grant("credgr_1", "eur", 10)}
-			r := credit("credgr_1", "c1", "eur", 10)
-			r.Raw = `{"id":"c2","credit_grant":"credgr_2"}`
-			t.credits = []mirror.AuditCredit{r}
+			t.credits = []mirror.AuditCredit{withCredit(credit("credgr_1", "c1", "eur", 10), map[string]any{"id": "c2", "credit_grant": "credgr_2"})}
 			t.summaries = summary("eur", 10)
 		}, []string{"field_mismatch cus_1 eur c1: credgr_2, credgr_1", "field_mismatch cus_1 eur c1: c2, c1"}},
 		{"a grant that is another's by mistake", func(t *tables) {
 			t.customers = append(eur(0), mirror.AuditCustomer{AuditKey: key("cus_2")})
-			t.grants = []mirror.AuditGrant{{AuditKey: key("cus_2"), ID: "credgr_1", Currency: "eur", Amount: 10, Raw: `{"customer":"cus_1"}`}}
+			row := mirror.AuditGrant{AuditKey: key("cus_2"), ID: "credgr_1", Currency: "eur", Amount: 10}
+			t.grants = []mirror.AuditGrant{withGrant(row, map[string]any{"customer": "cus_1"})}
 			t.credits = []mirror.AuditCredit{credit("credgr_1", "c1", "eur", 1)}
 			t.summaries = summary("eur", 1)
 		}, []string{"field_mismatch cus_2 eur credgr_1: cus_1, cus_2"}},
@@ -291,6 +372,75 @@ func TestJudge(t *testing.T) {
 				t.Errorf("found\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(tt.want, "\n"))
 			}
 		})
+	}
+}
+
+// What Stripe always sends is missed, each member by its name and nothing else; what
+// it may leave out is not.
+func TestI1_MissingMembers(t *testing.T) {
+	t.Parallel()
+	transaction := withTransaction(mirror.AuditTransaction{AuditKey: key("cus_1"), ID: "c1", Currency: "eur", Amount: -5, EndingBalance: -5, Created: start}, nil)
+	credit := withCredit(mirror.AuditCredit{AuditKey: key("cus_1"), ID: "c1", Grant: "credgr_1", Currency: "eur", Amount: 5}, nil)
+	debit := withCredit(mirror.AuditCredit{AuditKey: key("cus_1"), ID: "c2", Grant: "credgr_1", Currency: "eur", Amount: -5}, nil)
+	grant := withGrant(mirror.AuditGrant{AuditKey: key("cus_1"), ID: "credgr_1", Currency: "eur", Amount: 5}, nil)
+	customer := withCustomer(mirror.AuditCustomer{AuditKey: key("cus_1"), Currency: "eur", Balance: 5}, nil)
+	for _, tt := range []struct {
+		name    string
+		raw     *string
+		compare func() comparison
+		missing map[string]string // path in the JSON → names
+	}{
+		{"transaction", &transaction.Raw, func() comparison { return transactionJSON(&transaction) }, map[string]string{
+			"object": "object", "id": "id", "customer": "customer", "currency": "currency", "amount": "amount",
+			"ending_balance": "ending_balance", "type": "type", "created": "created", "livemode": "livemode", "metadata": "",
+		}},
+		{"credit", &credit.Raw, func() comparison { return creditJSON(&credit) }, map[string]string{
+			"object": "object", "id": "id", "credit_grant": "grant", "type": "type", "credit": "credit_type, type of amount, amount, currency",
+			"credit.type": "credit_type", "credit.amount": "type of amount, amount, currency", "credit.amount.type": "type of amount",
+			"credit.amount.monetary": "amount, currency", "credit.amount.monetary.value": "amount",
+			"credit.amount.monetary.currency": "currency", "effective_at": "effective_at", "created": "created", "livemode": "livemode",
+		}},
+		{"debit", &debit.Raw, func() comparison { return creditJSON(&debit) }, map[string]string{
+			"type": "type", "debit": "debit_type, type of amount, amount, currency", "debit.type": "debit_type",
+			"debit.amount.monetary.value": "amount",
+		}},
+		{"grant", &grant.Raw, func() comparison { return grantJSON(&grant) }, map[string]string{
+			"object": "object", "id": "id", "customer": "customer", "amount": "amount_type, amount, currency", "amount.type": "amount_type",
+			"amount.monetary.value": "amount", "amount.monetary.currency": "currency", "category": "category",
+			"applicability_config": "applicability_config", "created": "created", "updated": "updated", "livemode": "livemode", "metadata": "",
+		}},
+		{"customer", &customer.Raw, func() comparison { return customerJSON(&customer, nil) }, map[string]string{
+			"object": "object", "id": "id", "balance": "balance", "created": "created", "livemode": "livemode", "metadata": "",
+		}},
+	} {
+		whole := *tt.raw
+		if c := tt.compare(); len(c.said)+len(c.other)+len(c.missing) > 0 {
+			t.Errorf("%s: a true row: %+v", tt.name, c)
+		}
+		for path, want := range tt.missing {
+			for _, empty := range []bool{false, true} {
+				var object map[string]any
+				if err := json.Unmarshal([]byte(whole), &object); err != nil {
+					t.Fatal(err)
+				}
+				inner, keys := object, strings.Split(path, ".")
+				for _, k := range keys[:len(keys)-1] {
+					inner = inner[k].(map[string]any)
+				}
+				delete(inner, keys[len(keys)-1])
+				if empty {
+					inner[keys[len(keys)-1]] = nil
+				}
+				raw, err := json.Marshal(object)
+				if err != nil {
+					t.Fatal(err)
+				}
+				*tt.raw = string(raw)
+				if c := tt.compare(); strings.Join(c.missing, ", ") != want || len(c.said)+len(c.other) > 0 {
+					t.Errorf("%s without %s: %+v, want %s to be missing", tt.name, path, c, want)
+				}
+			}
+		}
 	}
 }
 
@@ -321,7 +471,7 @@ func drawTables(rt *rapid.T) *tables {
 		var ledger int64
 		for g := range rapid.IntRange(0, 3).Draw(rt, "grants") {
 			grant := mirror.AuditGrant{AuditKey: key(id), ID: fmt.Sprintf("credgr_%d_%d", c, g), Currency: "eur", Amount: rapid.Int64Range(1, 9).Draw(rt, "granted")}
-			grant.Raw = fmt.Sprintf(`{"id":%q,"amount":{"monetary":{"value":%d,"currency":"eur"}}}`, grant.ID, grant.Amount)
+			grant = withGrant(grant, nil)
 			left := grant.Amount
 			t.grants = append(t.grants, grant)
 			t.credits = append(t.credits, mirror.AuditCredit{AuditKey: key(id), ID: grant.ID + "_in", Grant: grant.ID, Currency: "eur", Amount: left})
@@ -408,7 +558,8 @@ func TestManyOddRows(t *testing.T) {
 	l := tables{customers: []mirror.AuditCustomer{{AuditKey: key("cus_1")}}}
 	l.grants = []mirror.AuditGrant{{AuditKey: key("cus_1"), ID: "credgr_1", Currency: "eur"}}
 	for i := range maxOdd + 50 {
-		l.credits = append(l.credits, mirror.AuditCredit{AuditKey: key("cus_1"), ID: fmt.Sprint(i), Grant: "credgr_1", Currency: "eur", Raw: `{"id":"x"}`})
+		row := mirror.AuditCredit{AuditKey: key("cus_1"), ID: fmt.Sprint(i), Grant: "credgr_1", Currency: "eur"}
+		l.credits = append(l.credits, withCredit(row, map[string]any{"id": "x"}))
 	}
 	if found := l.found(t); len(found) != maxOdd+50 {
 		t.Fatalf("%d findings", len(found))

@@ -204,7 +204,7 @@ func (p *part) judge(k mirror.AuditKey) error {
 
 func (p *part) judgeBalance(k mirror.AuditKey, known bool, customer mirror.AuditCustomer, complete bool, report func(mirror.Finding)) error {
 	b := &balances{
-		key: k, customer: customer, complete: complete,
+		key: k, customer: customer, complete: complete, report: report,
 		chains: map[string]*chain{}, unplaced: map[string]unplaced{}, held: map[string]int64{},
 	}
 	strays := map[string]unplaced{} // rows of a customer that is not held
@@ -244,13 +244,10 @@ func (p *part) judgeBalance(k mirror.AuditKey, known bool, customer mirror.Audit
 		}
 		u.rows++
 		b.unplaced[r.Currency] = u
-		for _, s := range transactionJSON(r) {
-			report(mirror.Finding{
-				Kind: mirror.DriftFieldMismatch, Account: k.Account, Customer: k.Customer, Scope: mirror.ScopeBalance,
-				Currency: r.Currency, Object: r.ID, Expected: s.json, Actual: s.held,
-				Cause: s.column + " of the row is not what Stripe's JSON of it says",
-			})
-		}
+		row := transactionJSON(r)
+		row.tell(mirror.Finding{
+			Account: k.Account, Customer: k.Customer, Scope: mirror.ScopeBalance, Currency: r.Currency, Object: r.ID,
+		}, report)
 	})
 	if err != nil {
 		return err
@@ -265,7 +262,7 @@ func (p *part) judgeBalance(k mirror.AuditKey, known bool, customer mirror.Audit
 		return err
 	}
 	if known {
-		b.judge(report)
+		b.judge()
 		return nil
 	}
 	for _, currency := range slices.Sorted(maps.Keys(strays)) {

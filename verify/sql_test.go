@@ -83,6 +83,11 @@ func TestNamesExactlyWhatIsBroken(t *testing.T) {
 			"field_mismatch||cus_a|usd|cbtxn_a00011|10|11",
 		}},
 		{
+			"amounts of two rows, one after the other",
+			[]string{`UPDATE ` + rows + ` SET amount = amount - 1` + a + ` AND id IN ('cbtxn_a00002', 'cbtxn_a00003')`},
+			[]string{"chain_gap||cus_a|eur|cbtxn_a00002|-500|-499", "field_mismatch||cus_a|eur|cbtxn_a00003|-100|-101"},
+		},
+		{
 			"a row deleted",
 			[]string{`DELETE FROM ` + rows + a + ` AND id = 'cbtxn_a00002'`},
 			[]string{"chain_gap||cus_a|eur|cbtxn_a00003|-500|-300"},
@@ -157,7 +162,8 @@ func TestNamesExactlyWhatIsBroken(t *testing.T) {
 			[]string{
 				`UPDATE ` + rows + ` SET chain_position = 11` + a + ` AND id = 'cbtxn_a00012'`,
 				`INSERT INTO ` + rows + ` (account, customer, id, currency, amount, ending_balance, type, metadata, created, livemode, chain_position, raw, digest, synced_at)
-			SELECT account, customer, 'cbtxn_zz', currency, amount, ending_balance, type, metadata, created, livemode, chain_position, '{}', digest, synced_at
+			SELECT account, customer, 'cbtxn_zz', currency, amount, ending_balance, type, metadata, created, livemode, chain_position, '{"object":"customer_balance_transaction",
+			"id":"cbtxn_zz","customer":"cus_b","currency":"eur","amount":300,"ending_balance":-3800,"type":"adjustment","created":1772366403,"livemode":false}', digest, synced_at
 			FROM ` + rows + ` WHERE account = '' AND customer = 'cus_b' AND id = 'cbtxn_b00003'`,
 			},
 			[]string{"chain_gap||cus_a|eur|cbtxn_a00012|9|11", "unexpected_transaction||cus_b|eur|cbtxn_zz|one row|another row"},
@@ -167,7 +173,10 @@ func TestNamesExactlyWhatIsBroken(t *testing.T) {
 			[]string{`INSERT INTO ` + rows + ` (account, customer, id, currency, amount, ending_balance, type, metadata, created, livemode, chain_position, raw, digest, synced_at)
 			SELECT account, customer, 'cbtxn_zz', currency, 1, ending_balance + 1, type, metadata, created, livemode, 4, '{}', digest, synced_at
 			FROM ` + rows + ` WHERE account = '' AND customer = 'cus_b' AND id = 'cbtxn_b00003'`},
-			[]string{"balance_mismatch||cus_b|eur||-3800|-3799"},
+			[]string{
+				"field_mismatch||cus_b|eur|cbtxn_zz|as in Stripe's JSON|no object, id, customer, currency, amount, ending_balance, type, created, livemode in the JSON",
+				"balance_mismatch||cus_b|eur||-3800|-3799",
+			},
 		},
 		{"a row without its place", []string{`UPDATE ` + rows + ` SET chain_position = NULL` + a + ` AND id = 'cbtxn_a00004'`}, []string{
 			"chain_gap||cus_a|eur|cbtxn_a00005|4|5", "chain_gap||cus_a|eur|cbtxn_a00004|a place in the chain|none",
@@ -200,6 +209,14 @@ func TestNamesExactlyWhatIsBroken(t *testing.T) {
 			[]string{"orphan||cus_nobody|eur|cbtxn_a00001|a customer|none"},
 		},
 		{
+			"a row moved to another customer",
+			[]string{`UPDATE ` + rows + ` SET customer = 'cus_zero', chain_position = 1` + a + ` AND id = 'cbtxn_a00001'`},
+			[]string{
+				"chain_gap||cus_a|eur|cbtxn_a00002|0|-500",
+				"field_mismatch||cus_zero|eur|cbtxn_a00001|cus_a|cus_zero", "balance_mismatch||cus_zero|eur||0|-500",
+			},
+		},
+		{
 			"a customer deleted",
 			[]string{`DELETE FROM customers WHERE account = '' AND id = 'cus_b'`},
 			[]string{"orphan||cus_b|eur|cbtxn_b00001|a customer|none"},
@@ -212,7 +229,11 @@ func TestNamesExactlyWhatIsBroken(t *testing.T) {
 			[]string{`INSERT INTO ` + credits + ` (account, customer, id, "grant", type, currency, amount, effective_at, created, livemode, raw, digest, synced_at)
 			SELECT account, customer, 'cbtxn_zz', 'credgr_none', type, currency, amount, effective_at, created, livemode, '{}', digest, synced_at
 			FROM ` + credits + b + ` AND id = 'cbtxn_b002'`},
-			[]string{"orphan|acct_1|cus_b|eur|credgr_none|a grant|1000"},
+			[]string{
+				"field_mismatch|acct_1|cus_b|eur|cbtxn_zz|as in Stripe's JSON|no object, id, grant, type, credit_type, type of amount, " +
+					"amount, currency, effective_at, created, livemode in the JSON",
+				"orphan|acct_1|cus_b|eur|credgr_none|a grant|1000",
+			},
 		},
 		{
 			"a grant deleted",
@@ -288,7 +309,7 @@ func TestNamesExactlyWhatIsBroken(t *testing.T) {
 					if !slices.Equal(found, tt.want) {
 						t.Errorf("found\n%s\nwant\n%s", strings.Join(found, "\n"), strings.Join(tt.want, "\n"))
 					}
-					if tt.sql == nil && (result != verify.Result{Customers: 12, BalanceTransactions: 58, CreditTransactions: 12, Incomplete: 4}) {
+					if tt.sql == nil && (result != verify.Result{Customers: 14, BalanceTransactions: 66, CreditTransactions: 22, Incomplete: 4}) {
 						t.Errorf("counted %+v", result)
 					}
 				})

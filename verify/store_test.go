@@ -29,6 +29,12 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
+// column is one that the database's catalogue has.
+type column struct {
+	name     string
+	nullable bool
+}
+
 // database is a mirror under test, and SQL beside it.
 type database struct {
 	store interface {
@@ -36,6 +42,8 @@ type database struct {
 		mirror.Auditor
 	}
 	exec func(statement string) error
+	// columns lists the columns of a table, from the database's catalogue.
+	columns func(table string) ([]column, error)
 }
 
 // mustExec runs SQL that both databases understand.
@@ -75,9 +83,24 @@ func openSQLite(t testing.TB) *database {
 	if err := s.Migrate(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	return &database{s, func(statement string) error {
+	exec := func(statement string) error {
 		_, err := db.ExecContext(context.Background(), statement)
 		return err
+	}
+	return &database{s, exec, func(table string) (list []column, err error) {
+		rows, err := db.QueryContext(context.Background(), `SELECT name, NOT "notnull" FROM pragma_table_info(?) ORDER BY cid`, table)
+		if err != nil {
+			return nil, err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var c column
+			if err := rows.Scan(&c.name, &c.nullable); err != nil {
+				return nil, err
+			}
+			list = append(list, c)
+		}
+		return list, rows.Err()
 	}}
 }
 
@@ -111,9 +134,20 @@ func openPostgres(t testing.TB) *database {
 		_ = conn.Close(context.Background())
 		_ = s.Close()
 	})
-	return &database{s, func(statement string) error {
+	exec := func(statement string) error {
 		_, err := conn.Exec(context.Background(), statement)
 		return err
+	}
+	return &database{s, exec, func(table string) ([]column, error) {
+		rows, err := conn.Query(context.Background(), `SELECT column_name::text, is_nullable = 'YES' FROM information_schema.columns
+WHERE table_schema = 'creditmirror' AND table_name = $1 ORDER BY ordinal_position`, table)
+		if err != nil {
+			return nil, err
+		}
+		return pgx.CollectRows(rows, func(row pgx.CollectableRow) (c column, err error) {
+			err = row.Scan(&c.name, &c.nullable)
+			return c, err
+		})
 	}}
 }
 

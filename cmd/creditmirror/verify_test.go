@@ -59,7 +59,7 @@ func TestVerifyReports(t *testing.T) {
 			args = []string{"--format", format}
 		}
 		code, out, errOut := verifyRun(t, database, args...)
-		if code != exitDone || out != want || !strings.HasPrefix(errOut, "12 customers, 58 balance transactions, 12 credit transactions in ") ||
+		if code != exitDone || out != want || !strings.HasPrefix(errOut, "14 customers, 66 balance transactions, 22 credit transactions in ") ||
 			!strings.HasSuffix(errOut, ": 0 not proven, 4 customers incomplete\n") {
 			t.Errorf("%q: exit %d\n%s\n%s", format, code, out, errOut)
 		}

@@ -50,9 +50,10 @@ func (c *credits) render(i int) {
 	g := &c.grants[i]
 	g.Raw = mustJSON(map[string]any{
 		"id": g.ID, "object": "billing.credit_grant", "customer": g.Customer, "name": g.Name, "category": g.Category,
-		"amount":               map[string]any{"type": g.AmountType, "monetary": map[string]any{"value": g.Amount, "currency": g.Currency}},
-		"applicability_config": g.ApplicabilityConfig, "priority": g.Priority, "metadata": g.Metadata,
-		"created": g.Created.Unix(), "updated": g.Updated.Unix(), "voided_at": g.VoidedAt.Unix(),
+		"amount":               money(g.Amount, g.Currency),
+		"applicability_config": g.ApplicabilityConfig, "priority": g.Priority, "metadata": g.Metadata, "livemode": g.Livemode,
+		"effective_at": nullTime(g.EffectiveAt), "expires_at": nullTime(g.ExpiresAt), "voided_at": nullTime(g.VoidedAt),
+		"created": g.Created.Unix(), "updated": g.Updated.Unix(), "test_clock": nullable(g.TestClock),
 	})
 }
 
@@ -68,16 +69,52 @@ func (c *credits) move(grant, currency string, amount int64) *mirror.CreditTrans
 		r.Type, r.CreditType, r.DebitType = "debit", "", "credits_applied"
 		r.Invoice, r.InvoiceLineItem = "in_1", "il_1"
 	}
-	r.Raw = mustJSON(map[string]any{
-		"id": r.ID, "object": "billing.credit_balance_transaction", "credit_grant": grant, "type": r.Type,
-		"credit": nil, "debit": nil, "created": r.Created.Unix(), "effective_at": r.EffectiveAt.Unix(),
-		r.Type: map[string]any{
-			"amount": map[string]any{"type": "monetary", "monetary": map[string]any{"value": max(amount, -amount), "currency": currency}},
-			"type":   r.CreditType + r.DebitType,
-		},
-	})
 	c.rows = append(c.rows, r)
+	c.renderRow(len(c.rows) - 1)
 	return &c.rows[len(c.rows)-1]
+}
+
+// renderRow makes a row's JSON anew after an edit.
+func (c *credits) renderRow(i int) {
+	r := &c.rows[i]
+	kind, amount, cause := r.CreditType, r.Amount, "credits_application_invoice_voided"
+	if r.Type == "debit" {
+		kind, amount, cause = r.DebitType, -r.Amount, "credits_applied"
+	}
+	var used any
+	if r.Invoice != "" {
+		used = map[string]any{"invoice": r.Invoice, "invoice_line_item": r.InvoiceLineItem}
+	}
+	raw := map[string]any{
+		"id": r.ID, "object": "billing.credit_balance_transaction", "credit_grant": r.Grant, "type": r.Type,
+		"credit": nil, "debit": nil, "effective_at": r.EffectiveAt.Unix(), "created": r.Created.Unix(), "livemode": r.Livemode,
+		"test_clock": nullable(r.TestClock),
+	}
+	raw[r.Type] = map[string]any{"type": kind, "amount": money(amount, r.Currency), cause: used}
+	r.Raw = mustJSON(raw)
+}
+
+// edited changes the members of a JSON object.
+func edited(raw json.RawMessage, change func(map[string]any)) json.RawMessage {
+	var object map[string]any
+	if err := json.Unmarshal(raw, &object); err != nil {
+		panic(err)
+	}
+	change(object)
+	return mustJSON(object)
+}
+
+// money is an amount as grants and rows have it.
+func money(value int64, currency string) map[string]any {
+	return map[string]any{"type": "monetary", "monetary": map[string]any{"value": value, "currency": currency}}
+}
+
+// nullTime is JSON's null for the zero time.
+func nullTime(t time.Time) any {
+	if t.IsZero() {
+		return nil
+	}
+	return t.Unix()
 }
 
 // sums is the ledger balance per currency.

@@ -24,6 +24,8 @@ type ledger struct {
 	rows     []mirror.BalanceTransaction // oldest first
 	balances map[string]int64
 	extra    map[string]any // further fields of the customer's JSON
+	// testClock and owner are the customer's test_clock and customer_account.
+	testClock, owner string
 }
 
 func newLedger(account, customer string) *ledger {
@@ -83,10 +85,12 @@ func (l *ledger) object() mirror.Customer {
 	c := mirror.Customer{
 		Account: l.account, ID: l.customer, Created: epoch0,
 		Balance: l.balances[l.currency], Currency: l.currency, InvoiceCreditBalance: credit,
+		TestClock: l.testClock, CustomerAccount: l.owner,
 	}
 	raw := map[string]any{
 		"id": c.ID, "object": "customer", "balance": c.Balance, "currency": c.Currency,
 		"created": c.Created.Unix(), "livemode": false, "invoice_credit_balance": credit,
+		"test_clock": nullable(c.TestClock), "customer_account": nullable(c.CustomerAccount),
 	}
 	for k, v := range l.extra {
 		raw[k] = v

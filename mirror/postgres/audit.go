@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
@@ -16,35 +17,60 @@ import (
 var _ mirror.Auditor = (*Store)(nil)
 
 // The queries of the audit. All take $1 … $4: the first key of the range and the
-// first key after it. The raw JSON is compared here, where it need not travel;
-// it comes along only where a column does not say what it says. What the JSON
-// does not have is not compared.
+// first key after it.
+//
+// Every column is compared with the raw JSON here, so that of a row that agrees the
+// JSON need not travel. Of any other row it comes along with the columns, by the
+// names of the fields: what is told here to differ is looked at once more there,
+// where a few things that this comparison takes for different are known to be the
+// same (an empty text and none).
 const (
-	auditPlaced = `SELECT account, customer, currency, id, amount, ending_balance, created, chain_position,
-  CASE WHEN coalesce(raw->>'amount' = amount::text, true) AND coalesce(raw->>'ending_balance' = ending_balance::text, true)
-    AND coalesce(raw->>'currency' = currency, true) AND coalesce(raw->>'id' = id, true) AND coalesce(raw->>'customer' = customer, true)
-    AND coalesce(raw->>'created' = date_part('epoch', created)::bigint::text, true) THEN '' ELSE raw::text END
+	auditTransactionColumns = `SELECT account, customer, currency, id, amount, ending_balance, created, coalesce(chain_position, 0),
+  CASE WHEN raw->>'object' = 'customer_balance_transaction' AND raw->>'id' = id AND raw->>'customer' = customer
+    AND raw->>'amount' = amount::text AND raw->>'ending_balance' = ending_balance::text AND raw->>'currency' = currency
+    AND (raw->>'created') || '.000000' = extract(epoch FROM created)::text AND raw->>'type' = type
+    AND raw->>'invoice' IS NOT DISTINCT FROM invoice AND raw->>'credit_note' IS NOT DISTINCT FROM credit_note
+    AND raw->>'checkout_session' IS NOT DISTINCT FROM checkout_session AND raw->>'description' IS NOT DISTINCT FROM description
+    AND (raw->'metadata' = metadata OR metadata = '{}' AND raw->>'metadata' IS NULL) AND raw->>'livemode' = livemode::text
+  THEN '' ELSE jsonb_build_object('Raw', raw::text, 'Type', type, 'Invoice', invoice, 'CreditNote', credit_note,
+    'CheckoutSession', checkout_session, 'Description', description, 'Metadata', metadata::text, 'Livemode', livemode::text)::text END
 FROM creditmirror.customer_balance_transactions
-WHERE (account, customer) >= ($1, $2) AND (account, customer) < ($3, $4) AND chain_position IS NOT NULL
-ORDER BY account, customer, currency, chain_position`
+WHERE (account, customer) >= ($1, $2) AND (account, customer) < ($3, $4) AND chain_position IS `
 
-	auditUnplaced = `SELECT account, customer, currency, id, amount, ending_balance, created, 0::bigint, raw::text
-FROM creditmirror.customer_balance_transactions
-WHERE (account, customer) >= ($1, $2) AND (account, customer) < ($3, $4) AND chain_position IS NULL
-ORDER BY account, customer, currency, id`
+	auditPlaced = auditTransactionColumns + `NOT NULL ORDER BY account, customer, currency, chain_position`
+
+	auditUnplaced = auditTransactionColumns + `NULL ORDER BY account, customer, currency, id`
 
 	auditCustomers = `SELECT account, id, balance, coalesce(currency, ''), coalesce(invoice_credit_balance::text, ''), deleted,
-  CASE WHEN coalesce(raw->>'balance' = balance::text, true) AND coalesce(raw->>'currency' = coalesce(currency, ''), true)
-    AND coalesce(raw->'invoice_credit_balance' = coalesce(invoice_credit_balance, '{}'), true) THEN '' ELSE coalesce(raw::text, '') END
+  CASE WHEN raw->>'object' = 'customer' AND raw->>'id' = id AND raw->>'balance' = balance::text
+    AND raw->>'currency' IS NOT DISTINCT FROM currency
+    AND nullif(raw->'invoice_credit_balance', 'null') IS NOT DISTINCT FROM invoice_credit_balance
+    AND (raw->>'created') || '.000000' = extract(epoch FROM created)::text AND raw->>'livemode' = livemode::text
+    AND raw->>'test_clock' IS NOT DISTINCT FROM test_clock AND raw->>'customer_account' IS NOT DISTINCT FROM customer_account
+    AND deleted = (deleted_at IS NOT NULL)
+  THEN '' ELSE jsonb_build_object('Raw', raw::text, 'Created', created, 'Livemode', livemode::text, 'TestClock', test_clock,
+    'CustomerAccount', customer_account, 'DeletedAt', deleted_at)::text END
 FROM creditmirror.customers WHERE (account, id) >= ($1, $2) AND (account, id) < ($3, $4) ORDER BY account, id`
 
 	auditBalances = `SELECT account, customer, currency, balance FROM creditmirror.customer_balances
 WHERE (account, customer) >= ($1, $2) AND (account, customer) < ($3, $4) ORDER BY account, customer, currency`
 
 	auditGrantColumns = `SELECT account, customer, id, coalesce(currency, ''), coalesce(amount, 0),
-  CASE WHEN coalesce(raw->>'id' = id, true) AND coalesce(raw->>'customer' = customer, true)
-    AND coalesce(raw#>>'{amount,monetary,value}' = coalesce(amount::text, ''), true)
-    AND coalesce(raw#>>'{amount,monetary,currency}' = coalesce(currency, ''), true) THEN '' ELSE raw::text END
+  CASE WHEN raw->>'object' = 'billing.credit_grant' AND raw->>'id' = id AND raw->>'customer' = customer
+    AND raw#>>'{amount,type}' = amount_type AND raw#>>'{amount,monetary,value}' IS NOT DISTINCT FROM amount::text
+    AND raw#>>'{amount,monetary,currency}' IS NOT DISTINCT FROM currency
+    AND raw->>'name' IS NOT DISTINCT FROM name AND raw->>'category' = category AND raw->'applicability_config' = applicability_config
+    AND raw->>'priority' IS NOT DISTINCT FROM priority::text
+    AND (raw->>'effective_at') || '.000000' IS NOT DISTINCT FROM extract(epoch FROM effective_at)::text
+    AND (raw->>'expires_at') || '.000000' IS NOT DISTINCT FROM extract(epoch FROM expires_at)::text
+    AND (raw->>'voided_at') || '.000000' IS NOT DISTINCT FROM extract(epoch FROM voided_at)::text
+    AND (raw->>'created') || '.000000' = extract(epoch FROM created)::text
+    AND (raw->>'updated') || '.000000' = extract(epoch FROM updated)::text AND raw->>'livemode' = livemode::text
+    AND raw->>'test_clock' IS NOT DISTINCT FROM test_clock AND raw->'metadata' = metadata
+  THEN '' ELSE jsonb_build_object('Raw', raw::text, 'Name', name, 'Category', category, 'AmountType', amount_type,
+    'ApplicabilityConfig', applicability_config::text, 'Priority', priority::text, 'EffectiveAt', effective_at, 'ExpiresAt', expires_at,
+    'VoidedAt', voided_at, 'Created', created, 'Updated', updated, 'Livemode', livemode::text, 'TestClock', test_clock,
+    'Metadata', metadata::text)::text END
 FROM creditmirror.credit_grants `
 
 	auditGrants = auditGrantColumns + `WHERE (account, customer) >= ($1, $2) AND (account, customer) < ($3, $4)
@@ -52,12 +78,28 @@ ORDER BY account, customer, id`
 
 	auditGrant = auditGrantColumns + `WHERE account = $1 AND id = $2`
 
+	// A credit transaction keeps its amount in the member that its type names.
 	auditCredits = `SELECT account, customer, "grant", id, currency, amount,
-  CASE WHEN coalesce(raw->>'id' = id, true) AND coalesce(raw->>'credit_grant' = "grant", true)
-    AND coalesce(raw#>>'{credit,amount,monetary,value}' = amount::text, true)
-    AND coalesce(raw#>>'{debit,amount,monetary,value}' = (-amount::numeric)::text, true)
-    AND coalesce(raw#>>'{credit,amount,monetary,currency}' = currency, true)
-    AND coalesce(raw#>>'{debit,amount,monetary,currency}' = currency, true) THEN '' ELSE raw::text END
+  CASE WHEN raw->>'object' = 'billing.credit_balance_transaction' AND raw->>'id' = id AND raw->>'credit_grant' = "grant"
+    AND raw->>'type' = type
+    AND CASE type
+      WHEN 'credit' THEN raw#>>'{credit,type}' = credit_type AND debit_type IS NULL
+        AND raw#>>'{credit,amount,type}' = 'monetary' AND raw#>>'{credit,amount,monetary,value}' = amount::text
+        AND raw#>>'{credit,amount,monetary,currency}' = currency
+        AND raw#>>'{credit,credits_application_invoice_voided,invoice}' IS NOT DISTINCT FROM invoice
+        AND raw#>>'{credit,credits_application_invoice_voided,invoice_line_item}' IS NOT DISTINCT FROM invoice_line_item
+      WHEN 'debit' THEN raw#>>'{debit,type}' = debit_type AND credit_type IS NULL
+        AND raw#>>'{debit,amount,type}' = 'monetary' AND raw#>>'{debit,amount,monetary,value}' = (-amount::numeric)::text
+        AND raw#>>'{debit,amount,monetary,currency}' = currency
+        AND raw#>>'{debit,credits_applied,invoice}' IS NOT DISTINCT FROM invoice
+        AND raw#>>'{debit,credits_applied,invoice_line_item}' IS NOT DISTINCT FROM invoice_line_item
+      END
+    AND (raw->>'effective_at') || '.000000' = extract(epoch FROM effective_at)::text
+    AND (raw->>'created') || '.000000' = extract(epoch FROM created)::text AND raw->>'livemode' = livemode::text
+    AND raw->>'test_clock' IS NOT DISTINCT FROM test_clock
+  THEN '' ELSE jsonb_build_object('Raw', raw::text, 'Type', type, 'CreditType', credit_type, 'DebitType', debit_type, 'Invoice', invoice,
+    'InvoiceLineItem', invoice_line_item, 'EffectiveAt', effective_at, 'Created', created, 'Livemode', livemode::text,
+    'TestClock', test_clock)::text END
 FROM creditmirror.credit_balance_transactions
 WHERE (account, customer) >= ($1, $2) AND (account, customer) < ($3, $4) ORDER BY account, customer, "grant"`
 
@@ -267,20 +309,22 @@ func (a *audit) Range(ctx context.Context, i int, fn func(mirror.AuditLedgers) e
 	return fn(mirror.AuditLedgers{
 		Placed:   auditRows(r, declarePlaced, fetchPlaced, closePlaced, scanAuditTransaction),
 		Unplaced: auditRows(r, declareUnplaced, fetchUnplaced, closeUnplaced, scanAuditTransaction),
-		Customers: auditRows(r, declareCustomers, fetchCustomers, closeCustomers, func(row pgx.Rows, c *mirror.AuditCustomer) error {
-			return row.Scan(&c.Account, &c.Customer, &c.Balance, &c.Currency, &c.InvoiceCreditBalance, &c.Deleted, &c.Raw)
+		Customers: auditRows(r, declareCustomers, fetchCustomers, closeCustomers, func(row pgx.Row, c *mirror.AuditCustomer) error {
+			err := row.Scan(&c.Account, &c.Customer, &c.Balance, &c.Currency, &c.InvoiceCreditBalance, &c.Deleted, &c.Raw)
+			return differing(err, &c.AuditJSON, c)
 		}),
 		Balances: auditRows(r, declareBalances, fetchBalances, closeBalances, scanAuditBalance),
 		Grants:   auditRows(r, declareGrants, fetchGrants, closeGrants, scanAuditGrant),
-		Credits: auditRows(r, declareCredits, fetchCredits, closeCredits, func(row pgx.Rows, c *mirror.AuditCredit) error {
-			return row.Scan(&c.Account, &c.Customer, &c.Grant, &c.ID, &c.Currency, &c.Amount, &c.Raw)
+		Credits: auditRows(r, declareCredits, fetchCredits, closeCredits, func(row pgx.Row, c *mirror.AuditCredit) error {
+			err := row.Scan(&c.Account, &c.Customer, &c.Grant, &c.ID, &c.Currency, &c.Amount, &c.Raw)
+			return differing(err, &c.AuditJSON, c)
 		}),
 		Summaries: auditRows(r, declareSummaries, fetchSummaries, closeSummaries, scanAuditBalance),
-		States: auditRows(r, declareStates, fetchStates, closeStates, func(row pgx.Rows, s *mirror.AuditState) error {
+		States: auditRows(r, declareStates, fetchStates, closeStates, func(row pgx.Row, s *mirror.AuditState) error {
 			return row.Scan(&s.Account, &s.Customer, (*string)(&s.Scope), &s.Epoch, &s.AppliedEpoch, &s.HistoryComplete, &s.WalkCursor, &s.Disproved)
 		}),
 		Grant: func(account, id string) (g mirror.AuditGrant, err error) {
-			err = conn.QueryRow(ctx, auditGrant, account, id).Scan(&g.Account, &g.Customer, &g.ID, &g.Currency, &g.Amount, &g.Raw)
+			err = scanAuditGrant(conn.QueryRow(ctx, auditGrant, account, id), &g)
 			return g, notFound(err)
 		},
 	})
@@ -327,7 +371,7 @@ type auditReader struct {
 }
 
 // auditRows streams the rows of a cursor, a batch at a time.
-func auditRows[Row any](r auditReader, declare, fetch, end string, scan func(pgx.Rows, *Row) error) iter.Seq2[Row, error] {
+func auditRows[Row any](r auditReader, declare, fetch, end string, scan func(pgx.Row, *Row) error) iter.Seq2[Row, error] {
 	return func(yield func(Row, error) bool) {
 		var none Row
 		if _, err := r.conn.Exec(r.ctx, declare, r.keys.from.Account, r.keys.from.Customer, r.keys.to.Account, r.keys.to.Customer); err != nil {
@@ -368,14 +412,27 @@ func auditRows[Row any](r auditReader, declare, fetch, end string, scan func(pgx
 	}
 }
 
-func scanAuditTransaction(row pgx.Rows, r *mirror.AuditTransaction) error {
-	return row.Scan(&r.Account, &r.Customer, &r.Currency, &r.ID, &r.Amount, &r.EndingBalance, &r.Created, &r.Position, &r.Raw)
+func scanAuditTransaction(row pgx.Row, r *mirror.AuditTransaction) error {
+	err := row.Scan(&r.Account, &r.Customer, &r.Currency, &r.ID, &r.Amount, &r.EndingBalance, (*optTime)(&r.Created), &r.Position, &r.Raw)
+	return differing(err, &r.AuditJSON, r)
 }
 
-func scanAuditBalance(row pgx.Rows, b *mirror.AuditBalance) error {
+func scanAuditBalance(row pgx.Row, b *mirror.AuditBalance) error {
 	return row.Scan(&b.Account, &b.Customer, &b.Currency, &b.Balance)
 }
 
-func scanAuditGrant(row pgx.Rows, g *mirror.AuditGrant) error {
-	return row.Scan(&g.Account, &g.Customer, &g.ID, &g.Currency, &g.Amount, &g.Raw)
+func scanAuditGrant(row pgx.Row, g *mirror.AuditGrant) error {
+	err := row.Scan(&g.Account, &g.Customer, &g.ID, &g.Currency, &g.Amount, &g.Raw)
+	return differing(err, &g.AuditJSON, g)
+}
+
+// differing ends the scan of a row. What came of one that differs is an object by
+// the names of its fields, the JSON among them; NULL leaves the empty text.
+func differing(err error, told *mirror.AuditJSON, row any) error {
+	text := told.Raw
+	*told = mirror.AuditJSON{Same: text == ""}
+	if err != nil || told.Same {
+		return err
+	}
+	return json.Unmarshal([]byte(text), row)
 }
