@@ -259,8 +259,9 @@ func TestF18_DeadlockIsRetried(t *testing.T) {
 	if err := errors.Join(unit("cus_A", "cus_B"), <-other); err != nil {
 		t.Fatal(err)
 	}
-	if n := tries.Load(); n != 3 {
-		t.Errorf("%d tries, want 3", n)
+	// One victim, or more where a busy server also lets a lock time out.
+	if n := tries.Load(); n < 3 {
+		t.Errorf("%d tries, want at least 3", n)
 	}
 	if n := sql.number(t, `SELECT sum(balance)::bigint FROM customers`); n != -42 {
 		t.Errorf("sum %d, want -42: every unit exactly once", n)
