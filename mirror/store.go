@@ -37,6 +37,7 @@ type Store interface {
 	DeadLetters
 	Progress
 	Findings
+	Notices
 	Comparer
 	FullReads
 	Reader

@@ -40,6 +40,7 @@ func Run(t *testing.T, open func(t *testing.T) mirror.Store) {
 		{"DeadLetters", letterCases()},
 		{"Progress", progressCases()},
 		{"Sweeps", sweepCases()},
+		{"Notices", noticeCases()},
 		{"Reader", readerCases()},
 		{"Fidelity", fidelityCases()},
 		{"Isolation", isolationCases()},
