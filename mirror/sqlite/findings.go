@@ -152,7 +152,8 @@ func scanFinding(rows *sql.Rows, more ...any) (f mirror.Finding, err error) {
 	var kind, scope string
 	err = rows.Scan(append([]any{
 		&f.ID, &kind, &f.Account, &f.Customer, &scope, &f.Currency, &f.Object, &f.Expected, &f.Actual, &f.Cause,
-		timeColumn{&f.FoundAt}, timeColumn{&f.RepairedAt},
+		timeColumn{&f.FoundAt},
+		timeColumn{&f.RepairedAt},
 	}, more...)...)
 	f.Kind, f.Scope = mirror.DriftKind(kind), mirror.Scope(scope)
 	return f, err
