@@ -21,6 +21,7 @@ import (
 
 	"github.com/creditmirror/creditmirror/config"
 	"github.com/creditmirror/creditmirror/mirror"
+	"github.com/creditmirror/creditmirror/notify"
 	"github.com/creditmirror/creditmirror/reconcile"
 	"github.com/creditmirror/creditmirror/stripeapi"
 	"github.com/creditmirror/creditmirror/webhook"
@@ -98,7 +99,9 @@ func (a *App) open(ctx context.Context) error {
 		a.pool = a.parts.pool(a.gate, a.o.Registry, a.log)
 	}
 	if a.has(config.RoleReconcile) {
-		a.runner = a.newRunner()
+		if a.runner, err = a.newRunner(); err != nil {
+			return err
+		}
 	}
 	if a.has(config.RoleWebhook) {
 		a.arrivals = newArrivals(a.parts.Store, a.log)
@@ -131,7 +134,11 @@ func (a *App) has(r config.Role) bool {
 	return false
 }
 
-func (a *App) newRunner() *reconcile.Runner {
+func (a *App) newRunner() (*reconcile.Runner, error) {
+	notifier, err := a.newNotifier()
+	if err != nil {
+		return nil, err
+	}
 	log := a.log.With(zap.String("component", "reconcile"))
 	events := reconcile.NewEventsSweep(a.parts.Stripe.For(stripeapi.PurposeEvents), a.parts.Store, a.parts.marks, reconcile.EventsOptions{
 		Inbox: a.inbox.on, Livemode: a.o.Config.Mode() == config.ModeLive, Repair: &a.o.Config.Repair, Log: log,
@@ -142,14 +149,34 @@ func (a *App) newRunner() *reconcile.Runner {
 		Gate: a.gate, EmbeddedRedis: a.o.Config.EmbeddedRedis(), EventsInterval: a.o.Config.EventsInterval,
 		Webhooks: len(a.o.Config.StripeWebhookSecrets) > 0,
 		Balances: a.parts.Balances(false, log), BalancesInterval: a.o.Config.BalancesInterval, Scrub: a.parts.Scrub(log), Registerer: a.o.Registry, Log: log,
+		Beside: notifier.Run,
+	}), nil
+}
+
+// newNotifier tells of drift where the configuration says so.
+func (a *App) newNotifier() (*notify.Notifier, error) {
+	cfg := a.o.Config
+	n, err := notify.New(a.parts.Store, notify.Options{
+		URL: cfg.NotifyURL.Reveal(), Secrets: reveal(cfg.NotifySecrets), Allow: cfg.NotifyAllow,
+		Agent: "creditmirror/" + a.o.Build.Version, Registerer: a.o.Registry, Log: a.log,
 	})
+	if err != nil {
+		return nil, fmt.Errorf("%s (%s): %w", config.VarNotifyURL, config.VarNotifyURL.Flag(), err)
+	}
+	return n, nil
+}
+
+// reveal returns the values of secrets, for who uses them.
+func reveal(secrets []config.Secret) []string {
+	values := make([]string, len(secrets))
+	for i, s := range secrets {
+		values[i] = s.Reveal()
+	}
+	return values
 }
 
 func (a *App) newReceiver() (*webhook.Receiver, error) {
-	secrets := make([]string, len(a.o.Config.StripeWebhookSecrets))
-	for i, s := range a.o.Config.StripeWebhookSecrets {
-		secrets[i] = s.Reveal()
-	}
+	secrets := reveal(a.o.Config.StripeWebhookSecrets)
 	return webhook.New(webhook.Options{
 		Verify: func(payload []byte, header http.Header, now time.Time) (time.Duration, string, error) {
 			_, skew, err := stripeapi.VerifySignature(payload, header, secrets, now)

@@ -57,9 +57,12 @@ type RunnerOptions struct {
 	Balances         *BalancesSweep
 	BalancesInterval time.Duration
 	Scrub            *Scrub
-	Registerer       prometheus.Registerer
-	Log              *zap.Logger
-	Now              func() time.Time
+	// Beside is run beside the sweeps while the lease is held. It must return soon
+	// after its context has ended, and may return before. Defaults to none.
+	Beside     func(ctx context.Context)
+	Registerer prometheus.Registerer
+	Log        *zap.Logger
+	Now        func() time.Time
 }
 
 // Runner runs the sweeps in one replica at a time.
@@ -194,6 +197,9 @@ func (r *Runner) lead(ctx context.Context, expires time.Time) {
 	var loops sync.WaitGroup
 	for _, loop := range []func(context.Context){r.eventsLoop, r.copyLoop, r.redisLoop, r.deadLetterLoop, r.pruneLoop, r.balancesLoop, r.scrubLoop, r.stallLoop} {
 		loops.Go(func() { loop(ctx) })
+	}
+	if r.o.Beside != nil {
+		loops.Go(func() { r.o.Beside(ctx) })
 	}
 	for pause(ctx, leaseTTL/3) == nil {
 		asked := r.o.Now()

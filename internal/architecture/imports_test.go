@@ -35,9 +35,10 @@ var allowed = map[string][]string{
 	"worker":            {"mirror", "queue", "stripeapi"},
 	"reconcile":         {"mirror", "stripeapi"},
 	"verify":            {"mirror"},
+	"notify":            {"mirror"},
 	"endpoint":          {"mirror", "stripeapi"}, // the webhook endpoint at Stripe: only a command needs it
 	"app": {
-		"api", "budget", "config", "mirror", "mirror/postgres", "mirror/sqlite", "queue",
+		"api", "budget", "config", "mirror", "mirror/postgres", "mirror/sqlite", "notify", "queue",
 		"reconcile", "redisconn", "stripeapi", "webhook", "worker",
 	},
 	"e2e":              {}, // tests only: the binary from outside
