@@ -24,6 +24,7 @@ import (
 	"github.com/creditmirror/creditmirror/notify"
 	"github.com/creditmirror/creditmirror/reconcile"
 	"github.com/creditmirror/creditmirror/stripeapi"
+	"github.com/creditmirror/creditmirror/tracing"
 	"github.com/creditmirror/creditmirror/webhook"
 	"github.com/creditmirror/creditmirror/worker"
 )
@@ -34,6 +35,8 @@ const (
 	// requestTimeout bounds how long a stop waits for requests: those of Stripe take
 	// 12 s at most.
 	requestTimeout = 13 * time.Second
+	// flushTimeout bounds the sending of the last spans.
+	flushTimeout = 3 * time.Second
 )
 
 // Options configure an App.
@@ -49,10 +52,11 @@ type Options struct {
 
 // App is one process: parts, roles and listeners.
 type App struct {
-	o     Options
-	parts *Parts
-	gate  *worker.Gate
-	log   *zap.Logger
+	o      Options
+	traces *tracing.Provider
+	parts  *Parts
+	gate   *worker.Gate
+	log    *zap.Logger
 
 	pool     *worker.Pool
 	runner   *reconcile.Runner
@@ -89,7 +93,10 @@ func New(ctx context.Context, o Options) (*App, error) {
 
 func (a *App) open(ctx context.Context) error {
 	var err error
-	if a.parts, err = OpenParts(ctx, a.o.Config, a.o.Registry, a.log); err != nil {
+	if a.traces, err = a.newTraces(); err != nil {
+		return err
+	}
+	if a.parts, err = openParts(ctx, a.o.Config, mirror.Store.Migrate, a.o.Registry, a.traces, a.log); err != nil {
 		return err
 	}
 	if a.inbox, err = newSwitchedInbox(ctx, a.parts, a.o.Config.Inbox, a.o.Registry, a.log); err != nil {
@@ -125,6 +132,23 @@ func (a *App) open(ctx context.Context) error {
 	return err
 }
 
+// newTraces makes where spans go, which is nowhere unless the configuration names a
+// collector.
+func (a *App) newTraces() (*tracing.Provider, error) {
+	cfg := a.o.Config.OTel
+	o := tracing.Options{
+		URL: cfg.TracesURL(), Headers: map[string]string{}, Service: cfg.ServiceName, Version: a.o.Build.Version, Attributes: map[string]string{},
+		Sampler: string(cfg.Sampler), Share: cfg.SamplerArg, Registerer: a.o.Registry, Log: a.log,
+	}
+	for _, h := range cfg.ExportHeaders() {
+		o.Headers[h.Name] = h.Value.Reveal()
+	}
+	for _, attribute := range cfg.Attributes {
+		o.Attributes[attribute.Key] = attribute.Value
+	}
+	return tracing.New(o)
+}
+
 func (a *App) has(r config.Role) bool {
 	for _, role := range a.o.Roles {
 		if role == r {
@@ -149,7 +173,7 @@ func (a *App) newRunner() (*reconcile.Runner, error) {
 		Gate: a.gate, EmbeddedRedis: a.o.Config.EmbeddedRedis(), EventsInterval: a.o.Config.EventsInterval,
 		Webhooks: len(a.o.Config.StripeWebhookSecrets) > 0,
 		Balances: a.parts.Balances(false, log), BalancesInterval: a.o.Config.BalancesInterval, Scrub: a.parts.Scrub(log), Registerer: a.o.Registry, Log: log,
-		Beside: notifier.Run,
+		Beside: notifier.Run, Tracer: a.traces.Tracer("reconcile"),
 	}), nil
 }
 
@@ -184,7 +208,7 @@ func (a *App) newReceiver() (*webhook.Receiver, error) {
 		},
 		Queue: a.parts.marks, Inbox: a.inbox, DeadLetters: a.parts.Store,
 		Livemode: takesMode(a.o.Config.Mode()), Accounts: a.seen.takes, Arrived: a.arrivals.arrived,
-		APIVersion: a.o.Config.StripeAPIVersion, Registerer: a.o.Registry, Log: a.log,
+		APIVersion: a.o.Config.StripeAPIVersion, Registerer: a.o.Registry, Log: a.log, Tracer: a.traces.Tracer("webhook"),
 	})
 }
 
@@ -377,5 +401,8 @@ func (a *App) close() error {
 	if a.parts != nil {
 		errs = append(errs, a.parts.Close())
 	}
+	flush, cancel := context.WithTimeout(context.Background(), flushTimeout)
+	defer cancel()
+	errs = append(errs, a.traces.Shutdown(flush))
 	return errors.Join(errs...)
 }

@@ -111,6 +111,9 @@ func New(store Store, o Options) (*Notifier, error) {
 	f.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "creditmirror_notifications_oldest_seconds", Help: "How long ago the opening or closing happened that waits longest to be told.",
 	}, n.age)
+	for _, outcome := range outcomes {
+		n.m.sent.WithLabelValues(outcome) // so that the first failure counts as an increase
+	}
 	if o.URL == "" {
 		return n, nil
 	}
@@ -126,9 +129,6 @@ func New(store Store, o Options) (*Notifier, error) {
 		if err := g.check(addr); err != nil {
 			return nil, fmt.Errorf("notify: %w", err)
 		}
-	}
-	for _, outcome := range outcomes {
-		n.m.sent.WithLabelValues(outcome) // so that the first failure counts as an increase
 	}
 	s := newSender(target, g, o.Secrets, o.Agent)
 	n.send, n.close = s.send, s.close

@@ -8,9 +8,11 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 
 	"github.com/creditmirror/creditmirror/mirror"
+	"github.com/creditmirror/creditmirror/tracing"
 )
 
 // intake makes events durable, many in one go. Whatever waits when a committer is
@@ -29,6 +31,7 @@ type intake struct {
 type pending struct {
 	event   mirror.Event
 	targets []mirror.Target
+	span    trace.Span
 	verdict chan verdict // has room for one: no committer waits for a caller
 	// gone: the caller has answered 503. The event need not be stored any more,
 	// though it does no harm.
@@ -50,8 +53,8 @@ var (
 // submit waits for the event's verdict, but no longer than the timeout. It does
 // not watch the request's context: the wait is short, and an event whose sender
 // hangs up is as good as any other.
-func (in *intake) submit(e mirror.Event, targets []mirror.Target) verdict {
-	p := &pending{event: e, targets: targets, verdict: make(chan verdict, 1)}
+func (in *intake) submit(e mirror.Event, targets []mirror.Target, span trace.Span) verdict {
+	p := &pending{event: e, targets: targets, span: span, verdict: make(chan verdict, 1)}
 	select {
 	case in.waiting <- p:
 	default:
@@ -193,6 +196,7 @@ func (in *intake) store(ctx context.Context, batch []*pending) (answers []answer
 		if err != nil {
 			return nil, verdict{answerInboxError, fmt.Errorf("record events: %w", err)}
 		}
+		reached(batch, "recorded in the inbox")
 	}
 
 	// Not only new events are marked: of a pending one nobody knows whether its
@@ -208,6 +212,7 @@ func (in *intake) store(ctx context.Context, batch []*pending) (answers []answer
 			m := Marking{Target: t, Event: eventRef(p.event)}
 			if _, ok := marked[m]; !ok {
 				marked[m] = len(markings)
+				m.Event.Trace = tracing.Traceparent(p.span) // of one delivery, if there are several
 				markings = append(markings, m)
 			}
 		}
@@ -221,6 +226,7 @@ func (in *intake) store(ctx context.Context, batch []*pending) (answers []answer
 		if err != nil {
 			return nil, verdict{answerQueueError, fmt.Errorf("mark targets: %w", err)}
 		}
+		reached(batch, "marked in the queue")
 	}
 
 	answers = make([]answer, len(batch))
