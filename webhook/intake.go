@@ -202,18 +202,19 @@ func (in *intake) store(ctx context.Context, batch []*pending) (answers []answer
 	// Not only new events are marked: of a pending one nobody knows whether its
 	// first mark arrived. And a delivery whose id was in the batch already, but
 	// with other content, gets its own targets marked all the same.
-	marked := make(map[Marking]int, len(batch)) // place in markings
+	marked := make(map[wish]int, len(batch)) // place in markings
 	var markings []Marking
 	for i, p := range batch {
 		if receipts[place[i]] == mirror.ReceiptApplied {
 			continue
 		}
 		for _, t := range p.targets {
-			m := Marking{Target: t, Event: eventRef(p.event)}
-			if _, ok := marked[m]; !ok {
-				marked[m] = len(markings)
-				m.Event.Trace = tracing.Traceparent(p.span) // of one delivery, if there are several
-				markings = append(markings, m)
+			key := wishOf(p.event, t)
+			if _, ok := marked[key]; !ok {
+				marked[key] = len(markings)
+				ref := p.event.Ref()
+				ref.Trace = tracing.Traceparent(p.span) // of one delivery, if there are several
+				markings = append(markings, Marking{Target: t, Event: ref})
 			}
 		}
 	}
@@ -237,7 +238,7 @@ func (in *intake) store(ctx context.Context, batch []*pending) (answers []answer
 		}
 		answers[i] = answerCoalesced
 		for _, t := range p.targets {
-			if !coalesced[marked[Marking{Target: t, Event: eventRef(p.event)}]] {
+			if !coalesced[marked[wishOf(p.event, t)]] {
 				answers[i] = answerQueued
 			}
 		}
@@ -245,8 +246,16 @@ func (in *intake) store(ctx context.Context, batch []*pending) (answers []answer
 	return answers, verdict{}
 }
 
-func eventRef(e mirror.Event) mirror.EventRef {
-	return mirror.EventRef{ID: e.ID, Created: e.Created, Object: e.Object, Type: e.Type}
+// wish is what makes two markings the same: all but the trace. (It is no larger
+// than what a map keeps in place.)
+type wish struct {
+	target           mirror.Target
+	id, object, kind string
+	created          time.Time
+}
+
+func wishOf(e mirror.Event, t mirror.Target) wish {
+	return wish{target: t, id: e.ID, object: e.Object, kind: e.Type, created: e.Created}
 }
 
 // panicked makes the verdict of a recovered panic. Only the runtime's own text is
