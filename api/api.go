@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/creditmirror/creditmirror/mirror"
+	"github.com/creditmirror/creditmirror/tracing"
+	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 	"golang.org/x/time/rate"
 )
@@ -62,6 +64,8 @@ type Options struct {
 	Stopping <-chan struct{}
 	// Log defaults to none.
 	Log *zap.Logger
+	// Tracer makes a span for each request with a key that is accepted. Defaults to none.
+	Tracer trace.Tracer
 	// Now defaults to time.Now; it decides which grants are effective or expired.
 	Now func() time.Time
 	// Timeout bounds the work on one request, without what Stripe takes. Defaults
@@ -76,7 +80,7 @@ func New(o Options) http.Handler {
 	}
 	h := &handler{
 		reader: o.Reader, keys: newKeyring(o.Keys), writes: o.Writes, syncs: o.Syncs, version: o.Version,
-		accounts: o.Accounts, emails: o.Emails, stopping: o.Stopping, log: o.Log, now: o.Now,
+		accounts: o.Accounts, emails: o.Emails, stopping: o.Stopping, log: o.Log, tracer: o.Tracer, now: o.Now,
 		timeout:  cmp.Or(o.Timeout, 10*time.Second),
 		refused:  rate.Sometimes{Interval: time.Second},
 		limited:  rate.Sometimes{Interval: time.Minute},
@@ -101,6 +105,7 @@ type handler struct {
 	emails   bool
 	stopping <-chan struct{}
 	log      *zap.Logger
+	tracer   trace.Tracer
 	now      func() time.Time
 	timeout  time.Duration
 	// refused keeps a flood of wrong keys from becoming a flood of log lines.
@@ -168,7 +173,8 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method == http.MethodPost {
 		header.Set(headerWrite, outcomeNotDone) // until it is sent on
 	}
-	out, err := h.answer(r, header, log)
+	span := tracing.Off
+	out, err := h.answer(r, header, log, &span)
 	if err != nil {
 		e := h.classify(r, header, err, log)
 		out = response{status: e.status, body: e.envelope()}
@@ -184,6 +190,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if out.status == http.StatusNotModified {
 		header.Del("Content-Length")
 	}
+	endSpan(span, out.status, requestID)
 	w.WriteHeader(out.status)
 	// A caller that went away is no concern of ours.
 	_, _ = w.Write(out.body)
@@ -207,7 +214,9 @@ func (h *handler) classify(r *http.Request, header http.Header, err error, log *
 	return errUnavailable()
 }
 
-func (h *handler) answer(r *http.Request, header http.Header, log *zap.Logger) (out response, err error) {
+// answer takes a request through its steps. Once it is known what is asked, by
+// whom, span is the one that it runs in.
+func (h *handler) answer(r *http.Request, header http.Header, log *zap.Logger, span *trace.Span) (out response, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
@@ -229,6 +238,7 @@ func (h *handler) answer(r *http.Request, header http.Header, log *zap.Logger) (
 	if err != nil {
 		return response{}, err
 	}
+	r, *span = h.span(r, rt, account)
 	c := &call{reader: h.reader, account: account, ids: ids, now: h.now(), emails: h.emails, stopping: h.stopping, log: log}
 	if rt.write != nil {
 		if out, err = h.write(r, header, rt, c); err == nil {

@@ -29,13 +29,13 @@ func (a *App) newAPI() {
 	stopping := make(chan struct{})
 	o := api.Options{
 		Reader: a.parts.Store, Keys: keys, Version: cfg.StripeAPIVersion, Accounts: a.mirrored(),
-		Emails: cfg.CustomerFields == config.CustomerFieldsFull, Stopping: stopping, Log: log,
+		Emails: cfg.CustomerFields == config.CustomerFieldsFull, Stopping: stopping, Log: log, Tracer: a.traces.Tracer("api"),
 	}
 	writes := slices.ContainsFunc(cfg.APIKeys, func(k config.APIKey) bool { return k.Write })
 	switch {
 	case a.parts.Stripe != nil:
 		client := a.parts.Stripe.For(stripeapi.PurposeAPI)
-		d := &onDemand{syncer: worker.NewSyncer(client, a.parts.Store, a.parts.marks, worker.SyncOptions{Log: log}), gate: a.gate}
+		d := &onDemand{syncer: worker.NewSyncer(client, a.parts.Store, a.parts.marks, worker.SyncOptions{Log: log, Tracer: a.traces.Tracer("worker")}), gate: a.gate}
 		o.Syncs = api.NewSyncs(d.sync, a.parts.Store.ObservedAt)
 		if writes {
 			o.Writes = &api.Writes{

@@ -21,8 +21,10 @@ import (
 
 	"github.com/creditmirror/creditmirror/config"
 	"github.com/creditmirror/creditmirror/mirror"
+	"github.com/creditmirror/creditmirror/notify"
 	"github.com/creditmirror/creditmirror/reconcile"
 	"github.com/creditmirror/creditmirror/stripeapi"
+	"github.com/creditmirror/creditmirror/tracing"
 	"github.com/creditmirror/creditmirror/webhook"
 	"github.com/creditmirror/creditmirror/worker"
 )
@@ -33,6 +35,8 @@ const (
 	// requestTimeout bounds how long a stop waits for requests: those of Stripe take
 	// 12 s at most.
 	requestTimeout = 13 * time.Second
+	// flushTimeout bounds the sending of the last spans.
+	flushTimeout = 3 * time.Second
 )
 
 // Options configure an App.
@@ -48,10 +52,11 @@ type Options struct {
 
 // App is one process: parts, roles and listeners.
 type App struct {
-	o     Options
-	parts *Parts
-	gate  *worker.Gate
-	log   *zap.Logger
+	o      Options
+	traces *tracing.Provider
+	parts  *Parts
+	gate   *worker.Gate
+	log    *zap.Logger
 
 	pool     *worker.Pool
 	runner   *reconcile.Runner
@@ -88,7 +93,10 @@ func New(ctx context.Context, o Options) (*App, error) {
 
 func (a *App) open(ctx context.Context) error {
 	var err error
-	if a.parts, err = OpenParts(ctx, a.o.Config, a.o.Registry, a.log); err != nil {
+	if a.traces, err = a.newTraces(); err != nil {
+		return err
+	}
+	if a.parts, err = openParts(ctx, a.o.Config, mirror.Store.Migrate, a.o.Registry, a.traces, a.log); err != nil {
 		return err
 	}
 	if a.inbox, err = newSwitchedInbox(ctx, a.parts, a.o.Config.Inbox, a.o.Registry, a.log); err != nil {
@@ -98,7 +106,9 @@ func (a *App) open(ctx context.Context) error {
 		a.pool = a.parts.pool(a.gate, a.o.Registry, a.log)
 	}
 	if a.has(config.RoleReconcile) {
-		a.runner = a.newRunner()
+		if a.runner, err = a.newRunner(); err != nil {
+			return err
+		}
 	}
 	if a.has(config.RoleWebhook) {
 		a.arrivals = newArrivals(a.parts.Store, a.log)
@@ -122,6 +132,23 @@ func (a *App) open(ctx context.Context) error {
 	return err
 }
 
+// newTraces makes where spans go, which is nowhere unless the configuration names a
+// collector.
+func (a *App) newTraces() (*tracing.Provider, error) {
+	cfg := a.o.Config.OTel
+	o := tracing.Options{
+		URL: cfg.TracesURL(), Headers: map[string]string{}, Service: cfg.ServiceName, Version: a.o.Build.Version, Attributes: map[string]string{},
+		Sampler: string(cfg.Sampler), Share: cfg.SamplerArg, Registerer: a.o.Registry, Log: a.log,
+	}
+	for _, h := range cfg.ExportHeaders() {
+		o.Headers[h.Name] = h.Value.Reveal()
+	}
+	for _, attribute := range cfg.Attributes {
+		o.Attributes[attribute.Key] = attribute.Value
+	}
+	return tracing.New(o)
+}
+
 func (a *App) has(r config.Role) bool {
 	for _, role := range a.o.Roles {
 		if role == r {
@@ -131,7 +158,11 @@ func (a *App) has(r config.Role) bool {
 	return false
 }
 
-func (a *App) newRunner() *reconcile.Runner {
+func (a *App) newRunner() (*reconcile.Runner, error) {
+	notifier, err := a.newNotifier()
+	if err != nil {
+		return nil, err
+	}
 	log := a.log.With(zap.String("component", "reconcile"))
 	events := reconcile.NewEventsSweep(a.parts.Stripe.For(stripeapi.PurposeEvents), a.parts.Store, a.parts.marks, reconcile.EventsOptions{
 		Inbox: a.inbox.on, Livemode: a.o.Config.Mode() == config.ModeLive, Repair: &a.o.Config.Repair, Log: log,
@@ -142,14 +173,34 @@ func (a *App) newRunner() *reconcile.Runner {
 		Gate: a.gate, EmbeddedRedis: a.o.Config.EmbeddedRedis(), EventsInterval: a.o.Config.EventsInterval,
 		Webhooks: len(a.o.Config.StripeWebhookSecrets) > 0,
 		Balances: a.parts.Balances(false, log), BalancesInterval: a.o.Config.BalancesInterval, Scrub: a.parts.Scrub(log), Registerer: a.o.Registry, Log: log,
+		Beside: notifier.Run, Tracer: a.traces.Tracer("reconcile"),
+	}), nil
+}
+
+// newNotifier tells of drift where the configuration says so.
+func (a *App) newNotifier() (*notify.Notifier, error) {
+	cfg := a.o.Config
+	n, err := notify.New(a.parts.Store, notify.Options{
+		URL: cfg.NotifyURL.Reveal(), Secrets: reveal(cfg.NotifySecrets), Allow: cfg.NotifyAllow,
+		Agent: "creditmirror/" + a.o.Build.Version, Registerer: a.o.Registry, Log: a.log,
 	})
+	if err != nil {
+		return nil, fmt.Errorf("%s (%s): %w", config.VarNotifyURL, config.VarNotifyURL.Flag(), err)
+	}
+	return n, nil
+}
+
+// reveal returns the values of secrets, for who uses them.
+func reveal(secrets []config.Secret) []string {
+	values := make([]string, len(secrets))
+	for i, s := range secrets {
+		values[i] = s.Reveal()
+	}
+	return values
 }
 
 func (a *App) newReceiver() (*webhook.Receiver, error) {
-	secrets := make([]string, len(a.o.Config.StripeWebhookSecrets))
-	for i, s := range a.o.Config.StripeWebhookSecrets {
-		secrets[i] = s.Reveal()
-	}
+	secrets := reveal(a.o.Config.StripeWebhookSecrets)
 	return webhook.New(webhook.Options{
 		Verify: func(payload []byte, header http.Header, now time.Time) (time.Duration, string, error) {
 			_, skew, err := stripeapi.VerifySignature(payload, header, secrets, now)
@@ -157,7 +208,7 @@ func (a *App) newReceiver() (*webhook.Receiver, error) {
 		},
 		Queue: a.parts.marks, Inbox: a.inbox, DeadLetters: a.parts.Store,
 		Livemode: takesMode(a.o.Config.Mode()), Accounts: a.seen.takes, Arrived: a.arrivals.arrived,
-		APIVersion: a.o.Config.StripeAPIVersion, Registerer: a.o.Registry, Log: a.log,
+		APIVersion: a.o.Config.StripeAPIVersion, Registerer: a.o.Registry, Log: a.log, Tracer: a.traces.Tracer("webhook"),
 	})
 }
 
@@ -350,5 +401,8 @@ func (a *App) close() error {
 	if a.parts != nil {
 		errs = append(errs, a.parts.Close())
 	}
+	flush, cancel := context.WithTimeout(context.Background(), flushTimeout)
+	defer cancel()
+	errs = append(errs, a.traces.Shutdown(flush))
 	return errors.Join(errs...)
 }

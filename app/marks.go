@@ -55,7 +55,7 @@ func (m *marks) Mark(ctx context.Context, markings []webhook.Marking) ([]bool, e
 		if err := m.remember(ctx, w.Target.Account); err != nil {
 			return nil, err
 		}
-		batch[i] = queue.Mark{Key: w.Target.Key(), Class: queue.Live, Ref: w.Event.String()}
+		batch[i] = queue.Mark{Key: w.Target.Key(), Class: queue.Live, Ref: refOf(w.Event)}
 	}
 	outcomes, err := m.queue.Mark(ctx, batch)
 	if err != nil {
@@ -68,6 +68,17 @@ func (m *marks) Mark(ctx context.Context, markings []webhook.Marking) ([]bool, e
 	return coalesced, nil
 }
 
+// refOf is an event as the queue carries it. A trace that makes it too long is left
+// out: the queue would leave out all of it.
+func refOf(e mirror.EventRef) string {
+	text := e.String()
+	if len(text) > queue.MaxRef {
+		e.Trace = ""
+		text = e.String()
+	}
+	return text
+}
+
 // MarkTargets is the worker's: every event asks for every target.
 func (m *marks) MarkTargets(ctx context.Context, targets []mirror.Target, refs []mirror.EventRef) error {
 	batch := make([]queue.Mark, 0, len(targets)*max(len(refs), 1))
@@ -76,7 +87,7 @@ func (m *marks) MarkTargets(ctx context.Context, targets []mirror.Target, refs [
 			batch = append(batch, queue.Mark{Key: t.Key(), Class: queue.Live})
 		}
 		for _, r := range refs {
-			batch = append(batch, queue.Mark{Key: t.Key(), Class: queue.Live, Ref: r.String()})
+			batch = append(batch, queue.Mark{Key: t.Key(), Class: queue.Live, Ref: refOf(r)})
 		}
 	}
 	return m.mark(ctx, batch)
@@ -86,7 +97,7 @@ func (m *marks) MarkTargets(ctx context.Context, targets []mirror.Target, refs [
 func (m *marks) MarkLive(ctx context.Context, list []reconcile.Mark) error {
 	batch := make([]queue.Mark, len(list))
 	for i, l := range list {
-		batch[i] = queue.Mark{Key: l.Target.Key(), Class: queue.Live, Ref: l.Event.String()}
+		batch[i] = queue.Mark{Key: l.Target.Key(), Class: queue.Live, Ref: refOf(l.Event)}
 	}
 	return m.mark(ctx, batch)
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/creditmirror/creditmirror/reconcile"
 	"github.com/creditmirror/creditmirror/redisconn"
 	"github.com/creditmirror/creditmirror/stripeapi"
+	"github.com/creditmirror/creditmirror/tracing"
 	"github.com/creditmirror/creditmirror/worker"
 )
 
@@ -48,6 +49,7 @@ type Parts struct {
 	Stripe *stripeapi.Client
 
 	marks    *marks
+	traces   *tracing.Provider
 	cleanups []cleanup
 }
 
@@ -66,17 +68,18 @@ var ErrEvicts = errors.New("redis may evict keys")
 
 // OpenParts opens them all and brings the database's schema up to date.
 func OpenParts(ctx context.Context, cfg config.Config, registry prometheus.Registerer, log *zap.Logger) (*Parts, error) {
-	return openParts(ctx, cfg, mirror.Store.Migrate, registry, log)
+	return openParts(ctx, cfg, mirror.Store.Migrate, registry, nil, log)
 }
 
 // OpenPartsToLook opens them for a command that only looks: a schema that does not
 // fit is an error, and nothing is changed.
 func OpenPartsToLook(ctx context.Context, cfg config.Config) (*Parts, error) {
-	return openParts(ctx, cfg, mirror.Store.CheckSchema, prometheus.NewRegistry(), zap.NewNop())
+	return openParts(ctx, cfg, mirror.Store.CheckSchema, prometheus.NewRegistry(), nil, zap.NewNop())
 }
 
-func openParts(ctx context.Context, cfg config.Config, schema func(mirror.Store, context.Context) error, registry prometheus.Registerer, log *zap.Logger) (*Parts, error) {
-	p := &Parts{Config: cfg}
+// openParts opens them; traces says where their spans go, nil: nowhere.
+func openParts(ctx context.Context, cfg config.Config, schema func(mirror.Store, context.Context) error, registry prometheus.Registerer, traces *tracing.Provider, log *zap.Logger) (*Parts, error) {
+	p := &Parts{Config: cfg, traces: traces}
 	err := p.open(ctx, schema, registry, log)
 	if err != nil {
 		return nil, errors.Join(err, p.Close())
@@ -119,7 +122,7 @@ func (p *Parts) open(ctx context.Context, schema func(mirror.Store, context.Cont
 	}
 	p.Stripe, err = stripeapi.New(stripeapi.Options{
 		Key: cfg.StripeAPIKey.Reveal(), Base: cfg.StripeAPIBase, Version: cfg.StripeAPIVersion,
-		Limiter: limiter{p.Budget}, Registerer: registry, Log: log,
+		Limiter: limiter{p.Budget}, Registerer: registry, Log: log, Tracer: p.traces.Tracer("stripeapi"),
 		FullCustomers: cfg.CustomerFields == config.CustomerFieldsFull,
 	})
 	if err != nil {
@@ -194,7 +197,7 @@ func (p *Parts) Work(ctx context.Context, log *zap.Logger) error {
 func (p *Parts) pool(gate *worker.Gate, registry prometheus.Registerer, log *zap.Logger) *worker.Pool {
 	log = log.With(zap.String("component", "worker"))
 	syncer := func(purpose string) *worker.Syncer {
-		return worker.NewSyncer(p.Stripe.For(purpose), p.Store, p.marks, worker.SyncOptions{Log: log})
+		return worker.NewSyncer(p.Stripe.For(purpose), p.Store, p.marks, worker.SyncOptions{Log: log, Tracer: p.traces.Tracer("worker")})
 	}
 	return worker.NewPool(p.Queue, syncer(stripeapi.PurposeLive), syncer(stripeapi.PurposeBackfill), p.Store, gate, worker.Options{
 		Workers: p.Config.Workers, MaxAttempts: p.Config.MaxAttempts, Registerer: registry, Log: log,

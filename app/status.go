@@ -6,6 +6,7 @@ import (
 
 	"github.com/creditmirror/creditmirror/budget"
 	"github.com/creditmirror/creditmirror/mirror"
+	"github.com/creditmirror/creditmirror/notify"
 	"github.com/creditmirror/creditmirror/queue"
 	"github.com/creditmirror/creditmirror/reconcile"
 	"github.com/creditmirror/creditmirror/worker"
@@ -138,7 +139,7 @@ func (p *Parts) Status(ctx context.Context, gate *worker.Gate) (Status, error) {
 		return s, err
 	}
 	for _, w := range sweeps {
-		if !reconcile.IsWebhookRow(w.Name) {
+		if !reconcile.IsWebhookRow(w.Name) && !notify.IsStateRow(w.Name) {
 			addSweep(s.Sweeps, w)
 		}
 	}

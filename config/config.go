@@ -1,6 +1,8 @@
 package config
 
 import (
+	"net/netip"
+	"slices"
 	"strings"
 	"time"
 )
@@ -59,6 +61,17 @@ type Config struct {
 	LogLevel LogLevel
 	// MaxAttempts is the number of attempts before a dead letter.
 	MaxAttempts int
+
+	// NotifyURL is where drift is told of, unset for nowhere. Its path and query may
+	// hold a token.
+	NotifyURL Secret
+	// NotifySecrets sign what is told; each makes a signature of its own.
+	NotifySecrets []Secret
+	// NotifyAllow are networks that NotifyURL may lie in although they are not public.
+	NotifyAllow Networks
+
+	// OTel is where traces go, if anywhere.
+	OTel OTel
 }
 
 // Mode is one of Stripe's two worlds, which never mix.
@@ -117,6 +130,21 @@ func (a Accounts) String() string {
 	}
 	return strings.Join(a.IDs, ",")
 }
+
+// Networks are prefixes of addresses.
+type Networks []netip.Prefix
+
+// String returns the networks as they are configured.
+func (n Networks) String() string {
+	texts := make([]string, len(n))
+	for i, p := range n {
+		texts[i] = p.String()
+	}
+	return strings.Join(texts, ",")
+}
+
+// Equal tells whether both are the same networks in the same order.
+func (n Networks) Equal(other Networks) bool { return slices.Equal(n, other) }
 
 // APIKey is one key of the API and console.
 type APIKey struct {

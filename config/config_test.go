@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -50,9 +51,13 @@ func TestDefaults(t *testing.T) {
 		StripeRPS: 20, StripeEndpointRPS: 20, Workers: 16,
 		EventsInterval: time.Minute, BalancesInterval: time.Hour, ScrubPeriod: 720 * time.Hour,
 		Repair: true, CustomerFields: CustomerFieldsCredit, LogLevel: LogInfo, MaxAttempts: 12,
+		OTel: OTel{Exporter: "otlp", Protocol: "http/json", ServiceName: "creditmirror", Sampler: SamplerParentBasedOn, SamplerArg: 1},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Fatal(diff)
+	}
+	if got.OTel.TracesURL() != "" {
+		t.Fatalf("traces go to %s", got.OTel.TracesURL())
 	}
 	if path, ok := got.SQLitePath(); !ok || path != "creditmirror.db" || !got.EmbeddedRedis() || got.Mode() != ModeUnknown {
 		t.Fatalf("path %q %v, embedded %v, mode %q", path, ok, got.EmbeddedRedis(), got.Mode())
@@ -72,6 +77,13 @@ func TestEverythingSet(t *testing.T) {
 		"CREDITMIRROR_STRIPE_ENDPOINT_RPS=150.5", "CREDITMIRROR_WORKERS=1024", "CREDITMIRROR_EVENTS_INTERVAL=1s",
 		"CREDITMIRROR_BALANCES_INTERVAL=10s", "CREDITMIRROR_SCRUB_PERIOD=1m", "CREDITMIRROR_REPAIR=false",
 		"CREDITMIRROR_CUSTOMER_FIELDS=full", "CREDITMIRROR_LOG_LEVEL=debug", "CREDITMIRROR_MAX_ATTEMPTS=100",
+		"CREDITMIRROR_NOTIFY_URL=https://[2001:db8::1]:8443/token?a=b", "CREDITMIRROR_NOTIFY_SECRET=" + apiKey + "0123, " + apiKey + "4567",
+		"CREDITMIRROR_NOTIFY_ALLOW=10.0.0.0/8, 2001:db8::1",
+		"OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318/base/", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=https://traces.example/v1/traces",
+		"OTEL_EXPORTER_OTLP_HEADERS=a=b", "OTEL_EXPORTER_OTLP_TRACES_HEADERS= authorization = Basic%20abc%3D , x-team=y",
+		"OTEL_EXPORTER_OTLP_PROTOCOL=grpc", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL=http/json",
+		"OTEL_RESOURCE_ATTRIBUTES=service.name=ours,deployment.environment.name=a%2Cb", "OTEL_TRACES_EXPORTER=otlp",
+		"OTEL_TRACES_SAMPLER=traceidratio", "OTEL_TRACES_SAMPLER_ARG=0.25", "OTEL_SDK_DISABLED=false",
 	}, AllRoles())
 	if err != nil {
 		t.Fatal(err)
@@ -94,6 +106,14 @@ func TestEverythingSet(t *testing.T) {
 		StripeRPS: 80, StripeEndpointRPS: 150.5, Workers: 1024,
 		EventsInterval: time.Second, BalancesInterval: 10 * time.Second, ScrubPeriod: time.Minute,
 		CustomerFields: CustomerFieldsFull, LogLevel: LogDebug, MaxAttempts: 100,
+		NotifyURL: NewSecret("https://[2001:db8::1]:8443/token?a=b"), NotifySecrets: []Secret{NewSecret(apiKey + "0123"), NewSecret(apiKey + "4567")},
+		NotifyAllow: Networks{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("2001:db8::1/128")},
+		OTel: OTel{
+			Exporter: "otlp", Endpoint: "http://collector:4318/base/", TracesEndpoint: "https://traces.example/v1/traces",
+			Headers: []Header{{"a", NewSecret("b")}}, TracesHeaders: []Header{{"authorization", NewSecret("Basic abc=")}, {"x-team", NewSecret("y")}},
+			Protocol: "grpc", TracesProtocol: "http/json", ServiceName: "ours",
+			Attributes: []Attribute{{"deployment.environment.name", "a,b"}}, Sampler: SamplerRatio, SamplerArg: 0.25,
+		},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Fatal(diff)
@@ -106,6 +126,9 @@ func TestEverythingSet(t *testing.T) {
 	for _, s := range got.Effective() {
 		effective[s.Name] = s.Value
 	}
+	if url, headers := got.OTel.TracesURL(), got.OTel.ExportHeaders(); url != "https://traces.example/v1/traces" || headers[0].Name != "authorization" {
+		t.Fatalf("traces go to %s with %+v", url, headers)
+	}
 	wantEffective := map[string]string{
 		"STRIPE_API_KEY": "set", "STRIPE_WEBHOOK_SECRET": "set", "STRIPE_API_BASE": "http://127.0.0.1:12111",
 		"STRIPE_API_VERSION": "2025-02-24.acacia", "STRIPE_ACCOUNTS": "acct_1,acct_2",
@@ -116,6 +139,13 @@ func TestEverythingSet(t *testing.T) {
 		"CREDITMIRROR_WORKERS": "1024", "CREDITMIRROR_EVENTS_INTERVAL": "1s", "CREDITMIRROR_BALANCES_INTERVAL": "10s",
 		"CREDITMIRROR_SCRUB_PERIOD": "1m0s", "CREDITMIRROR_REPAIR": "false", "CREDITMIRROR_CUSTOMER_FIELDS": "full",
 		"CREDITMIRROR_LOG_LEVEL": "debug", "CREDITMIRROR_MAX_ATTEMPTS": "100",
+		"CREDITMIRROR_NOTIFY_URL": "https://[2001:db8::1]:8443/[redacted]", "CREDITMIRROR_NOTIFY_SECRET": "set",
+		"CREDITMIRROR_NOTIFY_ALLOW":   "10.0.0.0/8,2001:db8::1/128",
+		"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318/base/", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "https://traces.example/v1/traces",
+		"OTEL_EXPORTER_OTLP_HEADERS": "set", "OTEL_EXPORTER_OTLP_TRACES_HEADERS": "set",
+		"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/json",
+		"OTEL_SERVICE_NAME": "ours", "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=a%2Cb", "OTEL_TRACES_EXPORTER": "otlp",
+		"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.25", "OTEL_SDK_DISABLED": "false",
 	}
 	if diff := cmp.Diff(wantEffective, effective); diff != "" {
 		t.Fatal(diff)
@@ -130,7 +160,7 @@ func TestEffectiveUnset(t *testing.T) {
 	}
 	for _, s := range cfg.Effective() {
 		switch Var(s.Name) {
-		case VarStripeAPIKey, VarStripeWebhookSecret, VarAPIKeys:
+		case VarStripeAPIKey, VarStripeWebhookSecret, VarAPIKeys, VarNotifyURL, VarNotifySecret, VarOTLPHeaders:
 			if s.Value != "unset" {
 				t.Errorf("%+v", s)
 			}

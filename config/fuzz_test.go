@@ -104,6 +104,8 @@ func FuzzLoad(f *testing.F) {
 		if cfg.Workers < 1 || cfg.MaxAttempts < 1 || !(cfg.StripeRPS > 0) || !(cfg.EndpointRPS() > 0) || cfg.EventsInterval < minEventsInterval ||
 			cfg.BalancesInterval < minBalancesInterval || cfg.ScrubPeriod < minScrubPeriod || !cfg.DatabaseURL.IsSet() ||
 			len(cfg.APIKeys) == 0 && !isLoopback(addrHost(cfg.APIAddr)) || cfg.EmbeddedRedis() && cfg.Inbox == InboxOff ||
+			cfg.NotifyURL.IsSet() != (len(cfg.NotifySecrets) > 0) || cfg.OTel.TracesURL() != "" && cfg.OTel.Protocol+cfg.OTel.TracesProtocol == "grpc" ||
+			strings.HasPrefix(cfg.NotifyURL.Reveal(), "http:") && len(cfg.NotifyAllow) == 0 || !(cfg.OTel.SamplerArg >= 0 && cfg.OTel.SamplerArg <= 1) ||
 			cfg.StripeAPIKey.IsSet() && cfg.Mode() == ModeUnknown || cfg.Validate(roles) != nil {
 			t.Fatalf("accepted %+v", cfg)
 		}

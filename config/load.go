@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -123,6 +124,7 @@ func (l *loader) derive() {
 			l.cfg.StripeRPS = defaultLiveRPS
 		}
 	}
+	l.cfg.OTel.derive()
 }
 
 // Calls per second where CREDITMIRROR_STRIPE_RPS is not set: a part of Stripe's
@@ -163,6 +165,18 @@ func (l *loader) contradictions() {
 				refuse(b.v, "takes the same port as "+string(a.v)+"; give each listener its own")
 			}
 		}
+	}
+	switch set := c.NotifyURL.IsSet(); {
+	case set && len(c.NotifySecrets) == 0:
+		refuse(VarNotifySecret, "is required by CREDITMIRROR_NOTIFY_URL; make one with: openssl rand -hex 32", VarNotifyURL)
+	case set && strings.HasPrefix(c.NotifyURL.Reveal(), "http:") && !slices.ContainsFunc(c.NotifyAllow, func(p netip.Prefix) bool { return p.Addr().IsLoopback() }):
+		refuse(VarNotifyAllow, "does not name this machine's own address, which the URL leads to; set it to 127.0.0.1, or use an https URL", VarNotifyURL)
+	case !set && (len(c.NotifySecrets) > 0 || len(c.NotifyAllow) > 0):
+		refuse(VarNotifyURL, "is not set, so that nothing is told; set it, or remove CREDITMIRROR_NOTIFY_SECRET and CREDITMIRROR_NOTIFY_ALLOW", VarNotifySecret, VarNotifyAllow)
+	}
+	if v, protocol := c.OTel.unspoken(); v != "" {
+		refuse(v, "is "+protocol+", but traces are sent by http/json alone; set it to http/json"+
+			", and the endpoint to where the collector takes OTLP over HTTP (port 4318 as a rule)")
 	}
 	if len(c.APIKeys) == 0 && !l.broken(VarAPIAddr) && !isLoopback(addrHost(c.APIAddr)) {
 		refuse(VarAPIAddr, "would open the API to the network without a key; set CREDITMIRROR_API_KEYS, or listen on 127.0.0.1", VarAPIKeys)

@@ -155,6 +155,48 @@ func parseAPIKeys(c *Config, value string, fail failFunc) {
 	}
 }
 
+// parseNotifySecrets takes the secrets that notifications are signed with.
+func parseNotifySecrets(c *Config, value string, fail failFunc) {
+	list := entries(value, fail)
+	for i, entry := range list {
+		switch {
+		case entry == "": // reported by entries
+		case strings.HasPrefix(entry, "sk_"), strings.HasPrefix(entry, "rk_"):
+			fail("has a Stripe key as entry number %d; make a secret with: openssl rand -hex 32", i+1)
+		case !isToken(entry):
+			fail("has an entry (number %d) with white space, quotes or other than visible ASCII characters; use letters and digits", i+1)
+		case len(entry) < minNotifySecret:
+			fail("has an entry (number %d) of fewer than %d characters; make one with: openssl rand -hex 32", i+1, minNotifySecret)
+		}
+		c.NotifySecrets = append(c.NotifySecrets, NewSecret(entry))
+	}
+	if len(list) > maxNotifySecrets {
+		fail("has more than %d entries; take the old ones out", maxNotifySecrets)
+	}
+}
+
+// parseNotifyAllow takes networks and single addresses.
+func parseNotifyAllow(c *Config, value string, fail failFunc) {
+	for _, entry := range entries(value, fail) {
+		if entry == "" {
+			continue // reported by entries
+		}
+		p, err := netip.ParsePrefix(entry)
+		if addr, addrErr := netip.ParseAddr(entry); addrErr == nil && addr.Zone() == "" {
+			p, err = netip.PrefixFrom(addr, addr.BitLen()), nil
+		}
+		switch {
+		case err != nil || p.Addr().Is4In6():
+			fail("names %s, not a network; give some such as 10.0.0.0/8, 127.0.0.1 or fd00::/8", quote(entry))
+		case p.Masked() != p:
+			fail("names %s, an address inside of a network; give %s, or the address alone", quote(entry), p.Masked())
+		case p.Addr().Is4() && p.Bits() < 8, p.Addr().Is6() && p.Bits() < 7:
+			fail("names %s, which is most of all addresses; give the networks that are meant", quote(entry))
+		}
+		c.NotifyAllow = append(c.NotifyAllow, p)
+	}
+}
+
 // integer parses a whole number within bounds.
 func integer(field func(*Config) *int, least, most int) func(*Config, string, failFunc) {
 	return func(c *Config, value string, fail failFunc) {

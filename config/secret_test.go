@@ -14,6 +14,7 @@ func TestSecretCannotBePrinted(t *testing.T) {
 	s := NewSecret(value)
 	cfg := Config{
 		StripeAPIKey: s, StripeWebhookSecrets: []Secret{s}, DatabaseURL: s, RedisURL: s, APIKeys: []APIKey{{Key: s, Write: true}},
+		NotifyURL: s, NotifySecrets: []Secret{s},
 	}
 	// What a careless struct of another package looks like: fmt does not call
 	// the methods of unexported fields.

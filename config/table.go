@@ -6,13 +6,15 @@ import (
 	"time"
 )
 
-// Least values, below which a setting only does harm.
+// Bounds beyond which a setting only does harm.
 const (
 	minEventsInterval   = time.Second
 	minBalancesInterval = 10 * time.Second
 	minScrubPeriod      = time.Minute
 	minAPIKeyLength     = 20 // characters of CREDITMIRROR_API_KEYS, without the prefix
 	minKeyRPS           = 0.01
+	minNotifySecret     = 24 // characters of each of CREDITMIRROR_NOTIFY_SECRET
+	maxNotifySecrets    = 4  // each makes a signature: receivers read a short header
 )
 
 // maxKeyRPS is more than a process can answer.
@@ -158,7 +160,26 @@ func table() []Spec {
 			parse: integer(func(c *Config) *int { return &c.MaxAttempts }, 1, 100),
 			show:  func(c Config) string { return strconv.Itoa(c.MaxAttempts) },
 		},
+		{
+			Var: VarNotifyURL, Secret: true, kind: "url", emptyOK: true,
+			Help:  "where drift that is opened or closed is told by webhook, https://…",
+			parse: parseNotifyURL,
+			show:  func(c Config) string { return originOf(c.NotifyURL.Reveal()) },
+		},
+		{
+			Var: VarNotifySecret, Secret: true, kind: "secrets", emptyOK: true,
+			Help:  "signs those webhooks; two, comma separated, while one is exchanged",
+			parse: parseNotifySecrets,
+			show:  func(c Config) string { return setOrUnset(len(c.NotifySecrets) > 0) },
+		},
+		{
+			Var: VarNotifyAllow, kind: "networks", emptyOK: true,
+			Help:  "networks that those webhooks may go to although they are not public, such as 10.0.0.0/8, comma separated",
+			parse: parseNotifyAllow,
+			show:  func(c Config) string { return c.NotifyAllow.String() },
+		},
 	}
+	rows = append(rows, otelTable()...)
 	for i := range rows {
 		rows[i].Flag = rows[i].Var.flagName()
 	}

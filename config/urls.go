@@ -44,6 +44,43 @@ func baseHost(base string) string {
 // validTarget takes a port to connect to.
 func validTarget(port string) bool { return validPort(port) && strings.Trim(port, "0") != "" }
 
+// parseNotifyURL takes an https URL, or an http one of this machine.
+func parseNotifyURL(c *Config, value string, fail failFunc) {
+	c.NotifyURL = NewSecret(value)
+	const want = "give one such as https://hooks.example.com/creditmirror"
+	d, reason := splitURL(value)
+	switch {
+	case d.user != "" || strings.Contains(value, "@"):
+		fail("holds a user name or password, or an @ that is not written %%40; put a token into the path, receivers check the signature")
+	case strings.Contains(value, "#"):
+		fail("has a fragment, which is never sent; remove it")
+	case reason != "":
+		fail("%s", reason)
+	case d.scheme != "https" && d.scheme != "http":
+		fail("is not an https URL; %s", want)
+	case len(d.hosts) != 1 || !validServer(d.hosts[0]):
+		fail("has no valid host and port; %s", want)
+	case d.scheme == "http" && !isLoopback(baseHost(value)):
+		fail("would send customers' ids unencrypted over the network; use https (http is taken for this machine alone)")
+	}
+}
+
+// originOf shows of a checked URL, whose rest may be secret, only where it leads.
+func originOf(value string) string {
+	if value == "" {
+		return setOrUnset(false)
+	}
+	d, reason := splitURL(value)
+	if reason != "" {
+		return redacted // never where Load made the Config
+	}
+	text := d.scheme + "://" + strings.Join(d.hosts, ",")
+	if d.path != "" || d.query != "" {
+		text += "/" + redacted
+	}
+	return text
+}
+
 const sqliteScheme = "sqlite:"
 
 // parseDatabaseURL takes sqlite:PATH or a PostgreSQL URL.

@@ -32,6 +32,22 @@ const (
 	VarCustomerFields      Var = "CREDITMIRROR_CUSTOMER_FIELDS"
 	VarLogLevel            Var = "CREDITMIRROR_LOG_LEVEL"
 	VarMaxAttempts         Var = "CREDITMIRROR_MAX_ATTEMPTS"
+	VarNotifyURL           Var = "CREDITMIRROR_NOTIFY_URL"
+	VarNotifySecret        Var = "CREDITMIRROR_NOTIFY_SECRET"
+	VarNotifyAllow         Var = "CREDITMIRROR_NOTIFY_ALLOW"
+
+	VarOTLPEndpoint           Var = "OTEL_EXPORTER_OTLP_ENDPOINT"
+	VarOTLPTracesEndpoint     Var = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
+	VarOTLPHeaders            Var = "OTEL_EXPORTER_OTLP_HEADERS"
+	VarOTLPTracesHeaders      Var = "OTEL_EXPORTER_OTLP_TRACES_HEADERS"
+	VarOTLPProtocol           Var = "OTEL_EXPORTER_OTLP_PROTOCOL"
+	VarOTLPTracesProtocol     Var = "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"
+	VarOTelServiceName        Var = "OTEL_SERVICE_NAME"
+	VarOTelResourceAttributes Var = "OTEL_RESOURCE_ATTRIBUTES"
+	VarOTelTracesExporter     Var = "OTEL_TRACES_EXPORTER"
+	VarOTelTracesSampler      Var = "OTEL_TRACES_SAMPLER"
+	VarOTelTracesSamplerArg   Var = "OTEL_TRACES_SAMPLER_ARG"
+	VarOTelDisabled           Var = "OTEL_SDK_DISABLED"
 )
 
 // fileSuffix behind a secret's name reads it from a file.
@@ -41,7 +57,8 @@ const fileSuffix = "_FILE"
 func (v Var) Flag() string { return "--" + v.flagName() }
 
 // flagName drops the prefix of our own variables; the STRIPE_ of Stripe's stays,
-// so that --stripe-api-key and --api-keys are told apart.
+// so that --stripe-api-key and --api-keys are told apart, and so does the OTEL_ of
+// OpenTelemetry's.
 func (v Var) flagName() string {
 	return strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(string(v), prefix), "_", "-"))
 }

@@ -118,12 +118,18 @@ func TestEventOfNobody(t *testing.T) {
 
 func TestEventRefReadsBack(t *testing.T) {
 	t.Parallel()
-	for _, r := range []EventRef{{ID: "evt_1", Created: at(5), Object: "cus_1", Type: "customer.updated"}, {ID: "evt_2", Created: at(0), Type: "x"}} {
+	const trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+	for _, r := range []EventRef{
+		{ID: "evt_1", Created: at(5), Object: "cus_1", Type: "customer.updated"},
+		{ID: "evt_2", Created: at(0), Type: "x"},
+		{ID: "evt_1", Created: at(5), Object: "cus_1", Type: "customer.updated", Trace: trace},
+		{ID: "evt_2", Created: at(0), Type: "x", Trace: trace},
+	} {
 		if got, err := ParseEventRef(r.String()); err != nil || got != r {
 			t.Fatalf("%v reads back as %v, %v", r, got, err)
 		}
 	}
-	for _, s := range []string{"", "a b", "a b c d", "a 1 c d e"} {
+	for _, s := range []string{"", "a b", "a b c d", "a 1 c d e", "a 1 c d " + trace + " f", "a 1 c d " + trace + "0"} {
 		if _, err := ParseEventRef(s); err == nil {
 			t.Fatalf("%q was read", s)
 		}

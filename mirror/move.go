@@ -55,7 +55,7 @@ var tablesText = []string{
 	"credit_balance_summaries: account customer currency / available_balance:i ledger_balance:i synced_at:t",
 	"stripe_events: account id / seq:i type customer object question_scope question_id pending_scopes:i livemode:b api_version created:t received_at:t applied_at:t synced_at:t",
 	"dead_letters: account id / customer scope reason attempts:i event_ids:j payload:x first_failed_at:t last_failed_at:t retry_at:t synced_at:t",
-	"drift_findings: account id / kind customer scope currency object expected actual cause found_at:t repaired_at:t synced_at:t",
+	"drift_findings: account id / kind customer scope currency object expected actual cause found_at:t repaired_at:t synced_at:t notified:i",
 	"sweeps: account name / state:j watermark:t started_at:t last_success:t last_found:i synced_at:t",
 	"sync_state: account customer scope / epoch:i applied_epoch:i observed_at:t history_complete:b complete_to:t walk_cursor walk_top:t walk_full:b disproved:b synced_at:t full_read_at:t read_rank:i refused_at:t",
 	"changes: account seq:i / table_name customer id op changed_at:t synced_at:t",

@@ -2,6 +2,7 @@ package mirror
 
 import (
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -81,6 +82,9 @@ type EventRef struct {
 	// Object is the id of data.object; empty when unknown.
 	Object string
 	Type   string
+	// Trace names the span of the request that brought it, as a traceparent; empty
+	// without one. It is carried by the queue, and not stored.
+	Trace string
 }
 
 // BalanceSnapshot is what one sync of ScopeBalance read from Stripe.
@@ -204,20 +208,31 @@ type Finding struct {
 
 // String writes the reference in one line, as the queue carries it.
 func (r EventRef) String() string {
-	return r.ID + " " + strconv.FormatInt(r.Created.Unix(), 10) + " " + r.Type + " " + r.Object
+	text := r.ID + " " + strconv.FormatInt(r.Created.Unix(), 10) + " " + r.Type + " " + r.Object
+	if r.Trace != "" {
+		text += " " + r.Trace
+	}
+	return text
 }
+
+// validTrace is a traceparent of W3C's first version.
+var validTrace = regexp.MustCompile(`^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$`)
 
 // ParseEventRef reads what EventRef.String wrote.
 func ParseEventRef(s string) (EventRef, error) {
 	parts := strings.Split(s, " ")
-	if len(parts) != 4 {
+	if len(parts) != 4 && (len(parts) != 5 || !validTrace.MatchString(parts[4])) {
 		return EventRef{}, fmt.Errorf("%q is not an event reference", s)
 	}
 	created, err := strconv.ParseInt(parts[1], 10, 64)
 	if err != nil {
 		return EventRef{}, fmt.Errorf("%q is not an event reference: %w", s, err)
 	}
-	return EventRef{ID: parts[0], Created: time.Unix(created, 0).UTC(), Type: parts[2], Object: parts[3]}, nil
+	r := EventRef{ID: parts[0], Created: time.Unix(created, 0).UTC(), Type: parts[2], Object: parts[3]}
+	if len(parts) == 5 {
+		r.Trace = parts[4]
+	}
+	return r, nil
 }
 
 // Ref is the event as a sync refers to it.

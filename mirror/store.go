@@ -38,6 +38,7 @@ type Store interface {
 	DeadLetters
 	Progress
 	Findings
+	Notices
 	Comparer
 	FullReads
 	Reader

@@ -9,10 +9,12 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 
 	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/stripeapi"
+	"github.com/creditmirror/creditmirror/tracing"
 )
 
 const (
@@ -57,9 +59,14 @@ type RunnerOptions struct {
 	Balances         *BalancesSweep
 	BalancesInterval time.Duration
 	Scrub            *Scrub
-	Registerer       prometheus.Registerer
-	Log              *zap.Logger
-	Now              func() time.Time
+	// Beside is run beside the sweeps while the lease is held. It must return soon
+	// after its context has ended, and may return before. Defaults to none.
+	Beside     func(ctx context.Context)
+	Registerer prometheus.Registerer
+	// Tracer makes a span for each pass of a sweep over an account. Defaults to none.
+	Tracer trace.Tracer
+	Log    *zap.Logger
+	Now    func() time.Time
 }
 
 // Runner runs the sweeps in one replica at a time.
@@ -195,6 +202,9 @@ func (r *Runner) lead(ctx context.Context, expires time.Time) {
 	for _, loop := range []func(context.Context){r.eventsLoop, r.copyLoop, r.redisLoop, r.deadLetterLoop, r.pruneLoop, r.balancesLoop, r.scrubLoop, r.stallLoop} {
 		loops.Go(func() { loop(ctx) })
 	}
+	if r.o.Beside != nil {
+		loops.Go(func() { r.o.Beside(ctx) })
+	}
 	for pause(ctx, leaseTTL/3) == nil {
 		asked := r.o.Now()
 		ask, done := context.WithTimeout(ctx, expires.Sub(asked))
@@ -256,7 +266,7 @@ func (r *Runner) sweepEvents(ctx context.Context) {
 	unbrought := map[Endpoint][]mirror.Event{}
 	for _, account := range accounts {
 		var result EventsResult
-		err := r.called(account, SweepEvents, func() (err error) {
+		err := r.called(ctx, account, SweepEvents, func(ctx context.Context) (err error) {
 			result, err = r.events.Run(ctx, account)
 			return err
 		})
@@ -291,15 +301,15 @@ var errGateClosed = errors.New("stripe refuses the key of the account; it is tri
 
 // called runs a sweep's calls for an account unless its key is refused, and tells
 // the gate what Stripe made of the key.
-func (r *Runner) called(account, sweep string, calls func() error) error {
+func (r *Runner) called(ctx context.Context, account, sweep string, calls func(context.Context) error) error {
 	t := mirror.Target{Account: account, Scope: mirror.Scope(sweep)}
 	if r.o.Gate == nil {
-		return calls()
+		return r.traced(ctx, account, sweep, calls)
 	}
 	if r.o.Gate.Closed(t) > 0 {
 		return errGateClosed
 	}
-	err := calls()
+	err := r.traced(ctx, account, sweep, calls)
 	switch {
 	case err == nil:
 		r.o.Gate.Answered(t)
@@ -307,6 +317,24 @@ func (r *Runner) called(account, sweep string, calls func() error) error {
 		r.o.Gate.Refused(t, err)
 		r.o.Log.Error("stripe refuses the key; calls for the account stop, its work waits",
 			zap.String("account", account), zap.String("sweep", sweep), zap.Error(err))
+	}
+	return err
+}
+
+// traced runs a pass of a sweep in a span. A first copy has none: it takes hours,
+// and a trace of all its calls would be of no use to anybody.
+func (r *Runner) traced(ctx context.Context, account, sweep string, pass func(context.Context) error) error {
+	if r.o.Tracer == nil || sweep == SweepBackfill {
+		return pass(ctx)
+	}
+	ctx, span := tracing.Start(ctx, r.o.Tracer, "sweep "+sweep, trace.SpanKindInternal)
+	defer func() { span.End() }()
+	if span.IsRecording() {
+		span.SetAttributes(tracing.Account.String(account), tracing.Sweep.String(sweep))
+	}
+	err := pass(ctx)
+	if err != nil {
+		tracing.Fail(span, "failed")
 	}
 	return err
 }
@@ -365,7 +393,7 @@ func (r *Runner) copyLoop(ctx context.Context) {
 
 func (r *Runner) copyAccount(ctx context.Context, account string) {
 	r.o.Log.Info("first copy begins or goes on", zap.String("account", account))
-	err := r.called(account, SweepBackfill, func() error { return r.copier.Run(ctx, account, func(Copied) {}) })
+	err := r.called(ctx, account, SweepBackfill, func(ctx context.Context) error { return r.copier.Run(ctx, account, func(Copied) {}) })
 	if errors.Is(err, ErrCopying) { // backfill beside this process; look later whether it got to the end
 		r.o.Log.Info("first copy is being made by another process", zap.String("account", account))
 		return

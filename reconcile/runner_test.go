@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -470,6 +471,48 @@ func TestI10_RunnerRetriesDeadLettersHourly(t *testing.T) {
 			t.Errorf("events pruned that are older than %v, want %v", got, eventsKept)
 		}
 		r.end()
+	})
+}
+
+// What runs beside the sweeps runs in one replica at a time, and not longer than
+// the lease is held.
+func TestI6_RunnerBesideUnderTheLease(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory()
+		q := newQueue(&faults{})
+		var running, most, begun atomic.Int32
+		beside := RunnerOptions{Beside: func(ctx context.Context) {
+			begun.Add(1)
+			most.Store(max(most.Load(), running.Add(1)))
+			<-ctx.Done()
+			time.Sleep(time.Second) // as long as something under way takes to end
+			running.Add(-1)
+		}}
+		a := m.replica(t, q, "a", beside)
+		pass(time.Second)
+		b := m.replica(t, q, "b", beside)
+		pass(time.Minute)
+		if begun.Load() != 1 || running.Load() != 1 {
+			t.Fatalf("begun %d times, %d run", begun.Load(), running.Load())
+		}
+		a.end()
+		if running.Load() != 0 {
+			t.Error("it runs on after the lease was given back")
+		}
+		pass(leaseTTL)
+		if begun.Load() != 2 || running.Load() != 1 || most.Load() != 1 {
+			t.Errorf("begun %d times, %d run, at most %d at once", begun.Load(), running.Load(), most.Load())
+		}
+		b.end()
+		// One that returns by itself is not run again under the same lease.
+		var once atomic.Int32
+		c := m.replica(t, q, "c", RunnerOptions{Beside: func(context.Context) { once.Add(1) }})
+		pass(time.Minute)
+		if once.Load() != 1 {
+			t.Errorf("run %d times", once.Load())
+		}
+		c.end()
 	})
 }
 

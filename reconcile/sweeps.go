@@ -118,7 +118,7 @@ func (r *Runner) sweepBalances(ctx context.Context, account, cause string, force
 		return due, nil
 	}
 	var result BalancesResult
-	err = r.called(account, SweepBalances, func() (err error) {
+	err = r.called(ctx, account, SweepBalances, func(ctx context.Context) (err error) {
 		result, err = r.o.Balances.Run(ctx, account, cause)
 		return err
 	})
@@ -161,19 +161,19 @@ func (r *Runner) scrubLoop(ctx context.Context) {
 
 // scrub makes a step; only one that reports makes calls of its own.
 func (r *Runner) scrub(ctx context.Context, account string) error {
-	step := func() error {
+	step := func(ctx context.Context) error {
 		n, opened, err := r.o.Scrub.Step(ctx, account)
 		r.m.compared.WithLabelValues(SweepScrub).Add(float64(n))
 		r.count(opened)
 		return err
 	}
 	if !r.o.Scrub.Reports() {
-		return step()
+		return step(ctx)
 	}
 	if done, err := r.copier.Done(ctx, account); err != nil || !done {
 		return err
 	}
-	return r.called(account, SweepScrub, step)
+	return r.called(ctx, account, SweepScrub, step)
 }
 
 // progress notes that a sweep got a step further.

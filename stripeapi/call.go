@@ -15,9 +15,11 @@ import (
 
 	"github.com/stripe/stripe-go/v79"
 	"github.com/stripe/stripe-go/v79/form"
+	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 
 	"github.com/creditmirror/creditmirror/mirror"
+	"github.com/creditmirror/creditmirror/tracing"
 )
 
 // Reply is Stripe's own answer, for callers that hand it on.
@@ -62,17 +64,29 @@ func (*rawReply) UnmarshalJSON([]byte) error { return nil }
 // call makes the request and repeats it as the package's table says. On an
 // error the Reply is Stripe's, where there was one.
 func (c *Client) call(ctx context.Context, r request) (Reply, error) {
+	ctx, span := c.span(ctx, r)
+	reply, err := c.attempts(ctx, r, span)
+	endSpan(span, reply, err)
+	return reply, err
+}
+
+// attempts is call in its span.
+func (c *Client) attempts(ctx context.Context, r request, span trace.Span) (Reply, error) {
 	if r.account != "" && !mirror.ValidAccountID(r.account) {
 		return Reply{}, refused(r.endpoint, "account", "not an account id")
 	}
 	unsettled := false
 	for n := 1; ; n++ {
+		asked := time.Now()
 		if err := c.limiter.Acquire(ctx, r.account, r.endpoint, c.purpose); err != nil {
 			kind := KindUnavailable
 			if ended(ctx) != nil {
 				kind = KindCanceled
 			}
 			return Reply{}, &Error{Kind: kind, Endpoint: r.endpoint, Unsettled: unsettled, cause: fmt.Errorf("wait for the call budget: %w", err)}
+		}
+		if span.IsRecording() {
+			span.AddEvent("attempt", trace.WithAttributes(tracing.Attempt.Int(n), tracing.WaitedMS.Int64(time.Since(asked).Milliseconds())))
 		}
 		res := c.try(ctx, r)
 		if res.err == nil {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stripe/stripe-go/v79"
+	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 )
 
@@ -61,6 +62,8 @@ type Options struct {
 	Registerer prometheus.Registerer
 	// Log defaults to none.
 	Log *zap.Logger
+	// Tracer makes a span for each call. Defaults to none.
+	Tracer trace.Tracer
 	// Timeout bounds one attempt, from dialling to the last byte of the body.
 	// Defaults to DefaultTimeout.
 	Timeout time.Duration
@@ -90,6 +93,7 @@ type core struct {
 	limiter       Limiter
 	metrics       *metrics
 	log           *zap.Logger
+	tracer        trace.Tracer
 	timeout       time.Duration
 	retries       int
 	fullCustomers bool
@@ -158,6 +162,7 @@ func newClient(o Options, transport http.RoundTripper) (*Client, error) {
 			limiter:       o.Limiter,
 			metrics:       m,
 			log:           o.Log.With(zap.String("component", "stripeapi")),
+			tracer:        o.Tracer,
 			timeout:       o.Timeout,
 			retries:       max(o.Retries, 0),
 			fullCustomers: o.FullCustomers,

@@ -8,9 +8,11 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 
 	"github.com/creditmirror/creditmirror/mirror"
+	"github.com/creditmirror/creditmirror/tracing"
 )
 
 // intake makes events durable, many in one go. Whatever waits when a committer is
@@ -29,6 +31,7 @@ type intake struct {
 type pending struct {
 	event   mirror.Event
 	targets []mirror.Target
+	span    trace.Span
 	verdict chan verdict // has room for one: no committer waits for a caller
 	// gone: the caller has answered 503. The event need not be stored any more,
 	// though it does no harm.
@@ -50,8 +53,8 @@ var (
 // submit waits for the event's verdict, but no longer than the timeout. It does
 // not watch the request's context: the wait is short, and an event whose sender
 // hangs up is as good as any other.
-func (in *intake) submit(e mirror.Event, targets []mirror.Target) verdict {
-	p := &pending{event: e, targets: targets, verdict: make(chan verdict, 1)}
+func (in *intake) submit(e mirror.Event, targets []mirror.Target, span trace.Span) verdict {
+	p := &pending{event: e, targets: targets, span: span, verdict: make(chan verdict, 1)}
 	select {
 	case in.waiting <- p:
 	default:
@@ -193,22 +196,25 @@ func (in *intake) store(ctx context.Context, batch []*pending) (answers []answer
 		if err != nil {
 			return nil, verdict{answerInboxError, fmt.Errorf("record events: %w", err)}
 		}
+		reached(batch, "recorded in the inbox")
 	}
 
 	// Not only new events are marked: of a pending one nobody knows whether its
 	// first mark arrived. And a delivery whose id was in the batch already, but
 	// with other content, gets its own targets marked all the same.
-	marked := make(map[Marking]int, len(batch)) // place in markings
+	marked := make(map[wish]int, len(batch)) // place in markings
 	var markings []Marking
 	for i, p := range batch {
 		if receipts[place[i]] == mirror.ReceiptApplied {
 			continue
 		}
 		for _, t := range p.targets {
-			m := Marking{Target: t, Event: eventRef(p.event)}
-			if _, ok := marked[m]; !ok {
-				marked[m] = len(markings)
-				markings = append(markings, m)
+			key := wishOf(p.event, t)
+			if _, ok := marked[key]; !ok {
+				marked[key] = len(markings)
+				ref := p.event.Ref()
+				ref.Trace = tracing.Traceparent(p.span) // of one delivery, if there are several
+				markings = append(markings, Marking{Target: t, Event: ref})
 			}
 		}
 	}
@@ -221,6 +227,7 @@ func (in *intake) store(ctx context.Context, batch []*pending) (answers []answer
 		if err != nil {
 			return nil, verdict{answerQueueError, fmt.Errorf("mark targets: %w", err)}
 		}
+		reached(batch, "marked in the queue")
 	}
 
 	answers = make([]answer, len(batch))
@@ -231,7 +238,7 @@ func (in *intake) store(ctx context.Context, batch []*pending) (answers []answer
 		}
 		answers[i] = answerCoalesced
 		for _, t := range p.targets {
-			if !coalesced[marked[Marking{Target: t, Event: eventRef(p.event)}]] {
+			if !coalesced[marked[wishOf(p.event, t)]] {
 				answers[i] = answerQueued
 			}
 		}
@@ -239,8 +246,16 @@ func (in *intake) store(ctx context.Context, batch []*pending) (answers []answer
 	return answers, verdict{}
 }
 
-func eventRef(e mirror.Event) mirror.EventRef {
-	return mirror.EventRef{ID: e.ID, Created: e.Created, Object: e.Object, Type: e.Type}
+// wish is what makes two markings the same: all but the trace. (It is no larger
+// than what a map keeps in place.)
+type wish struct {
+	target           mirror.Target
+	id, object, kind string
+	created          time.Time
+}
+
+func wishOf(e mirror.Event, t mirror.Target) wish {
+	return wish{target: t, id: e.ID, object: e.Object, kind: e.Type, created: e.Created}
 }
 
 // panicked makes the verdict of a recovered panic. Only the runtime's own text is

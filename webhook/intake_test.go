@@ -14,6 +14,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/creditmirror/creditmirror/mirror"
+	"github.com/creditmirror/creditmirror/tracing"
 )
 
 // I3, G14, S01, S04: whatever is cut between whichever two steps, a 200 for an
@@ -184,7 +185,7 @@ func offer(t *testing.T, in *intake, raws ...[]byte) []*pending {
 	var ps []*pending
 	for _, raw := range raws {
 		e := decoded(t, raw)
-		p := &pending{event: e, targets: e.Targets(), verdict: make(chan verdict, 1)}
+		p := &pending{event: e, targets: e.Targets(), span: tracing.Off, verdict: make(chan verdict, 1)}
 		in.waiting <- p
 		ps = append(ps, p)
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 
 	"github.com/creditmirror/creditmirror/mirror"
@@ -70,6 +71,8 @@ type Options struct {
 	APIVersion string
 	Registerer prometheus.Registerer
 	Log        *zap.Logger
+	// Tracer makes a span for each verified event. Defaults to none.
+	Tracer trace.Tracer
 	// Now is the clock that signatures are checked by. Defaults to time.Now.
 	Now func() time.Time
 
@@ -225,14 +228,14 @@ func (rc *Receiver) Stop(ctx context.Context) error {
 
 func (rc *Receiver) serve(w http.ResponseWriter, r *http.Request) {
 	began := time.Now()
-	a := rc.answer(w, r)
+	a := rc.answer(w, r, began)
 	a.write(w, r)
 	rc.metrics.answered(a, time.Since(began))
 }
 
 // answer takes a request through all its steps; what is cheap and keeps
 // strangers out comes first.
-func (rc *Receiver) answer(w http.ResponseWriter, r *http.Request) (a answer) {
+func (rc *Receiver) answer(w http.ResponseWriter, r *http.Request, began time.Time) (a answer) {
 	defer func() {
 		if p := recover(); p != nil {
 			a = panicked(rc.noise, p).answer
@@ -264,7 +267,9 @@ func (rc *Receiver) answer(w http.ResponseWriter, r *http.Request) (a answer) {
 	case err != nil:
 		return rc.keep(body, now)
 	}
-	a = rc.take(event)
+	span := rc.span(r, began, event)
+	a = rc.take(event, span)
+	endSpan(span, a)
 	if a.code == http.StatusOK {
 		rc.metrics.event(event.Type, a)
 		if ce := rc.log.Check(zap.DebugLevel, "event received"); ce != nil {
@@ -327,7 +332,7 @@ func (rc *Receiver) refuse(a answer) answer {
 }
 
 // take makes a readable event durable, if it is ours.
-func (rc *Receiver) take(e mirror.Event) answer {
+func (rc *Receiver) take(e mirror.Event, span trace.Span) answer {
 	if !rc.opts.Livemode(e.Livemode) {
 		return answerOtherMode
 	}
@@ -346,7 +351,7 @@ func (rc *Receiver) take(e mirror.Event) answer {
 		return answerStopping
 	}
 	defer rc.gate.leave()
-	v := rc.intake.submit(e, targets)
+	v := rc.intake.submit(e, targets, span)
 	if v.err != nil {
 		rc.noise.Warn("event not taken, stripe sends it again", zap.Inline(loggedEvent(e)),
 			zap.String("outcome", v.word), zap.Error(v.err))

@@ -21,7 +21,8 @@ const grantsProvenOneByOne = 10
 // SyncGrant syncs a customer's billing credits after a write on one of its grants,
 // which is read again; the event of the write is not known yet.
 func (s *Syncer) SyncGrant(ctx context.Context, t mirror.Target, grant string) (Result, error) {
-	result, err := s.syncCredits(ctx, t, []mirror.EventRef{{Object: grant}}, false)
+	refs := []mirror.EventRef{{Object: grant}}
+	result, err := s.traced(ctx, t, refs, func(ctx context.Context) (Result, error) { return s.syncCredits(ctx, t, refs, false) })
 	if err != nil {
 		return result, fmt.Errorf("sync %s after a write on %s: %w", t, grant, err)
 	}

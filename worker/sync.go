@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 
 	"github.com/creditmirror/creditmirror/mirror"
@@ -49,6 +50,8 @@ type SyncOptions struct {
 	// one. Defaults to 100 ms.
 	RereadDelay time.Duration
 	Log         *zap.Logger
+	// Tracer makes a span for each sync. Defaults to none.
+	Tracer trace.Tracer
 	// Now defaults to time.Now.
 	Now func() time.Time
 }
@@ -78,6 +81,9 @@ func NewSyncer(stripe Stripe, store Store, marker Marker, o SyncOptions) *Syncer
 	}
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.Tracer != nil {
+		store = tracedStore{store, o.Tracer}
 	}
 	return &Syncer{stripe: stripe, store: store, marker: marker, o: o}
 }
@@ -124,8 +130,14 @@ func stored(err error) error {
 // a thorough one: every grant is read again and the summary is fetched as proof.
 func (s *Syncer) Sync(ctx context.Context, t mirror.Target, refs []mirror.EventRef, thorough bool) (Result, error) {
 	thorough = thorough || len(refs) == 0
-	var result Result
-	var err error
+	result, err := s.traced(ctx, t, refs, func(ctx context.Context) (Result, error) { return s.sync(ctx, t, refs, thorough) })
+	if err != nil {
+		return result, fmt.Errorf("sync %s: %w", t, err)
+	}
+	return result, nil
+}
+
+func (s *Syncer) sync(ctx context.Context, t mirror.Target, refs []mirror.EventRef, thorough bool) (result Result, err error) {
 	switch t.Scope {
 	case mirror.ScopeBalance:
 		result, err = s.syncBalance(ctx, t, refs)
@@ -138,10 +150,7 @@ func (s *Syncer) Sync(ctx context.Context, t mirror.Target, refs []mirror.EventR
 	default:
 		err = fmt.Errorf("no sync for scope %q", t.Scope)
 	}
-	if err != nil {
-		return result, fmt.Errorf("sync %s: %w", t, err)
-	}
-	return result, nil
+	return result, err
 }
 
 // patience is the course that a sync takes when the reply does not prove

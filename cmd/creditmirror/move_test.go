@@ -196,7 +196,7 @@ func plant(t *testing.T, path string) {
 	for _, statement := range []string{
 		`INSERT INTO dead_letters VALUES ('', 'dead_1', 'cus_x', 'balance', 'a reason with "quotes", ünïcode and a' || char(10) || 'line', 12, '["evt_1"]', x'00ff10', '2026-01-01T00:00:00.000001Z', '2026-01-01T00:00:00.999999Z', NULL, '2026-01-01T00:00:00.000000Z')`,
 		`INSERT INTO dead_letters VALUES ('acct_1', 'dead_2', '', '', '', 0, '[]', x'', '2026-01-01T00:00:00.000000Z', '2026-01-01T00:00:00.100000Z', '9999-12-31T00:00:00.000000Z', '2026-01-01T00:00:00.000000Z')`,
-		`INSERT INTO drift_findings VALUES ('', 'drift_plant', 'field_mismatch', 'cus_x', 'balance', '', 'cbtxn_x', '9223372036854775807', '-9223372036854775808', 'unknown', '2026-01-01T00:00:00.000000Z', NULL, '2026-01-01T00:00:00.000000Z')`,
+		`INSERT INTO drift_findings VALUES ('', 'drift_plant', 'field_mismatch', 'cus_x', 'balance', '', 'cbtxn_x', '9223372036854775807', '-9223372036854775808', 'unknown', '2026-01-01T00:00:00.000000Z', NULL, '2026-01-01T00:00:00.000000Z', 1)`,
 		`INSERT INTO accounts VALUES ('acct_1', '2026-01-01T00:00:00.000000Z', '2026-01-01T00:00:00.000000Z')`,
 		`DELETE FROM leases`,
 	} {

@@ -24,21 +24,23 @@ var allowed = map[string][]string{
 	"redisconn": {},
 	"budget":    {},
 	"stripesim": {},
+	"tracing":   {},
 
 	"mirror/sqlite":     {"mirror"},
 	"mirror/postgres":   {"mirror"},
 	"mirror/mirrortest": {"mirror"},
 	"queue/queuetest":   {"queue", "internal/redistest"},
-	"stripeapi":         {"mirror"},
-	"webhook":           {"mirror"},
-	"api":               {"mirror", "stripeapi"}, // stripeapi: writes are sent on, and its errors tell what became of them
-	"worker":            {"mirror", "queue", "stripeapi"},
-	"reconcile":         {"mirror", "stripeapi"},
+	"stripeapi":         {"mirror", "tracing"},
+	"webhook":           {"mirror", "tracing"},
+	"api":               {"mirror", "stripeapi", "tracing"}, // stripeapi: writes are sent on, and its errors tell what became of them
+	"worker":            {"mirror", "queue", "stripeapi", "tracing"},
+	"reconcile":         {"mirror", "stripeapi", "tracing"},
 	"verify":            {"mirror"},
+	"notify":            {"mirror"},
 	"endpoint":          {"mirror", "stripeapi"}, // the webhook endpoint at Stripe: only a command needs it
 	"app": {
-		"api", "budget", "config", "mirror", "mirror/postgres", "mirror/sqlite", "queue",
-		"reconcile", "redisconn", "stripeapi", "webhook", "worker",
+		"api", "budget", "config", "mirror", "mirror/postgres", "mirror/sqlite", "notify", "queue",
+		"reconcile", "redisconn", "stripeapi", "tracing", "webhook", "worker",
 	},
 	"e2e":              {}, // tests only: the binary from outside
 	"demo":             {"app", "config", "mirror", "stripesim", "webhook"},
@@ -55,6 +57,8 @@ var onlyIn = map[string]string{
 	"modernc.org/sqlite":            "mirror/sqlite",
 	"github.com/jackc/pgx/":         "mirror/postgres",
 	"github.com/alicebob/miniredis": "redisconn",
+	// The others take a tracer, which is none when traces are off.
+	"go.opentelemetry.io/otel/sdk": "tracing",
 }
 
 // testOnly lists packages that no other package's code may import.

@@ -41,6 +41,7 @@ func Run(t *testing.T, open func(t *testing.T) mirror.Store) {
 		{"Progress", progressCases()},
 		{"Sweeps", sweepCases()},
 		{"Damage", damageCases()},
+		{"Notices", noticeCases()},
 		{"Reader", readerCases()},
 		{"Fidelity", fidelityCases()},
 		{"Isolation", isolationCases()},

@@ -9,7 +9,9 @@ import (
 	"github.com/creditmirror/creditmirror/mirror"
 )
 
-const listFindings = `SELECT id, kind, account, customer, scope, currency, object, expected, actual, cause, found_at, repaired_at
+const findingColumns = `id, kind, account, customer, scope, currency, object, expected, actual, cause, found_at, repaired_at`
+
+const listFindings = `SELECT ` + findingColumns + `
 FROM creditmirror.drift_findings
 WHERE (repaired_at IS NULL OR repaired_at >= $1::timestamptz) AND id > $2
   AND ($3::text IS NULL OR account = $3) AND ($4::text = '' OR customer = $4) AND ($5::text = '' OR kind = $5)
@@ -49,15 +51,20 @@ func (s *Store) OpenFindings(ctx context.Context, list []mirror.Finding) ([]mirr
 
 // Findings lists findings by id.
 func (s *Store) Findings(ctx context.Context, q mirror.FindingsQuery) ([]mirror.Finding, error) {
-	list, err := query(ctx, s, func(row pgx.CollectableRow) (f mirror.Finding, err error) {
-		var kind, scope string
-		err = row.Scan(&f.ID, &kind, &f.Account, &f.Customer, &scope, &f.Currency, &f.Object, &f.Expected, &f.Actual, &f.Cause,
-			(*optTime)(&f.FoundAt), (*optTime)(&f.RepairedAt))
-		f.Kind, f.Scope = mirror.DriftKind(kind), mirror.Scope(scope)
-		return f, err
-	}, listFindings, optTime(q.RepairedSince), q.After, q.Account, q.Customer, string(q.Kind), q.Limit)
+	list, err := query(ctx, s, func(row pgx.CollectableRow) (mirror.Finding, error) { return scanFinding(row) }, listFindings, optTime(q.RepairedSince), q.After, q.Account, q.Customer, string(q.Kind), q.Limit)
 	if err != nil {
 		return nil, fmt.Errorf("list findings: %w", err)
 	}
 	return list, nil
+}
+
+// scanFinding scans findingColumns and what follows them.
+func scanFinding(row pgx.CollectableRow, more ...any) (f mirror.Finding, err error) {
+	var kind, scope string
+	err = row.Scan(append([]any{
+		&f.ID, &kind, &f.Account, &f.Customer, &scope, &f.Currency, &f.Object, &f.Expected, &f.Actual, &f.Cause,
+		(*optTime)(&f.FoundAt), (*optTime)(&f.RepairedAt),
+	}, more...)...)
+	f.Kind, f.Scope = mirror.DriftKind(kind), mirror.Scope(scope)
+	return f, err
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -42,6 +43,10 @@ func TestHotStatementsUseIndexes(t *testing.T) {
 			SELECT CASE WHEN n % 20 = 0 THEN 'acct_1' ELSE '' END, 'customers', 'cus_' || n, 'cus_' || n, 'insert' FROM generate_series(1, 20000) AS n`,
 		`INSERT INTO dead_letters (account, id, customer, scope, reason, attempts, event_ids, first_failed_at, last_failed_at)
 			SELECT '', 'dead_' || n, 'cus_' || n, 'balance', '', 1, '[]', now(), now() FROM generate_series(10000, 20000) AS n`,
+		`INSERT INTO drift_findings (account, id, kind, customer, scope, currency, object, expected, actual, cause, found_at, repaired_at, notified)
+			SELECT '', 'drift_' || n, 'missed_event', 'cus_' || n, 'balance', '', 'evt_' || n, '', '', '', now() - n * interval '1 second',
+				now(), CASE WHEN n > 100 THEN 2 ELSE 0 END
+			FROM generate_series(1, 20000) AS n`,
 		`ANALYZE`,
 	} {
 		sql.exec(t, fill)
@@ -77,6 +82,8 @@ func TestHotStatementsUseIndexes(t *testing.T) {
 		{"pending events", pendingEvents, []any{0, 100}, ""},
 		{"open question", strings.Replace(resolveEvents, "$4", "$4::text", 1), []any{"", "grant_owner", "credgr_1", "cus_1", 2}, ""},
 		{"foreign changes", foreignChanges, nil, ""},
+		{"pending notices", pendingNotices, []any{time.Now().Add(-time.Hour), 100}, "found_at >="},
+		{"count of notices", countNotices, []any{time.Now().Add(-time.Hour)}, "repaired_at >="},
 	} {
 		plan := explain(t, sql, c.statement, c.args...)
 		if strings.Contains(plan, "Seq Scan") || strings.Contains(c.name, "after") && strings.Contains(plan, "Sort") {

@@ -41,8 +41,10 @@ WHERE account = ?1 AND customer IN (?2, '') AND kind = 'missed_event' AND repair
   AND EXISTS (SELECT 1 FROM stripe_events e WHERE e.account = ?1 AND e.id = drift_findings.object AND e.pending_scopes = 0)
 RETURNING kind`
 
+	findingColumns = `id, kind, account, customer, scope, currency, object, expected, actual, cause, found_at, repaired_at`
+
 	listFindings = `
-SELECT id, kind, account, customer, scope, currency, object, expected, actual, cause, found_at, repaired_at
+SELECT ` + findingColumns + `
 FROM drift_findings
 WHERE (repaired_at IS NULL OR ?1 <> '' AND repaired_at >= ?1) AND id > ?2
   AND (?3 IS NULL OR account = ?3) AND (?4 = '' OR customer = ?4) AND (?5 = '' OR kind = ?5)
@@ -168,11 +170,7 @@ func (s *Store) Findings(ctx context.Context, q mirror.FindingsQuery) ([]mirror.
 	var list []mirror.Finding
 	err := s.read(ctx, func(r *reading) error {
 		return r.each(listFindings, []any{since, q.After, account, q.Customer, string(q.Kind), q.Limit}, func(rows *sql.Rows) error {
-			var f mirror.Finding
-			var kind, scope string
-			err := rows.Scan(&f.ID, &kind, &f.Account, &f.Customer, &scope, &f.Currency, &f.Object, &f.Expected, &f.Actual, &f.Cause,
-				timeColumn{&f.FoundAt}, timeColumn{&f.RepairedAt})
-			f.Kind, f.Scope = mirror.DriftKind(kind), mirror.Scope(scope)
+			f, err := scanFinding(rows)
 			list = append(list, f)
 			return err
 		})
@@ -181,4 +179,16 @@ func (s *Store) Findings(ctx context.Context, q mirror.FindingsQuery) ([]mirror.
 		return nil, fmt.Errorf("findings: %w", err)
 	}
 	return list, nil
+}
+
+// scanFinding scans findingColumns and what follows them.
+func scanFinding(rows *sql.Rows, more ...any) (f mirror.Finding, err error) {
+	var kind, scope string
+	err = rows.Scan(append([]any{
+		&f.ID, &kind, &f.Account, &f.Customer, &scope, &f.Currency, &f.Object, &f.Expected, &f.Actual, &f.Cause,
+		timeColumn{&f.FoundAt},
+		timeColumn{&f.RepairedAt},
+	}, more...)...)
+	f.Kind, f.Scope = mirror.DriftKind(kind), mirror.Scope(scope)
+	return f, err
 }

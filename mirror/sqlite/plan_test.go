@@ -27,8 +27,9 @@ func TestHotQueriesUseTheirIndexes(t *testing.T) {
 		"livingAfter":     "customers_living (account=? AND created>? AND created<?)", "clockNewest": "customers_test_clock (account=? AND test_clock=?)",
 		"emailAfter": "customers_email (account=? AND <expr>=?)", "invoiceAfter": "(account=? AND customer=? AND invoice=?)",
 		"customerOfAccount": "customers_account (account=? AND customer_account=?)", "changesAfter": "changes_account_seq (account=? AND seq>?)",
+		"pendingNotices": "drift_findings_untold_closing (repaired_at>?)", "countNotices": "drift_findings_untold_opening (found_at>?)",
 	}
-	sorts := map[string]bool{"heldGrants": true, "dueLetters": true} // a customer's grants, letters of one moment
+	sorts := map[string]bool{"heldGrants": true, "dueLetters": true, "pendingNotices": true} // a customer's grants, letters of one moment, two pages merged
 	for _, few := range []string{"clockNewest", "emailAfter", "invoiceNewest", "invoiceAfter", "invoiceBefore", "customerOfAccount", "creditsAt"} {
 		sorts[few] = true // the rows of one clock, address, invoice, account; the sums of a page
 	}
@@ -48,7 +49,7 @@ func TestHotQueriesUseTheirIndexes(t *testing.T) {
 		"invoiceNewest": invoiceNewest, "invoiceAfter": invoiceAfter, "invoiceBefore": invoiceBefore, "customerOfAccount": customerOfAccount,
 		"accountsCreditsNewest": accountsCreditsNewest, "accountsCreditsAfter": accountsCreditsAfter, "accountsCreditsBefore": accountsCreditsBefore,
 		"balancesPage": balancesPage, "balancesNow": balancesNow, "balancesAt": balancesAt, "creditsAt": creditsAt, "changesAfter": changesAfter, "heldRow": heldRow,
-		"updateRows": updateRows, "placeRows": placeRows, "pruneEvents": pruneEvents,
+		"updateRows": updateRows, "placeRows": placeRows, "pruneEvents": pruneEvents, "pendingNotices": pendingNotices, "countNotices": countNotices, "markNotice": markNotice,
 	} {
 		var plan []string
 		args := []any{"[]", 1, 1, 1, 1, 1, 1, 1, 1, 1}
