@@ -172,6 +172,14 @@ func TestEffectiveUnset(t *testing.T) {
 	}
 }
 
+func TestEmbeddedRedisByName(t *testing.T) {
+	t.Parallel()
+	cfg, err := Load([]string{"CREDITMIRROR_REDIS_URL=embedded"})
+	if err != nil || !cfg.EmbeddedRedis() {
+		t.Fatalf("embedded %v, %v", cfg.EmbeddedRedis(), err)
+	}
+}
+
 func TestLastOfARepeatedNameCounts(t *testing.T) {
 	t.Parallel()
 	cfg, err := Load([]string{"CREDITMIRROR_WORKERS=wrong", "CREDITMIRROR_WORKERS=3"})

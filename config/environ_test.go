@@ -111,6 +111,7 @@ func rows() []environRow {
 		{"CREDITMIRROR_DATABASE_URL=postgres://u:Canary@h/d?a=%zz", db, "behind the host"},
 		// Redis
 		{"CREDITMIRROR_REDIS_URL=", "", ""},
+		{"CREDITMIRROR_REDIS_URL=embedded", "", ""},
 		{"CREDITMIRROR_REDIS_URL=redis://:pw@h:6379/3", "", ""},
 		{"CREDITMIRROR_REDIS_URL=rediss://u:pw@[::1]:6379", "", ""},
 		{"CREDITMIRROR_REDIS_URL=redis+cluster://a:1,b:2,c/0", "", ""},

@@ -60,12 +60,12 @@ func table() []Spec {
 			show:  func(c Config) string { return redactURL(c.DatabaseURL.Reveal()) },
 		},
 		{
-			Var: VarRedisURL, Default: "embedded", Secret: true, kind: "url", computed: true, emptyOK: true,
-			Help:  "queue, redis://, rediss://, redis+cluster://host,host… or redis+sentinel://…",
+			Var: VarRedisURL, Default: embeddedRedis, Secret: true, kind: "url", computed: true, emptyOK: true,
+			Help:  "queue, embedded in the process, or redis://, rediss://, redis+cluster://host,host… or redis+sentinel://…",
 			parse: parseRedisURL,
 			show: func(c Config) string {
 				if c.EmbeddedRedis() {
-					return "embedded"
+					return embeddedRedis
 				}
 				return redactURL(c.RedisURL.Reveal())
 			},

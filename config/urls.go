@@ -126,9 +126,17 @@ var redisSchemes = map[string]string{
 // sentinelPath is the name of the master, with an optional database number.
 var sentinelPath = regexp.MustCompile(`^/[^/]+(/[0-9]+)?$`)
 
-// parseRedisURL takes the URL of a server, a cluster or sentinels. What stands
-// behind the hosts is checked only where it cannot mean anything.
+// embeddedRedis stands for the Redis in the process itself.
+const embeddedRedis = "embedded"
+
+// parseRedisURL takes the URL of a server, a cluster or sentinels, or the name of
+// the default. What stands behind the hosts is checked only where it cannot mean
+// anything.
 func parseRedisURL(c *Config, value string, fail failFunc) {
+	if value == embeddedRedis {
+		c.RedisURL = Secret{}
+		return
+	}
 	c.RedisURL = NewSecret(value)
 	d, reason := splitURL(value)
 	database := strings.TrimPrefix(d.path, "/")
@@ -137,7 +145,7 @@ func parseRedisURL(c *Config, value string, fail failFunc) {
 	case reason != "":
 		fail("%s", reason)
 	case !known:
-		fail("is not a Redis URL; give redis://, rediss://, redis+cluster:// or redis+sentinel://, or remove it for the embedded one")
+		fail("is not a Redis URL; give redis://, rediss://, redis+cluster:// or redis+sentinel://, or embedded for one in this process")
 	case slices.ContainsFunc(d.hosts, func(h string) bool { return !validServer(h) }):
 		fail("has no valid host and port; %s", urlHint)
 	case kind == "server" && len(d.hosts) > 1:
