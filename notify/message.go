@@ -41,7 +41,8 @@ type MessageFinding struct {
 	Scope    mirror.Scope     `json:"scope"`
 	Currency string           `json:"currency"`
 	Object   string           `json:"object"`
-	// Expected and Actual are amounts in minor units, or digests of rows.
+	// Expected and Actual are amounts in minor units, digests of rows with the names
+	// of the columns that differ, or words such as a currency or a type.
 	Expected string `json:"expected"`
 	Actual   string `json:"actual"`
 	Cause    string `json:"cause"`

@@ -44,7 +44,7 @@ var columns = []struct {
 		bare: sample{`account = 'acct_1' AND id = 'cus_zero'`, "cus_zero"},
 		rows: map[string]sample{"deleted_at": {`account = 'acct_1' AND id = 'cus_gone'`, "cus_gone"}},
 		otherwise: map[string]string{
-			"account": byOrder, "id": byOrder, "balance": byLedger, "currency": byLedger, "invoice_credit_balance": byLedger,
+			"account": byOrder, "id": byName, "balance": byLedger, "currency": byLedger, "invoice_credit_balance": byLedger,
 		},
 	},
 	{

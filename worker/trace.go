@@ -84,6 +84,10 @@ func (s tracedStore) ApplyTombstone(ctx context.Context, tombstone mirror.Tombst
 	})
 }
 
+func (s tracedStore) Refuse(ctx context.Context, refusal mirror.Refusal) ([]mirror.Finding, error) {
+	return write(ctx, s.tracer, "refuse", func(ctx context.Context) ([]mirror.Finding, error) { return s.Store.Refuse(ctx, refusal) })
+}
+
 func (s tracedStore) InsertGrants(ctx context.Context, account string, page []mirror.CreditGrant) (int, error) {
 	return write(ctx, s.tracer, "insert_grants", func(ctx context.Context) (int, error) { return s.Store.InsertGrants(ctx, account, page) })
 }

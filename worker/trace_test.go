@@ -148,13 +148,16 @@ func TestTracedStoreIsTheStore(t *testing.T) {
 	if _, err := store.ApplyTombstone(ctx, mirror.Tombstone{Target: balanceOf(cus), Epoch: 9}); !errors.Is(err, mirror.ErrFenced) {
 		t.Error(err)
 	}
+	if _, err := store.Refuse(ctx, mirror.Refusal{Target: balanceOf(cus), Epoch: 9}); !errors.Is(err, mirror.ErrFenced) {
+		t.Error(err)
+	}
 	if n, err := store.InsertGrants(ctx, "", nil); n != 0 || err != nil {
 		t.Error(n, err)
 	}
 	if err := store.ResolveEvents(ctx, mirror.Target{Scope: mirror.ScopeGrantOwner, ID: "credgr_1"}, nil); err != nil {
 		t.Error(err)
 	}
-	want := []string{"mirror apply_tombstone ! fenced", "mirror insert_grants", "mirror resolve_events"}
+	want := []string{"mirror apply_tombstone ! fenced", "mirror refuse ! fenced", "mirror insert_grants", "mirror resolve_events"}
 	if got := tree(spans); !slices.Equal(got, want) {
 		t.Errorf("%q", got)
 	}
