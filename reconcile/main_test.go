@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -15,6 +13,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/creditmirror/creditmirror/internal/sqlitetest"
 	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/mirror/sqlite"
 	"github.com/creditmirror/creditmirror/stripeapi"
@@ -377,57 +376,11 @@ type bench struct {
 func setup(t testing.TB) *bench {
 	t.Helper()
 	f := &faults{}
-	return &bench{faults: f, stripe: &fakeStripe{faults: f, pageCap: 100}, store: &flaky{openStore(t), f}, queue: newQueue(f), now: t0}
+	store, _ := sqlitetest.Open(t)
+	return &bench{faults: f, stripe: &fakeStripe{faults: f, pageCap: 100}, store: &flaky{store, f}, queue: newQueue(f), now: t0}
 }
 
 func (b *bench) clock() time.Time { return b.now }
-
-// template is a migrated file without rows, made once: a schema takes longer than
-// most tests.
-var template = sync.OnceValues(func() ([]byte, error) {
-	dir, err := os.MkdirTemp("", "creditmirror")
-	if err != nil {
-		return nil, err
-	}
-	defer os.RemoveAll(dir)
-	path := filepath.Join(dir, "mirror.db")
-	s, err := sqlite.Open(context.Background(), path, sqlite.Options{})
-	if err != nil {
-		return nil, err
-	}
-	if err := errors.Join(s.Migrate(context.Background()), s.Close()); err != nil {
-		return nil, err
-	}
-	return os.ReadFile(path)
-})
-
-// openStore opens a store over a file of its own, in memory where there is one.
-func openStore(t testing.TB) *sqlite.Store {
-	t.Helper()
-	dir, err := os.MkdirTemp("/dev/shm", "creditmirror")
-	if err != nil {
-		dir = t.TempDir()
-	}
-	path := filepath.Join(dir, "mirror.db")
-	empty, err := template()
-	if err == nil {
-		err = os.WriteFile(path, empty, 0o600)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := sqlite.Open(t.Context(), path, sqlite.Options{Readers: 2})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := s.Close(); err != nil {
-			t.Error(err)
-		}
-		os.RemoveAll(dir)
-	})
-	return s
-}
 
 func customer(id, clock string) mirror.Customer {
 	return mirror.Customer{ID: id, TestClock: clock, Created: t0, Raw: json.RawMessage(fmt.Sprintf(`{"id":%q}`, id))}

@@ -5,10 +5,7 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -17,6 +14,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/creditmirror/creditmirror/internal/sqlitetest"
 	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/mirror/sqlite"
 	"github.com/creditmirror/creditmirror/stripeapi"
@@ -357,54 +355,6 @@ func (m *fakeMarker) MarkTargets(_ context.Context, targets []mirror.Target, ref
 	return nil
 }
 
-// template is a migrated file without rows, made once: a schema takes longer than
-// most tests.
-var template = sync.OnceValues(func() ([]byte, error) {
-	dir, err := os.MkdirTemp("", "creditmirror")
-	if err != nil {
-		return nil, err
-	}
-	defer os.RemoveAll(dir)
-	path := filepath.Join(dir, "mirror.db")
-	s, err := sqlite.Open(context.Background(), path, sqlite.Options{})
-	if err != nil {
-		return nil, err
-	}
-	if err := errors.Join(s.Migrate(context.Background()), s.Close()); err != nil {
-		return nil, err
-	}
-	return os.ReadFile(path)
-})
-
-// openStore opens a store over a file of its own, in memory where there is one, and
-// tells the file's name.
-func openStore(t testing.TB) (*sqlite.Store, string) {
-	t.Helper()
-	dir, err := os.MkdirTemp("/dev/shm", "creditmirror")
-	if err != nil {
-		dir = t.TempDir()
-	}
-	path := filepath.Join(dir, "mirror.db")
-	empty, err := template()
-	if err == nil {
-		err = os.WriteFile(path, empty, 0o600)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := sqlite.Open(t.Context(), path, sqlite.Options{Readers: 2})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := s.Close(); err != nil {
-			t.Error(err)
-		}
-		os.RemoveAll(dir)
-	})
-	return s, path
-}
-
 // wrapped is a store whose calls a test may fail or count.
 type wrapped struct {
 	Store
@@ -480,7 +430,7 @@ type bench struct {
 func setup(t testing.TB, o SyncOptions) *bench {
 	t.Helper()
 	b := &bench{stripe: newStripe(), marks: &fakeMarker{}}
-	b.store, b.path = openStore(t)
+	b.store, b.path = sqlitetest.Open(t)
 	b.flaky = &wrapped{Store: b.store}
 	if o.RereadDelay == 0 {
 		o.RereadDelay = time.Microsecond

@@ -49,6 +49,7 @@ var allowed = map[string][]string{
 	"internal/architecture": {},
 	"internal/pgtest":       {},
 	"internal/redistest":    {},
+	"internal/sqlitetest":   {"mirror/sqlite"},
 }
 
 // onlyIn lists modules that a single package may import.
