@@ -16,7 +16,7 @@ build: ## build bin/creditmirror, static
 
 .PHONY: test
 test: ## all tests, race detector on; services that are not installed are skipped with the reason
-	$(GO) test $(RACE) -shuffle=on -timeout 7m ./...
+	$(GO) test $(RACE) -shuffle=on -timeout 12m ./...
 
 .PHONY: test-ops
 test-ops: ## tests of rules, dashboards, manifests, image and compose file, against the program

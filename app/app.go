@@ -48,6 +48,8 @@ type Options struct {
 	Registry *prometheus.Registry
 	Log      *zap.Logger
 	Build    Build
+	// Listen opens a TCP listener on host:port. Defaults to net's.
+	Listen func(ctx context.Context, addr string) (net.Listener, error)
 }
 
 // App is one process: parts, roles and listeners.
@@ -116,19 +118,19 @@ func (a *App) open(ctx context.Context) error {
 			return err
 		}
 		a.webhookServer = webhook.NewServer(a.o.Config.WebhookAddr, a.receiver.Handler(), a.log)
-		if a.webhookListener, err = listen(ctx, a.o.Config.WebhookAddr, config.VarWebhookAddr); err != nil {
+		if a.webhookListener, err = a.listen(ctx, a.o.Config.WebhookAddr, config.VarWebhookAddr); err != nil {
 			return err
 		}
 	}
 	if a.has(config.RoleAPI) {
 		a.newAPI()
-		if a.apiListener, err = listen(ctx, a.o.Config.APIAddr, config.VarAPIAddr); err != nil {
+		if a.apiListener, err = a.listen(ctx, a.o.Config.APIAddr, config.VarAPIAddr); err != nil {
 			return err
 		}
 	}
 	a.gauges = newGauges(a.o.Registry, a.parts, a.gate, a.log)
 	a.opsServer = internalServer(a.opsHandler(), a.log)
-	a.opsListener, err = listen(ctx, a.o.Config.OpsAddr, config.VarOpsAddr)
+	a.opsListener, err = a.listen(ctx, a.o.Config.OpsAddr, config.VarOpsAddr)
 	return err
 }
 
@@ -236,9 +238,15 @@ func (f accountFilter) takes(account string) bool {
 	return false
 }
 
-func listen(ctx context.Context, addr string, name config.Var) (net.Listener, error) {
-	var c net.ListenConfig
-	l, err := c.Listen(ctx, "tcp", addr)
+func (a *App) listen(ctx context.Context, addr string, name config.Var) (net.Listener, error) {
+	open := a.o.Listen
+	if open == nil {
+		open = func(ctx context.Context, addr string) (net.Listener, error) {
+			var c net.ListenConfig
+			return c.Listen(ctx, "tcp", addr)
+		}
+	}
+	l, err := open(ctx, addr)
 	if err != nil {
 		return nil, fmt.Errorf("%s (%s): %w; set another address or stop what listens there", name, name.Flag(), err)
 	}

@@ -173,8 +173,7 @@ func startSim(ctx context.Context, o Options) (sim *stripesim.Server, base strin
 	if err != nil {
 		return nil, "", nil, err
 	}
-	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "tcp", "127.0.0.1:0")
+	l, err := listen(ctx, "127.0.0.1:0")
 	if err != nil {
 		sim.Close()
 		return nil, "", nil, err
@@ -191,15 +190,17 @@ func startSim(ctx context.Context, o Options) (sim *stripesim.Server, base strin
 // at Stripe, and opens a mirror with its secret. Connected accounts need a second
 // endpoint.
 func startMirror(ctx context.Context, o Options, simURL string, accounts []string) (*app.App, error) {
-	webhookAddr, err := freeAddr(ctx, "127.0.0.1:8080")
+	ports := reserved{}
+	defer ports.release()
+	webhookAddr, err := ports.reserve(ctx, "127.0.0.1:8080")
 	if err != nil {
 		return nil, err
 	}
-	apiAddr, err := freeAddr(ctx, "127.0.0.1:8081")
+	apiAddr, err := ports.reserve(ctx, "127.0.0.1:8081")
 	if err != nil {
 		return nil, err
 	}
-	opsAddr, err := freeAddr(ctx, "127.0.0.1:9090")
+	opsAddr, err := ports.reserve(ctx, "127.0.0.1:9090")
 	if err != nil {
 		return nil, err
 	}
@@ -232,24 +233,49 @@ func startMirror(ctx context.Context, o Options, simURL string, accounts []strin
 	if err != nil {
 		return nil, err
 	}
-	return app.New(ctx, app.Options{Config: cfg, Roles: roles, Log: o.Log, Build: o.Build})
+	return app.New(ctx, app.Options{Config: cfg, Roles: roles, Log: o.Log, Build: o.Build, Listen: ports.take})
 }
 
-// freeAddr is addr, or another port of its host when that one is taken.
-func freeAddr(ctx context.Context, addr string) (string, error) {
-	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "tcp", addr)
+// reserved are listeners by their address, open from when the address is chosen:
+// nobody else can have it in between.
+type reserved map[string]net.Listener
+
+func listen(ctx context.Context, addr string) (net.Listener, error) {
+	var c net.ListenConfig
+	return c.Listen(ctx, "tcp", addr)
+}
+
+// reserve listens on addr, or on another port of its host when that one is taken.
+func (r reserved) reserve(ctx context.Context, addr string) (string, error) {
+	l, err := listen(ctx, addr)
 	if err != nil {
 		host, _, splitErr := net.SplitHostPort(addr)
 		if splitErr != nil {
 			return "", splitErr
 		}
-		if l, err = lc.Listen(ctx, "tcp", net.JoinHostPort(host, "0")); err != nil {
+		if l, err = listen(ctx, net.JoinHostPort(host, "0")); err != nil {
 			return "", err
 		}
 	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String(), nil
+	addr = l.Addr().String()
+	r[addr] = l
+	return addr, nil
+}
+
+// take hands out what was reserved, and listens on every other address.
+func (r reserved) take(ctx context.Context, addr string) (net.Listener, error) {
+	if l, ok := r[addr]; ok {
+		delete(r, addr)
+		return l, nil
+	}
+	return listen(ctx, addr)
+}
+
+// release closes what nobody took.
+func (r reserved) release() {
+	for _, l := range r {
+		_ = l.Close()
+	}
 }
 
 func register(ctx context.Context, simURL, target string, connect bool) (secret string, err error) {
