@@ -108,7 +108,12 @@ func TestBackfillBesideServe(t *testing.T) {
 		})
 		cmd, out := w.backfill(t, nil)
 		err := cmd.Wait()
-		if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != 1 || !strings.Contains(out.String(), "another process makes the first copy") {
+		// On a machine too busy for its heartbeats serve loses the lease, and the command
+		// may make the rest.
+		lost := strings.Contains(w.log.String(), "reconcile lease lost")
+		if exit, ok := errors.AsType[*exec.ExitError](err); err == nil && lost {
+			t.Log("the command took over")
+		} else if !ok || exit.ExitCode() != 1 || !strings.Contains(out.String(), "another process makes the first copy") {
 			t.Errorf("%v: %s", err, out)
 		}
 		w.copied()
