@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -97,7 +98,11 @@ func (s *sender) send(ctx context.Context, m Message) error {
 	if err != nil {
 		return s.unanswered(err)
 	}
-	drain(resp.Body, cancel)
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		_ = resp.Body.Close() // the bare connection: nothing would end a read of it
+	} else {
+		drain(resp.Body, cancel)
+	}
 	if resp.StatusCode >= 200 && resp.StatusCode <= 299 {
 		return nil
 	}
@@ -125,8 +130,23 @@ func (s *sender) unanswered(err error) *failure {
 		f.err = fmt.Errorf("no answer within %s", s.timeout)
 	case errors.Is(err, context.Canceled):
 		f.err = errors.New("cut off: the process stops")
+	case !ownWords(err):
+		f.err = errors.New("the answer cannot be read as HTTP")
 	}
 	return f
+}
+
+// ownWords tells whether an error is of this side's network or TLS. What net/http
+// says of an answer that it cannot read quotes the answer, which may hold a token.
+func ownWords(err error) bool {
+	if _, ok := errors.AsType[net.Error](err); ok {
+		return true
+	}
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return true
+	}
+	_, ok := errors.AsType[tls.RecordHeaderError](err)
+	return ok || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
 // drain reads a little of a body, for a short time, and closes it. A body that is

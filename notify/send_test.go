@@ -139,6 +139,22 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
+// pathToken stands in an address as receivers' secrets do.
+const pathToken = "token-of-a-path"
+
+// upgraded answers with another protocol and says nothing more.
+func upgraded(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Connection", "Upgrade")
+	w.Header().Set("Upgrade", "x")
+	w.WriteHeader(http.StatusSwitchingProtocols)
+	conn, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return
+	}
+	defer conn.Close()
+	_, _ = io.Copy(io.Discard, conn) // until the other side closes
+}
+
 func TestSlowAndHugeAnswers(t *testing.T) {
 	t.Parallel()
 	var written atomic.Int64
@@ -174,6 +190,11 @@ func TestSlowAndHugeAnswers(t *testing.T) {
 			w.Header().Set("Content-Encoding", "gzip")
 			_, _ = io.WriteString(w, "\x1f\x8b\x08 no gzip at all")
 		}, ""},
+		"a connection handed over": {upgraded, outcomeRefused},
+		"a redirect that cannot be read": {func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Location", "https://h:bad/hook/"+pathToken)
+			w.WriteHeader(302)
+		}, outcomeUnreachable},
 		"cut off": {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, outcomeUnreachable},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -187,6 +208,9 @@ func TestSlowAndHugeAnswers(t *testing.T) {
 			f, _ := errors.AsType[*failure](err)
 			if test.want == "" && err != nil || test.want != "" && (f == nil || f.outcome != test.want) {
 				t.Fatalf("%+v", err)
+			}
+			if err != nil && strings.Contains(err.Error(), pathToken) {
+				t.Errorf("the answer is quoted: %v", err)
 			}
 			if took > 5*time.Second || test.want == "" && took > 2500*time.Millisecond {
 				t.Errorf("it took %v", took)

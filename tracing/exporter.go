@@ -172,6 +172,9 @@ func (e *exporter) post(ctx context.Context, body []byte) (rejected int, err err
 		return 0, err
 	}
 	defer func() { _ = resp.Body.Close() }() // nothing was written
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		return 0, &failure{status: resp.StatusCode} // the bare connection: nothing would end a read of it
+	}
 	answer, readErr := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if resp.StatusCode >= 200 && resp.StatusCode <= 299 {
 		if readErr != nil { // the spans have arrived; how many were rejected is not known

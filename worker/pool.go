@@ -233,9 +233,9 @@ func (p *Pool) work(ctx context.Context, c queue.Claim) {
 	defer p.hold(c, cancel)()
 
 	began := p.o.Now()
-	refs := parseRefs(c.Refs)
+	refs, unread := parseRefs(c.Refs)
 	syncCtx, cancelSync := context.WithTimeout(ctx, p.o.SyncTimeout)
-	result, err := p.guarded(syncCtx, target, c, refs)
+	result, err := p.guarded(syncCtx, target, c, refs, c.Unnamed || unread)
 	cancelSync()
 	if cause := context.Cause(ctx); err != nil && cause != nil {
 		err = fmt.Errorf("%w: %w", cause, err)
@@ -245,7 +245,7 @@ func (p *Pool) work(ctx context.Context, c queue.Claim) {
 
 // guarded runs one sync and turns a panic into an error: one broken target must
 // not stop the others.
-func (p *Pool) guarded(ctx context.Context, t mirror.Target, c queue.Claim, refs []mirror.EventRef) (result Result, err error) {
+func (p *Pool) guarded(ctx context.Context, t mirror.Target, c queue.Claim, refs []mirror.EventRef, unnamed bool) (result Result, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			p.m.panics.Inc()
@@ -253,7 +253,7 @@ func (p *Pool) guarded(ctx context.Context, t mirror.Target, c queue.Claim, refs
 			err = fmt.Errorf("panic: %v", r)
 		}
 	}()
-	return p.sync(ctx, t, c.Class, refs, c.Unnamed || len(refs) < len(c.Refs))
+	return p.sync(ctx, t, c.Class, refs, unnamed)
 }
 
 // settle turns the outcome of a sync into what happens to its claim.
@@ -449,17 +449,22 @@ func every(ctx context.Context, d time.Duration, do func()) {
 	}
 }
 
-func parseRefs(texts []string) []mirror.EventRef {
-	refs := make([]mirror.EventRef, 0, len(texts))
+// parseRefs reads references, each event once; unread tells that one said nothing.
+func parseRefs(texts []string) (refs []mirror.EventRef, unread bool) {
+	refs = make([]mirror.EventRef, 0, len(texts))
 	seen := make(map[string]bool, len(texts))
 	for _, text := range texts {
 		// A reference is only a hint, so one that cannot be read is left out.
-		if r, err := mirror.ParseEventRef(text); err == nil && !seen[r.ID] {
+		r, err := mirror.ParseEventRef(text)
+		switch {
+		case err != nil:
+			unread = true
+		case !seen[r.ID]: // an event that was delivered twice has two traces
 			seen[r.ID] = true
 			refs = append(refs, r)
 		}
 	}
-	return refs
+	return refs, unread
 }
 
 func logTarget(t mirror.Target) []zap.Field {

@@ -253,9 +253,15 @@ func TestJitter(t *testing.T) {
 func TestParseRefs(t *testing.T) {
 	t.Parallel()
 	good := mirror.EventRef{ID: "evt_1", Created: t0, Type: "customer.updated", Object: cus}
-	got := parseRefs([]string{"", "x", good.String(), "evt_2 yesterday a b", good.String()})
-	if len(got) != 1 || got[0] != good {
-		t.Errorf("%v, want %v alone", got, good)
+	got, unread := parseRefs([]string{"", "x", good.String(), "evt_2 yesterday a b", good.String()})
+	if len(got) != 1 || got[0] != good || !unread {
+		t.Errorf("%v, %v, want %v alone", got, unread, good)
+	}
+	// Delivered twice, each time with a trace of its own: nothing is unknown.
+	again := good
+	again.Trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+	if got, unread := parseRefs([]string{good.String(), again.String()}); len(got) != 1 || unread {
+		t.Errorf("%v, %v", got, unread)
 	}
 }
 

@@ -10,7 +10,8 @@ import (
 )
 
 // Each half of pendingNotices walks an index of its own and stops at the limit,
-// however much waits. The first openings of the limit come before any closing
+// however much waits. What was found before the time that is asked about and
+// repaired after it is passed over. The first openings of the limit come before any closing
 // whose opening is not among them, so a closing is never listed without.
 const (
 	pendingNotices = `
