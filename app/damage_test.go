@@ -178,7 +178,7 @@ func TestI18_ScrubRepairsWhatItsDryRunNames(t *testing.T) {
 			if got := dry(); !slices.Equal(got, want) {
 				t.Errorf("the dry run names\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 			}
-			if err := d.parts.Scrub(zap.NewNop()).Pass(t.Context(), "", func(int) {}); err != nil {
+			if _, err := d.parts.Scrub(zap.NewNop()).Pass(t.Context(), "", func(int) {}); err != nil {
 				t.Fatal(err)
 			}
 			d.idle()
@@ -201,7 +201,7 @@ func TestI18_ScrubRepairsWhatItsDryRunNames(t *testing.T) {
 				return all
 			}
 			was := written()
-			if err := d.parts.Scrub(zap.NewNop()).Pass(t.Context(), "", func(int) {}); err != nil {
+			if _, err := d.parts.Scrub(zap.NewNop()).Pass(t.Context(), "", func(int) {}); err != nil {
 				t.Fatal(err)
 			}
 			if now := written(); now != was {

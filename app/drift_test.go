@@ -375,7 +375,7 @@ func (d *drifting) plantForScrub() map[string]string {
 func TestScrubFindsEveryDrift(t *testing.T) {
 	d := newDrifting(t, 40)
 	planted := d.plantForScrub()
-	if err := d.parts.Scrub(zap.NewNop()).Pass(t.Context(), "", func(int) {}); err != nil {
+	if _, err := d.parts.Scrub(zap.NewNop()).Pass(t.Context(), "", func(int) {}); err != nil {
 		t.Fatal(err)
 	}
 	d.requireFound(planted)
@@ -498,14 +498,14 @@ func TestScrubReportFindsEveryDrift(t *testing.T) {
 
 	// The one that repairs then closes what can be repaired: it deletes no row.
 	d.parts.Config.Repair = true
-	if err := d.parts.Scrub(zap.NewNop()).Pass(t.Context(), "", func(int) {}); err != nil {
+	if _, err := d.parts.Scrub(zap.NewNop()).Pass(t.Context(), "", func(int) {}); err != nil {
 		t.Fatal(err)
 	}
 	if _, open := d.findings(); len(open) != 1 || !strings.Contains(open[0], "cbtxn_forged") {
 		t.Errorf("open after a repairing scrub: %q, want the forged row", open)
 	}
 	d.exec(`DELETE FROM customer_balance_transactions WHERE id = 'cbtxn_forged'`)
-	if err := d.parts.Scrub(zap.NewNop()).Pass(t.Context(), "", func(int) {}); err != nil {
+	if _, err := d.parts.Scrub(zap.NewNop()).Pass(t.Context(), "", func(int) {}); err != nil {
 		t.Fatal(err)
 	}
 	d.idle()

@@ -189,7 +189,7 @@ func TestFigureEveryDriftInOneCycle(t *testing.T) {
 			r, err = d.parts.Balances(false, zap.NewNop()).Run(t.Context(), "", "")
 			note(r.Findings)
 		default:
-			err = d.parts.Scrub(zap.NewNop()).Pass(t.Context(), "", func(int) {})
+			_, err = d.parts.Scrub(zap.NewNop()).Pass(t.Context(), "", func(int) {})
 			found, _ = d.findings()
 		}
 		if err != nil {
@@ -211,7 +211,7 @@ func TestFigureEveryDriftInOneCycle(t *testing.T) {
 		}
 		if c.undo != "" {
 			d.exec(c.undo, who)
-			if err := d.parts.Scrub(zap.NewNop()).Pass(t.Context(), "", func(int) {}); err != nil {
+			if _, err := d.parts.Scrub(zap.NewNop()).Pass(t.Context(), "", func(int) {}); err != nil {
 				t.Fatal(err)
 			}
 			d.idle()

@@ -55,7 +55,8 @@ type Closing struct {
 	Kinds []DriftKind
 	// Objects are rows and grants that the sync read, so that what is held equals
 	// Stripe: their field_mismatch and unexpected_transaction findings are closed. So
-	// are unexpected_transaction findings of what is not held any more.
+	// are unexpected_transaction findings of what is not held any more, and
+	// missing_transaction findings of what is held now.
 	Objects []string
 	// MissedBefore closes missed_event findings made before this time: everything
 	// that was to be read because of them has been read. Zero closes none.
@@ -76,9 +77,9 @@ func TombstoneCloses(observed time.Time) Closing {
 
 // closeKinds are what a proven ledger closes; full tells that every row was read.
 func closeKinds(full bool, kinds ...DriftKind) []DriftKind {
-	kinds = append(kinds, DriftMissingTransaction, DriftMissingCustomer)
+	kinds = append(kinds, DriftMissingCustomer)
 	if full {
-		kinds = append(kinds, DriftUnexpectedTransaction, DriftFieldMismatch, DriftOrphan)
+		kinds = append(kinds, DriftMissingTransaction, DriftUnexpectedTransaction, DriftFieldMismatch, DriftOrphan)
 	}
 	return kinds
 }

@@ -38,8 +38,10 @@ type BalanceHeld struct {
 	// Tops are, per currency, the placed rows with the highest position; read when
 	// the snapshot is Joined.
 	Tops map[string]HeldRow
-	// Stored are, by id, the rows that the snapshot lists and those held in its
-	// windows, as they lie in the table; read when the snapshot is Whole.
+	// Stored are, by id, rows as they lie in the table: when the snapshot is Whole,
+	// those that it lists and those held in its windows; otherwise those that it
+	// lists and that an open field_mismatch finding of the target names, so that
+	// their findings are closed by proof.
 	Stored map[string]Stored[BalanceTransaction]
 }
 
@@ -89,8 +91,8 @@ type CreditsHeld struct {
 	Summary map[string]CreditBalance
 	// Stored are as in BalanceHeld.
 	Stored map[string]Stored[CreditTransaction]
-	// StoredGrants are the grants of Grants, by id, as they lie in the table; read
-	// when the snapshot is Whole or has AllGrants.
+	// StoredGrants are, by id, grants as they lie in the table: when the snapshot is
+	// Whole or has AllGrants, those of Grants; otherwise as Stored.
 	StoredGrants map[string]Stored[CreditGrant]
 }
 

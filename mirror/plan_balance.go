@@ -17,7 +17,7 @@ func (s BalanceSnapshot) Spans() []Span {
 }
 
 // Whole tells that the snapshot is a read of the whole history or a piece of one,
-// so that a store must read BalanceHeld.Stored.
+// so that a store must read all of BalanceHeld.Stored.
 func (s BalanceSnapshot) Whole() bool { return whole(s.Joined, s.Full, s.Walk) }
 
 // Listed are the ids of the rows, and WindowSpans the created times that the
@@ -101,7 +101,7 @@ func PlanBalance(s BalanceSnapshot, h BalanceHeld) (BalancePlan, error) {
 
 	plan := BalancePlan{State: h.State, Balances: map[string]int64{}}
 	err := history[BalanceTransaction, HeldRow]{
-		windows: s.Windows, fetched: fetched, held: h.Rows, stored: h.Stored,
+		windows: s.Windows, fetched: fetched, held: h.Rows, stored: h.Stored, whole: s.Whole(),
 		created:  func(r BalanceTransaction) time.Time { return r.Created },
 		row:      func(r HeldRow) rowFacts { return rowFacts{r.ID, r.Currency, r.Amount, r.Created} },
 		hold:     holdRow,
@@ -151,7 +151,7 @@ func PlanBalance(s BalanceSnapshot, h BalanceHeld) (BalancePlan, error) {
 		case s.Full || !h.State.Disproved:
 			// A chain that was broken once is proven only from its beginning.
 			plan.State.Disproved = false
-			plan.Close.Kinds = closeKinds(s.Full, DriftChainGap, DriftBalanceMismatch)
+			plan.Close.Kinds = closeKinds(s.Full, DriftChainGap)
 		}
 		for currency, end := range proof.ends {
 			if _, known := ends[currency]; !known {
@@ -169,6 +169,9 @@ func PlanBalance(s BalanceSnapshot, h BalanceHeld) (BalancePlan, error) {
 			}
 		}
 	}
+	if len(plan.Close.Kinds) > 0 && !unexplained(h.Balances, ends) {
+		plan.Close.Kinds = append(plan.Close.Kinds, DriftBalanceMismatch)
+	}
 	for currency, balance := range ends {
 		if old, ok := h.Balances[currency]; !ok || old != balance {
 			plan.Balances[currency] = balance
@@ -180,6 +183,17 @@ func PlanBalance(s BalanceSnapshot, h BalanceHeld) (BalancePlan, error) {
 	}
 	plan.Repaired = append(plan.Repaired, repairedCustomer(s, h, plan, ends)...)
 	return plan, nil
+}
+
+// unexplained tells of a balance in a currency of which neither Stripe nor the rows
+// that were read know: only a full read proves that there is none.
+func unexplained(held, ends map[string]int64) bool {
+	for currency, balance := range held {
+		if _, known := ends[currency]; !known && balance != 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // holdRow is a stored row as far as planning needs it.

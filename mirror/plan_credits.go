@@ -52,7 +52,7 @@ func PlanCredits(s CreditsSnapshot, h CreditsHeld) (CreditsPlan, error) {
 		held[old.ID] = old
 	}
 	err := history[CreditTransaction, HeldCredit]{
-		windows: s.Windows, fetched: fetched, held: h.Rows, stored: h.Stored,
+		windows: s.Windows, fetched: fetched, held: h.Rows, stored: h.Stored, whole: s.Whole(),
 		created:  func(r CreditTransaction) time.Time { return r.Created },
 		row:      func(r HeldCredit) rowFacts { return rowFacts{r.ID, r.Currency, r.Amount, r.Created} },
 		hold:     holdCredit,

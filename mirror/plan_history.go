@@ -89,6 +89,9 @@ type history[Row Storable[Row], Held any] struct {
 	fetched map[string]Row
 	held    []Held
 	stored  map[string]Stored[Row]
+	// whole: what was changed here is repaired. Any other read is refused by it, so
+	// that a whole one follows.
+	whole   bool
 	created func(Row) time.Time
 	row     func(Held) rowFacts
 	// hold is a stored row as it would be held.
@@ -146,7 +149,7 @@ func (h history[Row, Held]) inside(t time.Time) bool {
 // changedHere tells that a row is known not to lie there as it was written.
 func (h history[Row, Held]) changedHere(id string) bool {
 	stored, known := h.stored[id]
-	return known && !stored.Intact()
+	return h.whole && known && !stored.Intact()
 }
 
 // elsewhere tells of a row whose time was changed here that it belongs to another

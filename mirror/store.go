@@ -20,8 +20,8 @@ var (
 	// stale, or what is held was changed here: nothing was written. The error may be a
 	// RewrittenError, which tells the differences.
 	ErrLedgerRewritten = errors.New("the reply rewrites history")
-	// ErrUnstorable: the database refuses these very values, and would refuse them
-	// again. It is no outage.
+	// ErrUnstorable: the database refuses these very values, or holds some that
+	// cannot be read, and would do so again. It is no outage.
 	ErrUnstorable = errors.New("the database refuses the values")
 	// ErrNotFound: the mirror does not hold it.
 	ErrNotFound = errors.New("not in the mirror")

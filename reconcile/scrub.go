@@ -137,7 +137,7 @@ func (s *Scrub) Step(ctx context.Context, account string) (histories int, opened
 		st.Owed -= float64(asked)
 	}
 	if !st.Urgent.IsZero() {
-		n, left, err := s.pass(ctx, account, st.Urgent)
+		n, left, _, err := s.pass(ctx, account, st.Urgent)
 		if err != nil {
 			return asked, nil, err
 		}
@@ -194,7 +194,7 @@ func (s *Scrub) ask(ctx context.Context, account string, before time.Time, n int
 		return 0, err
 	}
 	// Those asked for earlier may still wait at the front of the list.
-	list, err := s.store.FullReads(ctx, account, before, n+backlog+len(stuck)+scrubBatch)
+	list, err := s.store.FullReads(ctx, account, before, n+backlog+stuck.count()+scrubBatch)
 	if err != nil {
 		return 0, err
 	}
@@ -209,7 +209,7 @@ func (s *Scrub) ask(ctx context.Context, account string, before time.Time, n int
 	due := targets[:0]
 	for i, t := range targets {
 		// One in the queue that was asked for is read in full when its turn comes.
-		if stuck[t] || queued[i] && list[i].Requested {
+		if stuck.has(list[i]) || queued[i] && list[i].Requested {
 			continue
 		}
 		if due = append(due, t); len(due) == n {
@@ -226,63 +226,88 @@ func (s *Scrub) ask(ctx context.Context, account string, before time.Time, n int
 }
 
 // pass asks for a batch of histories not read since before, and tells how many
-// are left that can be read.
-func (s *Scrub) pass(ctx context.Context, account string, before time.Time) (asked, left int, err error) {
+// are left that can be read, and how many that cannot.
+func (s *Scrub) pass(ctx context.Context, account string, before time.Time) (asked, left, unread int, err error) {
 	if asked, err = s.ask(ctx, account, before, scrubBatch); err != nil {
-		return 0, 0, err
+		return 0, 0, 0, err
 	}
 	stuck, err := s.stuck(ctx, account, before)
 	if err != nil {
-		return asked, 0, err
+		return asked, 0, 0, err
 	}
-	list, err := s.store.FullReads(ctx, account, before, len(stuck)+1)
+	list, err := s.store.FullReads(ctx, account, before, stuck.count()+1)
 	for _, f := range list {
-		if !stuck[f.Target] {
+		if stuck.has(f) {
+			unread++
+		} else {
 			left++
 		}
 	}
-	return asked, left, err
+	return asked, left, unread, err
 }
 
-// stuck are the histories that cannot be read: those with a dead letter, and those
-// that were read since and whose reply was refused. The latter are tried again by
-// themselves, and what they contradict is a finding.
-func (s *Scrub) stuck(ctx context.Context, account string, since time.Time) (map[mirror.Target]bool, error) {
-	stuck, err := deadTargets(ctx, s.store)
+// stuckReads are the histories that cannot be read: those with a dead letter, and
+// those that were asked for and whose reply was refused. The latter are tried again
+// by themselves, and what they contradict is a finding.
+type stuckReads struct{ dead, refused map[mirror.Target]bool }
+
+func (s stuckReads) count() int { return len(s.dead) + len(s.refused) }
+
+// has tells of a history that is still unread. One that was not asked for was read in
+// part when its reply was refused, which says nothing of the rest.
+func (s stuckReads) has(f mirror.FullRead) bool {
+	return s.dead[f.Target] || s.refused[f.Target] && f.Requested
+}
+
+func (s *Scrub) stuck(ctx context.Context, account string, since time.Time) (stuckReads, error) {
+	dead, err := deadTargets(ctx, s.store)
 	if err != nil {
-		return nil, err
+		return stuckReads{}, err
 	}
+	stuck := stuckReads{dead: dead, refused: map[mirror.Target]bool{}}
 	refused, err := s.store.Refused(ctx, account, since)
 	for _, t := range refused {
-		stuck[t] = true
+		stuck.refused[t] = true
 	}
 	return stuck, err
+}
+
+// Passed tells what a pass of a Scrub did.
+type Passed struct {
+	// Read are the histories read, and Unread those that could not be.
+	Read, Unread int
 }
 
 // Pass reads every history once, now, and returns when all have been read that
 // can be: it does not wait for further tries of a reply that was refused. progress
 // is told of each batch.
-func (s *Scrub) Pass(ctx context.Context, account string, progress func(asked int)) error {
+func (s *Scrub) Pass(ctx context.Context, account string, progress func(asked int)) (Passed, error) {
 	begun := s.o.Now().UTC()
+	var passed Passed
 	for {
-		asked, left, err := s.pass(ctx, account, begun)
+		asked, left, unread, err := s.pass(ctx, account, begun)
 		if err != nil {
-			return err
+			return passed, err
 		}
 		if asked > 0 {
 			progress(asked)
 		}
-		if left == 0 {
+		if passed.Unread = unread; left == 0 {
 			break
 		}
 		if err := pause(ctx, 100*time.Millisecond); err != nil {
-			return err
+			return passed, err
 		}
 	}
+	total, err := s.store.FullReadCount(ctx, account)
+	if err != nil {
+		return passed, err
+	}
+	passed.Read = int(total) - passed.Unread
 	sweep, err := s.store.Sweep(ctx, account, SweepScrub)
 	if err != nil {
-		return err
+		return passed, err
 	}
 	sweep.StartedAt, sweep.Watermark, sweep.LastSuccess = begun, begun, s.o.Now().UTC()
-	return s.store.SaveSweep(ctx, sweep)
+	return passed, s.store.SaveSweep(ctx, sweep)
 }

@@ -209,7 +209,8 @@ func TestF03_ScrubFailsEverywhere(t *testing.T) {
 				failed := false
 				run := func() error {
 					if mode == "pass" {
-						return scrub().Pass(t.Context(), "", func(int) {})
+						_, err := scrub().Pass(t.Context(), "", func(int) {})
+						return err
 					}
 					for range map[string]int{"steps": 30, "urgent": 3}[mode] {
 						if mode == "steps" {
@@ -328,17 +329,27 @@ func TestScrubPassDoesNotWaitForWhatIsRefused(t *testing.T) {
 	row := &l.rows["cus_02"][1]
 	row.Amount, row.Raw = -11, json.RawMessage(`{"id":"cbtxn_02_4","amount":-11}`)
 	scrub := NewScrub(b.store, b.queue, ScrubOptions{Now: b.clock})
-	pass := func() (asked int) {
+	pass := func() (asked int, passed Passed) {
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancel()
-		if err := scrub.Pass(ctx, "", func(n int) { asked += n }); err != nil {
+		passed, err := scrub.Pass(ctx, "", func(n int) { asked += n })
+		if err != nil {
 			t.Fatal(err)
 		}
-		return asked
+		return asked, passed
 	}
 	for range 2 { // the second time it is known, and read once more
-		if asked := pass(); asked != 5 {
-			t.Errorf("%d histories asked for, want each of the 5 once", asked)
+		// A reply of a few rows that was refused says nothing of the rest.
+		lagging := mirror.Target{Scope: mirror.ScopeBalance, ID: "cus_03"}
+		st, err := b.store.Store.BeginSync(t.Context(), lagging)
+		if err == nil {
+			_, err = b.store.Store.Refuse(t.Context(), mirror.Refusal{Target: lagging, Epoch: st.Epoch, ObservedAt: b.now})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if asked, passed := pass(); asked != 5 || passed != (Passed{4, 1}) {
+			t.Errorf("%d histories asked for, want each of the 5 once; %+v", asked, passed)
 		}
 		if left := b.unread(t, b.now); len(left) != 1 || left[0].Target.ID != "cus_02" {
 			t.Errorf("not read: %+v, want cus_02 alone", left)
@@ -350,9 +361,9 @@ func TestScrubPassDoesNotWaitForWhatIsRefused(t *testing.T) {
 		clear(b.queue.queued)
 	}
 	row.Amount, row.Raw = -10, json.RawMessage(`{"id":"cbtxn_02_4","amount":-10}`)
-	pass()
-	if left, found := b.unread(t, b.now), b.found(t); len(left) != 0 || len(found) != 0 {
-		t.Errorf("once Stripe shows what is held: not read %+v, found %q", left, found)
+	_, passed := pass()
+	if left, found := b.unread(t, b.now), b.found(t); len(left) != 0 || len(found) != 0 || passed != (Passed{5, 0}) {
+		t.Errorf("once Stripe shows what is held: %+v, not read %+v, found %q", passed, left, found)
 	}
 }
 

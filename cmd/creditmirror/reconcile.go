@@ -120,7 +120,7 @@ func runReconcile(ctx context.Context, e *env, cfg config.Config, o reconcileOpt
 		}
 	}
 	if o.dryRun || !cfg.Repair {
-		found, err := passes(ctx, e.err, parts, o, accounts, log)
+		found, _, err := passes(ctx, e.err, parts, o, accounts, log)
 		return errors.Join(brokenOff(ctx, err), show(found))
 	}
 
@@ -132,14 +132,18 @@ func runReconcile(ctx context.Context, e *env, cfg config.Config, o reconcileOpt
 		err = errors.Join(err, <-drained)
 	}()
 	begun := time.Now()
-	if _, err = passes(ctx, e.err, parts, o, accounts, log); err == nil {
+	_, unread, err := passes(ctx, e.err, parts, o, accounts, log)
+	if err == nil {
 		err = settle(ctx, e.err, parts, accounts, begun)
 	}
 	// Before the workers are waited for: a second signal may end that at once.
 	look, stopLooking := context.WithTimeout(context.WithoutCancel(ctx), lookTimeout)
 	defer stopLooking()
 	found, lookErr := recorded(look, parts, accounts, begun)
-	return errors.Join(brokenOff(ctx, err), lookErr, show(found))
+	if err = errors.Join(brokenOff(ctx, err), lookErr, show(found)); err == nil && unread > 0 {
+		err = errFound
+	}
+	return err
 }
 
 // brokenOff says of a pass that was stopped what its report is worth.
@@ -151,16 +155,15 @@ func brokenOff(ctx context.Context, err error) error {
 }
 
 // passes runs the sweep over each account and returns what it met, also when it
-// breaks off.
-func passes(ctx context.Context, progress io.Writer, parts *app.Parts, o reconcileOptions, accounts []string, log *zap.Logger) ([]mirror.Finding, error) {
-	var found []mirror.Finding
+// breaks off, and how many histories of those to be read could not be.
+func passes(ctx context.Context, progress io.Writer, parts *app.Parts, o reconcileOptions, accounts []string, log *zap.Logger) (found []mirror.Finding, unread int, err error) {
 	for _, account := range accounts {
 		switch o.sweep {
 		case reconcile.SweepEvents:
 			result, err := parts.Events(o.dryRun, log).Run(ctx, account)
 			found = append(found, result.Findings...)
 			if err != nil {
-				return found, err
+				return found, unread, err
 			}
 			fmt.Fprintf(progress, "account %q: %d events since %s, %d missed\n", account, result.Seen, rfc3339(result.From), result.Missed)
 			if result.Beyond {
@@ -170,7 +173,7 @@ func passes(ctx context.Context, progress io.Writer, parts *app.Parts, o reconci
 			result, err := parts.Balances(o.dryRun, log).Run(ctx, account, "")
 			found = append(found, result.Findings...)
 			if err != nil {
-				return found, err
+				return found, unread, err
 			}
 			fmt.Fprintf(progress, "account %q: %d customers, %d grants, %d differences\n", account, result.Customers, result.Grants, len(result.Findings))
 		case reconcile.SweepScrub:
@@ -178,19 +181,23 @@ func passes(ctx context.Context, progress io.Writer, parts *app.Parts, o reconci
 				reported, err := parts.ScrubReport(o.dryRun, log).Run(ctx, account, "", 0, nil)
 				found = append(found, reported.Findings...)
 				if err != nil {
-					return found, err
+					return found, unread, err
 				}
 				fmt.Fprintf(progress, "account %q: %d customers, %d histories read, %d differences\n", account, reported.Customers, reported.Histories, len(reported.Findings))
 				continue
 			}
-			total := 0
-			if err := parts.Scrub(log).Pass(ctx, account, func(n int) { total += n }); err != nil {
-				return found, err
+			passed, err := parts.Scrub(log).Pass(ctx, account, func(int) {})
+			if err != nil {
+				return found, unread, err
 			}
-			fmt.Fprintf(progress, "account %q: %d histories read\n", account, total)
+			fmt.Fprintf(progress, "account %q: %d histories read, %d could not be\n", account, passed.Read, passed.Unread)
+			if passed.Unread > 0 {
+				fmt.Fprintf(progress, "why not: creditmirror dead list, and differences with the cause %q\n", mirror.CauseRewritten)
+			}
+			unread += passed.Unread
 		}
 	}
-	return found, nil
+	return found, unread, nil
 }
 
 // settle waits until the queue has worked off what the pass marked. It does not

@@ -175,7 +175,7 @@ func TestReconcileScrubDoesNotWaitForWhatIsRefused(t *testing.T) {
 			Expected, Actual      string
 			RepairedAt            *time.Time `json:"repaired_at"`
 		}
-		if err := json.Unmarshal(out.Bytes(), &found); err != nil || code != 1 {
+		if err := json.Unmarshal(out.Bytes(), &found); err != nil || code != 1 || !strings.Contains(said.String(), " histories read, 1 could not be\n") {
 			t.Fatalf("scrub %d: exit %d, %v\n%s\n%s", n, code, err, &out, &said)
 		}
 		t.Logf("scrub %d: %v", n, time.Since(began))
@@ -203,6 +203,23 @@ func TestReconcileScrubDoesNotWaitForWhatIsRefused(t *testing.T) {
 		if code, out, errOut := cli(t, b.environ, args...); code != 0 {
 			t.Errorf("%v: exit %d\n%s\n%s", args, code, out, errOut)
 		}
+	}
+}
+
+// A scrub that could not read a history is no proof, also where nothing differs.
+func TestReconcileScrubTellsWhatItCouldNotRead(t *testing.T) {
+	t.Parallel()
+	b := newBehind(t, 20, "CREDITMIRROR_MAX_ATTEMPTS=1")
+	_, stuck := b.row(0)
+	if err := b.sim.SetFaults(stripesim.Faults{{Kind: stripesim.Fault500, Probability: 1, Customer: stuck}}); err != nil {
+		t.Fatal(err)
+	}
+	code, out, errOut := cli(t, b.environ, "reconcile", "scrub", "--format", "json")
+	if code != 1 || out != "[]\n" || !strings.Contains(errOut, " could not be\n") || strings.Contains(errOut, " 0 could not be\n") {
+		t.Errorf("exit %d\n%s\n%s", code, out, errOut)
+	}
+	if code, out, errOut = cli(t, b.environ, "dead", "list"); code != 0 || !strings.Contains(out, stuck) {
+		t.Errorf("dead list: exit %d\n%s\n%s", code, out, errOut)
 	}
 }
 

@@ -18,6 +18,9 @@ func damageCases() []testCase {
 		{"GrantThatStripeDoesNotList", unlistedGrant},
 		{"GrantsAreComparedWheneverAllAreListed", thoroughGrants},
 		{"IncrementalReadLeavesColumnsAlone", incrementalDamage},
+		{"IncrementalReadClosesWhatItProves", incrementalProof},
+		{"IncrementalReadClosesNoBalanceThatNobodyKnows", unknownBalance},
+		{"UnreadableValuesAreRead", unreadableValues},
 		{"RepairClosesWhatWasFoundBefore", repairCloses},
 		{"RefusedIsRecordedOnce", refusedOnce},
 		{"UnexpectedEndsWhenItIsListedOrGone", unexpectedEnds},
@@ -70,6 +73,9 @@ func damages() []damage {
 		one(rowsTable, damagedRow, column, value, field("cbtxn_A00003", "eur", column))
 	}
 	list = append(list,
+		damage{"balance_transactions.created into eternity", []string{
+			`UPDATE ` + rowsTable + ` SET created = 'infinity'` + damagedRow,
+		}, []string{field("cbtxn_A00003", "eur", "created")}},
 		damage{"balance_transactions.created into the future", []string{
 			`UPDATE ` + rowsTable + ` SET created = '2031-01-01T00:00:00.000000Z'` + damagedRow,
 		}, []string{field("cbtxn_A00003", "eur", "created")}},
@@ -99,6 +105,9 @@ func damages() []damage {
 		one(creditsTable, damagedCredit, column, value, field("cbtxn_A003", "eur", strings.Trim(column, `"`)))
 	}
 	list = append(list,
+		damage{"credit times without an end", []string{
+			`UPDATE ` + creditsTable + ` SET created = 'infinity', effective_at = 'infinity'` + damagedCredit,
+		}, []string{field("cbtxn_A003", "eur", "effective_at, created")}},
 		damage{"a credit row of a grant that nobody knows", []string{
 			`UPDATE ` + creditsTable + ` SET "grant" = 'credgr_none'` + damagedCredit,
 		}, []string{field("cbtxn_A003", "eur", "grant")}},
@@ -116,6 +125,10 @@ func damages() []damage {
 		one("credit_grants", damagedGrant, column, value, field("credgr_A001", "eur", column))
 	}
 
+	list = append(list, damage{"grant times without an end", []string{
+		`UPDATE credit_grants SET created = 'infinity', updated = 'infinity', expires_at = 'infinity'` + damagedGrant,
+	}, []string{field("credgr_A001", "eur", "expires_at, created, updated")}})
+
 	one("customers", damagedOwner, "balance", "balance + 7", "balance_mismatch|eur||-260|-253|unknown")
 	one("customers", damagedOwner, "invoice_credit_balance", `'{"eur":260}'`, "balance_mismatch|usd||-900|0|unknown")
 	one("customers", damagedOwner, "currency", `'usd'`, "balance_mismatch|usd||-900|-260|unknown")
@@ -126,7 +139,13 @@ func damages() []damage {
 	} {
 		one("customers", damagedOwner, column, value, field("cus_A", "", column))
 	}
+	for name, value := range map[string]string{
+		"a list of credits": `'[]'`, "a fraction of credit": `'{"usd":1.5}'`, "credit in words": `'"much"'`,
+	} {
+		list = append(list, damage{name, []string{`UPDATE customers SET invoice_credit_balance = ` + value + damagedOwner}, []string{"balance_mismatch|usd||-900|0|unknown"}})
+	}
 	list = append(list,
+		damage{"a customer without an end", []string{`UPDATE customers SET created = 'infinity'` + damagedOwner}, []string{field("cus_A", "", "created")}},
 		damage{"a customer lost", []string{`DELETE FROM customers` + damagedOwner}, []string{"missing_customer|||customer||unknown"}},
 		damage{"a balance changed", []string{
 			`UPDATE customer_balances SET balance = 5 WHERE customer = 'cus_A' AND currency = 'usd'`,
@@ -392,6 +411,107 @@ func incrementalDamage(t *testing.T, h *Harness) {
 		t.Errorf("a full read: %+v", a)
 	}
 	requireChain(t, h, l)
+}
+
+// incrementalProof: a finding is closed by the rows that a sync has compared in every
+// column, and by no others; what it compares it repairs.
+func incrementalProof(t *testing.T, h *Harness) {
+	l, c := damagedLedgers(t, h)
+	before := h.contents(t)
+	h.exec(t, `UPDATE `+rowsTable+` SET description = 'x' WHERE customer = 'cus_A' AND id IN ('cbtxn_A00003', 'cbtxn_A00005')`,
+		`UPDATE `+creditsTable+` SET invoice = 'in_x' WHERE customer = 'cus_A'`,
+		`UPDATE credit_grants SET name = 'x' WHERE customer = 'cus_A'`,
+		`DELETE FROM `+rowsTable+` WHERE customer = 'cus_A' AND id = 'cbtxn_A00001'`,
+		`DELETE FROM `+creditsTable+` WHERE customer = 'cus_A' AND id = 'cbtxn_A002'`)
+	rows := func(kind mirror.DriftKind, scope mirror.Scope, ids ...string) (list []mirror.Finding) {
+		for _, id := range ids {
+			list = append(list, mirror.Finding{Kind: kind, Customer: "cus_A", Scope: scope, Object: id})
+		}
+		return list
+	}
+	_, err := h.OpenFindings(t.Context(), slices.Concat(
+		rows(mirror.DriftFieldMismatch, mirror.ScopeBalance, "cbtxn_A00003", "cbtxn_A00004", "cbtxn_A00005"),
+		rows(mirror.DriftFieldMismatch, mirror.ScopeCredits, c.rows[1].ID, c.rows[3].ID, c.grants[0].ID, c.grants[1].ID),
+		rows(mirror.DriftMissingTransaction, mirror.ScopeBalance, "cbtxn_A00001", "cbtxn_A00002"),
+		rows(mirror.DriftMissingTransaction, mirror.ScopeCredits, "cbtxn_A002", c.rows[2].ID),
+	))
+	noErr(t, err)
+	if a := applyBalance(t, h, l.snapshot(begin(t, h, l.target()), 2)); a.Updated != 1 {
+		t.Errorf("a sync of the newest rows: %+v", a)
+	}
+	snap := c.snapshot(begin(t, h, c.target()), 1)
+	snap.Grants = c.grants[1:2]
+	snap.Summary, snap.AcceptDisproof = nil, true
+	applyCredits(t, h, snap)
+	requireOpen(t, h,
+		"field_mismatch/cus_A/cbtxn_A00003/false", "field_mismatch/cus_A/"+c.rows[1].ID+"/false", "field_mismatch/cus_A/"+c.grants[0].ID+"/false",
+		"grant_out_of_bounds/cus_A/"+c.grants[0].ID+"/false",
+		"missing_transaction/cus_A/cbtxn_A00001/false", "missing_transaction/cus_A/cbtxn_A002/false")
+	l.sync(t, h)
+	c.sync(t, h)
+	requireOpen(t, h)
+	if after := h.contents(t); after != before {
+		t.Errorf("the tables have\n%s\nwant\n%s", after, before)
+	}
+}
+
+// unknownBalance: that there is no balance in a currency is proven by the whole
+// history alone.
+func unknownBalance(t *testing.T, h *Harness) {
+	l, _ := damagedLedgers(t, h)
+	h.exec(t, `INSERT INTO customer_balances (account, customer, currency, balance, synced_at)
+SELECT account, customer, 'xxx', 5, synced_at FROM customer_balances WHERE customer = 'cus_A' AND currency = 'usd'`)
+	_, err := h.OpenFindings(t.Context(), []mirror.Finding{{Kind: mirror.DriftBalanceMismatch, Customer: "cus_A", Scope: mirror.ScopeBalance, Currency: "xxx"}})
+	noErr(t, err)
+	applyBalance(t, h, l.snapshot(begin(t, h, l.target()), 2))
+	requireOpen(t, h, "balance_mismatch/cus_A//false")
+	l.sync(t, h)
+	requireOpen(t, h)
+	_, err = h.OpenFindings(t.Context(), []mirror.Finding{{Kind: mirror.DriftBalanceMismatch, Customer: "cus_A", Scope: mirror.ScopeBalance, Currency: "xxx"}})
+	noErr(t, err)
+	applyBalance(t, h, l.snapshot(begin(t, h, l.target()), 2))
+	requireOpen(t, h) // the balance is zero now, as it has to be
+}
+
+// unreadableValues: what SQL has put where no value of Stripe's can be hinders
+// neither the sweeps nor the readers.
+func unreadableValues(t *testing.T, h *Harness) {
+	l, c := damagedLedgers(t, h)
+	h.exec(t,
+		`UPDATE customers SET invoice_credit_balance = '[]', created = 'infinity'`+damagedOwner,
+		`UPDATE `+rowsTable+` SET created = 'infinity'`+damagedRow, `UPDATE `+creditsTable+` SET created = 'infinity'`+damagedCredit,
+		`UPDATE credit_grants SET created = 'infinity', updated = 'infinity'`+damagedGrant)
+	for _, target := range []mirror.Target{l.target(), c.target()} {
+		if damaged, err := h.Damaged(t.Context(), target, []string{"cbtxn_A00003", "cbtxn_A003", "credgr_A001"}); err != nil || !damaged {
+			t.Errorf("%s: damaged %v, %v", target, damaged, err)
+		}
+	}
+	held, err := h.HeldCustomers(t.Context(), "", []string{"cus_A", "cus_B"})
+	if err != nil || len(held) != 2 || held["cus_A"].InvoiceCreditBalance != nil {
+		t.Errorf("held: %+v, %v", held, err)
+	}
+	customers, err := h.Customers(t.Context(), "", "", 10)
+	if err != nil || len(customers) != 2 {
+		t.Errorf("customers: %+v, %v", customers, err)
+	}
+	page := mirror.Page{Limit: 10}
+	if s, err := h.BalanceTransactions(t.Context(), "", "cus_A", page); err != nil || len(s.Rows) != 5 {
+		t.Errorf("transactions: %+v, %v", s, err)
+	}
+	if s, err := h.CreditTransactions(t.Context(), "", "cus_A", "", page); err != nil || len(s.Rows) != len(c.rows) {
+		t.Errorf("credit transactions: %+v, %v", s, err)
+	}
+	if s, err := h.Grants(t.Context(), "", "cus_A", page); err != nil || len(s.Rows) != 2 {
+		t.Errorf("grants: %+v, %v", s, err)
+	}
+	if list, err := h.LivingCustomers(t.Context(), "", mirror.Place{Created: time.Now()}, time.Time{}, 10); err != nil {
+		t.Errorf("living customers: %+v, %v", list, err)
+	}
+	l.sync(t, h)
+	c.sync(t, h)
+	if a := l.sync(t, h); a.Changed() || len(a.Repaired) != 0 {
+		t.Errorf("the next full read: %+v", a)
+	}
 }
 
 // repairCloses: a difference that was recorded while nothing was repaired is closed

@@ -134,6 +134,8 @@ func queueHeldBalance(b *pgx.Batch, snap mirror.BalanceSnapshot, held *mirror.Ba
 	}
 	if snap.Whole() {
 		queueStored(b, storedTransactions, t, snap.Listed(), snap.WindowSpans(), &held.Stored, scanStored)
+	} else {
+		queueAccused(b, accusedTransactions, t, snap.Listed(), &held.Stored, scanStored)
 	}
 	if !snap.Joined {
 		return
@@ -252,7 +254,7 @@ func queueUpdateRows(b *pgx.Batch, t mirror.Target, rows []mirror.BalanceTransac
 }
 
 func scanHeldRow(row pgx.CollectableRow) (r mirror.HeldRow, err error) {
-	err = row.Scan(&r.ID, &r.Currency, &r.Amount, &r.EndingBalance, &r.Type, &r.Created, &r.Position, &r.Digest)
+	err = row.Scan(&r.ID, &r.Currency, &r.Amount, &r.EndingBalance, &r.Type, (*optTime)(&r.Created), &r.Position, &r.Digest)
 	return r, err
 }
 

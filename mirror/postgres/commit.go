@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -39,15 +40,17 @@ const (
 SELECT $1, $2, u.table_name, u.id, u.op
 FROM unnest($3::text[], $4::text[], $5::text[]) WITH ORDINALITY AS u (table_name, id, op, n) ORDER BY u.n`
 
+	// held tells whether a finding's object is held of the target.
+	held = `(EXISTS (SELECT 1 FROM creditmirror.customer_balance_transactions AS t WHERE t.account = $1 AND t.customer = $2 AND t.id = object)
+      OR EXISTS (SELECT 1 FROM creditmirror.credit_balance_transactions AS t WHERE t.account = $1 AND t.customer = $2 AND t.id = object)
+      OR EXISTS (SELECT 1 FROM creditmirror.credit_grants AS g WHERE g.account = $1 AND g.customer = $2 AND g.id = object))`
+
 	// closeFindings closes what a commit proves gone of its own target.
 	closeFindings = `UPDATE creditmirror.drift_findings SET repaired_at = now(), synced_at = now()
 WHERE account = $1 AND customer = $2 AND scope = $3 AND repaired_at IS NULL
   AND (kind = ANY ($4::text[]) OR kind = 'missed_event' AND found_at <= $6
     OR kind IN ('field_mismatch', 'unexpected_transaction') AND object = ANY ($5::text[])
-    OR kind = 'unexpected_transaction'
-      AND NOT EXISTS (SELECT 1 FROM creditmirror.customer_balance_transactions AS t WHERE t.account = $1 AND t.customer = $2 AND t.id = object)
-      AND NOT EXISTS (SELECT 1 FROM creditmirror.credit_balance_transactions AS t WHERE t.account = $1 AND t.customer = $2 AND t.id = object)
-      AND NOT EXISTS (SELECT 1 FROM creditmirror.credit_grants AS g WHERE g.account = $1 AND g.customer = $2 AND g.id = object))
+    OR kind = 'unexpected_transaction' AND NOT ` + held + ` OR kind = 'missing_transaction' AND ` + held + `)
 RETURNING kind`
 
 	// closeMissed closes what events were missed and are answered now. An event
@@ -247,9 +250,13 @@ func findingArgs(account string, findings []mirror.Finding) (args []any, byID ma
 
 // refused recognises refusals that are about the values. A row that is new to the
 // plan but held already has another time of creation, and that cannot be; other
-// data exceptions, constraints and program limits would be met again each time.
+// data exceptions, constraints and program limits would be met again each time, as
+// would a column whose value cannot be read.
 func refused(err error) error {
 	state := sqlState(err)
+	if _, unreadable := errors.AsType[pgx.ScanArgError](err); unreadable {
+		return fmt.Errorf("%w: %w", mirror.ErrUnstorable, err)
+	}
 	switch {
 	case state == "23505":
 		return fmt.Errorf("%w: a row that is held came back with another time: %w", mirror.ErrLedgerRewritten, err)

@@ -75,7 +75,7 @@ ORDER BY created, id LIMIT $5`
 
 func scanCredit(row pgx.CollectableRow) (r mirror.CreditTransaction, err error) {
 	err = row.Scan(&r.Account, &r.ID, &r.Grant, &r.Customer, &r.Type, (*optText)(&r.CreditType), (*optText)(&r.DebitType),
-		&r.Amount, &r.Currency, (*optText)(&r.Invoice), (*optText)(&r.InvoiceLineItem), (*optTime)(&r.EffectiveAt), &r.Created,
+		&r.Amount, &r.Currency, (*optText)(&r.Invoice), (*optText)(&r.InvoiceLineItem), (*optTime)(&r.EffectiveAt), (*optTime)(&r.Created),
 		&r.Livemode, (*optText)(&r.TestClock), &r.Raw)
 	return r, err
 }

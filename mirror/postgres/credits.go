@@ -105,7 +105,7 @@ func queueHeldCredits(b *pgx.Batch, snap mirror.CreditsSnapshot, held *mirror.Cr
 	if spans := snap.Spans(); len(spans) > 0 {
 		b.Queue(heldCreditsInSpans, t.Account, t.ID, column(spans, spanFrom), column(spans, spanTo)).Query(func(rows pgx.Rows) (err error) {
 			held.Rows, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (r mirror.HeldCredit, err error) {
-				err = row.Scan(&r.ID, &r.Grant, &r.Currency, &r.Amount, &r.Created, &r.Digest)
+				err = row.Scan(&r.ID, &r.Grant, &r.Currency, &r.Amount, (*optTime)(&r.Created), &r.Digest)
 				return r, err
 			})
 			held.Rows = distinctBy(held.Rows, func(r mirror.HeldCredit) string { return r.ID })
@@ -138,9 +138,13 @@ func queueHeldCredits(b *pgx.Batch, snap mirror.CreditsSnapshot, held *mirror.Cr
 	})
 	if snap.Whole() {
 		queueStored(b, storedCredits, t, snap.Listed(), snap.WindowSpans(), &held.Stored, scanStoredCredit)
+	} else {
+		queueAccused(b, accusedCredits, t, snap.Listed(), &held.Stored, scanStoredCredit)
 	}
 	if snap.Whole() || snap.AllGrants {
 		b.Queue(storedGrants, t.Account, t.ID, grantIDs(snap)).Query(collectStored(&held.StoredGrants, scanStoredGrant))
+	} else {
+		queueAccused(b, accusedGrants, t, grantIDs(snap), &held.StoredGrants, scanStoredGrant)
 	}
 	b.Queue(heldSummary, t.Account, t.ID).Query(func(rows pgx.Rows) error {
 		held.Summary = map[string]mirror.CreditBalance{}

@@ -80,12 +80,8 @@ SELECT count(*) FROM stored`
 )
 
 func scanCustomer(row pgx.Row) (c mirror.CustomerView, digest string, err error) {
-	var credit *map[string]int64
-	err = row.Scan(&c.Account, &c.ID, &c.Balance, (*optText)(&c.Currency), &credit, (*optTime)(&c.Created), &c.Livemode,
+	err = row.Scan(&c.Account, &c.ID, &c.Balance, (*optText)(&c.Currency), (*creditMap)(&c.InvoiceCreditBalance), (*optTime)(&c.Created), &c.Livemode,
 		(*optText)(&c.TestClock), (*optText)(&c.CustomerAccount), &c.Raw, &c.Deleted, (*optTime)(&c.SyncedAt), &digest)
-	if credit != nil {
-		c.InvoiceCreditBalance = *credit
-	}
 	return c, digest, err
 }
 

@@ -120,7 +120,7 @@ ORDER BY created, coalesce(chain_position, 9223372036854775807), id LIMIT $5`
 
 func scanBalanceRow(row pgx.CollectableRow) (r mirror.BalanceTransaction, err error) {
 	err = row.Scan(&r.Account, &r.ID, &r.Customer, &r.Amount, &r.Currency, &r.EndingBalance, &r.Type, (*optText)(&r.Invoice),
-		(*optText)(&r.CreditNote), (*optText)(&r.CheckoutSession), (*optText)(&r.Description), &r.Metadata, &r.Created,
+		(*optText)(&r.CreditNote), (*optText)(&r.CheckoutSession), (*optText)(&r.Description), &r.Metadata, (*optTime)(&r.Created),
 		&r.Livemode, &r.Position, &r.Raw)
 	return r, err
 }

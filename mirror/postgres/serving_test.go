@@ -3,6 +3,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"flag"
 	"fmt"
@@ -69,10 +70,17 @@ func TestServingUnderLoad(t *testing.T) {
 		load(t, real.URL, k.path, 1000, time.Second)
 	}
 	for _, k := range kinds {
-		took := load(t, real.URL, k.path, 1000, 8*time.Second)
-		t.Logf("%-28s at 1,000/s: %s", k.name, quantiles(took))
-		if p99 := took[len(took)*99/100]; p99 > 10*time.Millisecond {
-			t.Errorf("%s: p99 %s, want at most 10ms", k.name, p99)
+		var runs [][]time.Duration // one stall of a shared machine is one run's, and the median's neither
+		for range 5 {
+			runs = append(runs, load(t, real.URL, k.path, 1000, 4*time.Second))
+		}
+		p99 := func(took []time.Duration) time.Duration { return took[len(took)*99/100] }
+		slices.SortFunc(runs, func(a, b []time.Duration) int { return cmp.Compare(p99(a), p99(b)) })
+		median := runs[len(runs)/2]
+		t.Logf("%-28s at 1,000/s: %s; p99 of the best run %s, of the worst %s", k.name, quantiles(median),
+			p99(runs[0]).Round(10*time.Microsecond), p99(runs[len(runs)-1]).Round(10*time.Microsecond))
+		if p99(median) > 10*time.Millisecond {
+			t.Errorf("%s: p99 %s, want at most 10ms", k.name, p99(median))
 		}
 	}
 	for _, k := range []int{0, 2} {
@@ -231,6 +239,8 @@ FROM generate_series($1::bigint, $2::bigint) AS n, generate_series($3::bigint, $
 	exec(`VACUUM ANALYZE creditmirror.customer_balance_transactions`)
 	exec(`VACUUM ANALYZE creditmirror.customers`)
 	exec(`VACUUM ANALYZE creditmirror.sync_state`)
+	exec(`CHECKPOINT`)
+	syscall.Sync() // a disk that still writes what was filled in is measured otherwise
 	if t.Failed() {
 		t.FailNow()
 	}

@@ -9,13 +9,18 @@ import (
 	"github.com/creditmirror/creditmirror/mirror"
 )
 
-// What a whole read compares: rows as they lie in the table, in every column. Most
-// of them lie in the times that were read; one whose time was changed is found by
-// its id, and told once.
+// What a sync compares in every column: rows as they lie in the table. A whole read
+// compares all that it lists and all that lie in the times that it covers, since one
+// whose time was changed is found by its id alone. Any other compares those that it
+// lists and that a finding accuses, so that it closes no finding without a proof.
 const (
-	storedTransactions = `SELECT t.account, t.id, t.customer, t.amount, t.currency, t.ending_balance, t.type, t.invoice, t.credit_note,
+	accused = `SELECT f.object FROM creditmirror.drift_findings AS f
+  WHERE f.account = $1 AND f.customer = $2 AND f.kind = 'field_mismatch' AND f.repaired_at IS NULL AND f.object = ANY ($3::text[])`
+
+	storedTransactionColumns = `SELECT t.account, t.id, t.customer, t.amount, t.currency, t.ending_balance, t.type, t.invoice, t.credit_note,
   t.checkout_session, t.description, t.metadata, t.created, t.livemode, coalesce(t.chain_position, 0), t.raw, t.digest
-FROM (
+`
+	storedTransactions = storedTransactionColumns + `FROM (
   SELECT u.id FROM unnest($3::text[]) AS u (id)
   UNION
   SELECT h.id FROM unnest($4::timestamptz[], $5::timestamptz[]) AS span (first, last)
@@ -24,9 +29,13 @@ FROM (
 ) AS n
 JOIN creditmirror.customer_balance_transactions AS t ON t.account = $1 AND t.customer = $2 AND t.id = n.id`
 
-	storedCredits = `SELECT t.account, t.id, t."grant", t.customer, t.type, t.credit_type, t.debit_type, t.amount, t.currency, t.invoice,
+	accusedTransactions = storedTransactionColumns + `FROM creditmirror.customer_balance_transactions AS t
+WHERE t.account = $1 AND t.customer = $2 AND t.id IN (` + accused + `)`
+
+	storedCreditColumns = `SELECT t.account, t.id, t."grant", t.customer, t.type, t.credit_type, t.debit_type, t.amount, t.currency, t.invoice,
   t.invoice_line_item, t.effective_at, t.created, t.livemode, t.test_clock, t.raw, t.digest
-FROM (
+`
+	storedCredits = storedCreditColumns + `FROM (
   SELECT u.id FROM unnest($3::text[]) AS u (id)
   UNION
   SELECT h.id FROM unnest($4::timestamptz[], $5::timestamptz[]) AS span (first, last)
@@ -35,11 +44,23 @@ FROM (
 ) AS n
 JOIN creditmirror.credit_balance_transactions AS t ON t.account = $1 AND t.customer = $2 AND t.id = n.id`
 
-	storedGrantsByID = `SELECT ` + grantColumns + `, digest FROM creditmirror.credit_grants WHERE account = $1 AND id = ANY ($2::text[])`
+	accusedCredits = storedCreditColumns + `FROM creditmirror.credit_balance_transactions AS t
+WHERE t.account = $1 AND t.customer = $2 AND t.id IN (` + accused + `)`
 
-	storedGrants = `SELECT ` + grantColumns + `, digest FROM creditmirror.credit_grants
-WHERE account = $1 AND (customer = $2 OR id = ANY ($3::text[]))`
+	storedGrantColumns = `SELECT ` + grantColumns + `, digest FROM creditmirror.credit_grants `
+
+	storedGrantsByID = storedGrantColumns + `WHERE account = $1 AND id = ANY ($2::text[])`
+	storedGrants     = storedGrantColumns + `WHERE account = $1 AND (customer = $2 OR id = ANY ($3::text[]))`
+	accusedGrants    = storedGrantColumns + `WHERE account = $1 AND id IN (` + accused + `)`
 )
+
+// queueAccused queues one of the statements above that takes listed rows which a
+// finding accuses.
+func queueAccused[Row mirror.Storable[Row]](b *pgx.Batch, statement string, t mirror.Target, listed []string,
+	into *map[string]mirror.Stored[Row], scan func(pgx.Row) (string, mirror.Stored[Row], error),
+) {
+	b.Queue(statement, t.Account, t.ID, column(listed, func(id *string) string { return clean(*id) })).Query(collectStored(into, scan))
+}
 
 // queueStored queues one of the statements above that takes rows by time and id.
 func queueStored[Row mirror.Storable[Row]](b *pgx.Batch, statement string, t mirror.Target, listed []string, windows []mirror.Span,
@@ -67,7 +88,7 @@ func scanStored(row pgx.Row) (string, mirror.Stored[mirror.BalanceTransaction], 
 	var r mirror.BalanceTransaction
 	var digest string
 	err := row.Scan(&r.Account, &r.ID, &r.Customer, &r.Amount, &r.Currency, &r.EndingBalance, &r.Type, (*optText)(&r.Invoice),
-		(*optText)(&r.CreditNote), (*optText)(&r.CheckoutSession), (*optText)(&r.Description), &r.Metadata, &r.Created,
+		(*optText)(&r.CreditNote), (*optText)(&r.CheckoutSession), (*optText)(&r.Description), &r.Metadata, (*optTime)(&r.Created),
 		&r.Livemode, &r.Position, &r.Raw, &digest)
 	return r.ID, mirror.Stored[mirror.BalanceTransaction]{Row: r, Digest: digest}, err
 }
@@ -76,7 +97,7 @@ func scanStoredCredit(row pgx.Row) (string, mirror.Stored[mirror.CreditTransacti
 	var r mirror.CreditTransaction
 	var digest string
 	err := row.Scan(&r.Account, &r.ID, &r.Grant, &r.Customer, &r.Type, (*optText)(&r.CreditType), (*optText)(&r.DebitType),
-		&r.Amount, &r.Currency, (*optText)(&r.Invoice), (*optText)(&r.InvoiceLineItem), (*optTime)(&r.EffectiveAt), &r.Created,
+		&r.Amount, &r.Currency, (*optText)(&r.Invoice), (*optText)(&r.InvoiceLineItem), (*optTime)(&r.EffectiveAt), (*optTime)(&r.Created),
 		&r.Livemode, (*optText)(&r.TestClock), &r.Raw, &digest)
 	return r.ID, mirror.Stored[mirror.CreditTransaction]{Row: r, Digest: digest}, err
 }
@@ -86,7 +107,7 @@ func scanStoredGrant(row pgx.Row) (string, mirror.Stored[mirror.CreditGrant], er
 	var digest string
 	err := row.Scan(&g.Account, &g.ID, &g.Customer, (*optText)(&g.Name), &g.Category, &g.AmountType, &g.Amount, (*optText)(&g.Currency),
 		&g.ApplicabilityConfig, &g.Priority, (*optTime)(&g.EffectiveAt), (*optTime)(&g.ExpiresAt), (*optTime)(&g.VoidedAt),
-		&g.Created, &g.Updated, &g.Livemode, (*optText)(&g.TestClock), &g.Metadata, &g.Raw, &digest)
+		(*optTime)(&g.Created), (*optTime)(&g.Updated), &g.Livemode, (*optText)(&g.TestClock), &g.Metadata, &g.Raw, &digest)
 	return g.ID, mirror.Stored[mirror.CreditGrant]{Row: g, Digest: digest}, err
 }
 

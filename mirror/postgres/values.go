@@ -11,7 +11,9 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-// optTime is a time.Time whose zero is NULL.
+// optTime is a time.Time whose zero is NULL. Infinity is read as zero too: only SQL
+// can have put it there, verify names it, and the zero time differs from what Stripe
+// shows, so that a sync which compares it writes it anew.
 type optTime time.Time
 
 func (o *optTime) ScanTimestamptz(v pgtype.Timestamptz) error {
@@ -38,6 +40,18 @@ func (o *optText) ScanText(v pgtype.Text) error {
 func (o optText) TextValue() (pgtype.Text, error) {
 	s := clean(string(o))
 	return pgtype.Text{String: s, Valid: s != ""}, nil
+}
+
+// creditMap is an invoice_credit_balance; nil is NULL. What is not an object of
+// integers is read, as in optTime, as none.
+type creditMap map[string]int64
+
+func (m *creditMap) ScanBytes(v []byte) error {
+	*m = nil
+	if v != nil && json.Unmarshal(v, (*map[string]int64)(m)) != nil {
+		*m = nil
+	}
+	return nil
 }
 
 // clean makes a text storable: PostgreSQL has no NUL and no broken UTF-8. A

@@ -65,7 +65,7 @@ func (c *commit) heldBalance(snap mirror.BalanceSnapshot) (mirror.BalanceHeld, e
 	h := mirror.BalanceHeld{State: c.was, Balances: map[string]int64{}, Tops: map[string]mirror.HeldRow{}}
 	key := []any{c.target.Account, c.target.ID}
 	var view mirror.CustomerView
-	found, err := c.row(readCustomer, key, lenient(customerColumns(&view, &h.CustomerDigest)...)...)
+	found, err := c.row(readCustomer, key, customerColumns(&view, &h.CustomerDigest)...)
 	if err != nil {
 		return h, err
 	}
@@ -101,9 +101,12 @@ func (c *commit) heldBalance(snap mirror.BalanceSnapshot) (mirror.BalanceHeld, e
 		}
 	}
 	if snap.Whole() {
-		if h.Stored, err = stored(c, storedSpan, storedByID, snap.WindowSpans(), snap.Listed(), scanStored); err != nil {
-			return h, err
-		}
+		h.Stored, err = stored(c, storedSpan, storedByID, snap.WindowSpans(), snap.Listed(), scanStored)
+	} else {
+		h.Stored, err = storedOf(c, accusedRows, snap.Listed(), scanStored)
+	}
+	if err != nil {
+		return h, err
 	}
 	if !snap.Joined {
 		return h, nil
@@ -125,8 +128,8 @@ func (c *commit) heldBalance(snap mirror.BalanceSnapshot) (mirror.BalanceHeld, e
 
 func scanHeld(rows *sql.Rows) (mirror.HeldRow, error) {
 	var r mirror.HeldRow
-	err := rows.Scan(lenient(&r.ID, &r.Currency, &r.Amount, &r.EndingBalance, &r.Type,
-		timeColumn{&r.Created}, &r.Position, &r.Digest)...)
+	err := rows.Scan(&r.ID, &r.Currency, &r.Amount, &r.EndingBalance, &r.Type,
+		timeColumn{&r.Created}, &r.Position, &r.Digest)
 	return r, err
 }
 

@@ -72,7 +72,7 @@ func (c *commit) heldCredits(snap mirror.CreditsSnapshot) (mirror.CreditsHeld, e
 		from, to := bounds(span)
 		err := c.each(heldCreditSpan, append(key[:2:2], from, to), func(rows *sql.Rows) error {
 			var r mirror.HeldCredit
-			err := rows.Scan(lenient(&r.ID, &r.Grant, &r.Currency, &r.Amount, timeColumn{&r.Created}, &r.Digest)...)
+			err := rows.Scan(&r.ID, &r.Grant, &r.Currency, &r.Amount, timeColumn{&r.Created}, &r.Digest)
 			if err == nil && !seen[r.ID] {
 				seen[r.ID] = true
 				h.Rows = append(h.Rows, r)
@@ -99,11 +99,11 @@ func (c *commit) heldCredits(snap mirror.CreditsSnapshot) (mirror.CreditsHeld, e
 	if err != nil {
 		return h, err
 	}
-	ids := make([][]any, 0, len(snap.Grants))
-	for _, g := range snap.Grants {
-		ids = append(ids, []any{g.ID})
+	ids := make([]string, len(snap.Grants))
+	for i, g := range snap.Grants {
+		ids[i] = g.ID
 	}
-	text, err := batch(ids)
+	text, err := idList(ids)
 	if err != nil {
 		return h, err
 	}
@@ -119,20 +119,18 @@ func (c *commit) heldCredits(snap mirror.CreditsSnapshot) (mirror.CreditsHeld, e
 	}
 	if snap.Whole() {
 		h.Stored, err = stored(c, storedCreditSpan, storedCreditByID, snap.WindowSpans(), snap.Listed(), scanStoredCredit)
-		if err != nil {
-			return h, err
-		}
+	} else {
+		h.Stored, err = storedOf(c, accusedCredits, snap.Listed(), scanStoredCredit)
 	}
+	if err != nil {
+		return h, err
+	}
+	query := accusedGrants
 	if snap.Whole() || snap.AllGrants {
-		h.StoredGrants = map[string]mirror.Stored[mirror.CreditGrant]{}
-		err := c.each(storedGrants, append(key[:2:2], text), func(rows *sql.Rows) error {
-			id, g, err := scanStoredGrant(rows)
-			h.StoredGrants[id] = g
-			return err
-		})
-		if err != nil {
-			return h, err
-		}
+		query = storedGrants
+	}
+	if h.StoredGrants, err = storedOf(c, query, ids, scanStoredGrant); err != nil {
+		return h, err
 	}
 	return h, c.each(heldSummary, key, func(rows *sql.Rows) error {
 		var currency string

@@ -34,16 +34,20 @@ func customerColumns(v *mirror.CustomerView, digest *string) []any {
 	}
 }
 
-// creditColumn scans an invoice_credit_balance.
+// creditColumn scans an invoice_credit_balance; NULL leaves nil, and so does, as in
+// timeColumn, what is not an object of integers.
 type creditColumn struct{ m *map[string]int64 }
 
 func (c creditColumn) Scan(v any) error {
+	*c.m = nil
 	switch v := v.(type) {
 	case nil:
-		*c.m = nil
 		return nil
 	case string:
-		return json.Unmarshal([]byte(v), c.m)
+		if json.Unmarshal([]byte(v), c.m) != nil {
+			*c.m = nil
+		}
+		return nil
 	}
 	return fmt.Errorf("%T is not an invoice_credit_balance", v)
 }

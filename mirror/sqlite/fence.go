@@ -23,9 +23,11 @@ SELECT ifnull((SELECT max(seq) FROM stripe_events
 FROM (SELECT 1) LEFT JOIN customers c ON c.account = ?1 AND c.id = ?2`
 
 // heldGrants names its index: for the order by id, the planner would rather walk
-// through all grants of the account.
+// through all grants of the account. What is no JSON, which only SQL can have put
+// there, says nothing.
 const heldGrants = `
-SELECT id, ifnull(json_extract(applicability_config, '$.scope.price_type') = 'metered', 0)
+SELECT id, CASE WHEN json_valid(applicability_config)
+                THEN ifnull(json_extract(applicability_config, '$.scope.price_type') = 'metered', 0) ELSE 0 END
 FROM credit_grants INDEXED BY credit_grants_customer_list WHERE account = ?1 AND customer = ?2 ORDER BY id`
 
 // BeginSync raises the target's epoch and tells what is held.

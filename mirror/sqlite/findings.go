@@ -20,16 +20,18 @@ ON CONFLICT DO NOTHING`
 UPDATE drift_findings SET repaired_at = ?6, synced_at = ?6
 WHERE account = ?1 AND kind = ?2 AND customer = ?3 AND currency = ?4 AND object = ?5 AND repaired_at IS NULL`
 
+	// held tells whether a finding's object is held of the target.
+	held = `(EXISTS (SELECT 1 FROM customer_balance_transactions t WHERE t.account = ?1 AND t.customer = ?2 AND t.id = object)
+            OR EXISTS (SELECT 1 FROM credit_balance_transactions t WHERE t.account = ?1 AND t.customer = ?2 AND t.id = object)
+            OR EXISTS (SELECT 1 FROM credit_grants g WHERE g.account = ?1 AND g.customer = ?2 AND g.id = object))`
+
 	// closeFindings closes what a commit proves gone of its own target.
 	closeFindings = `
 UPDATE drift_findings SET repaired_at = ?4, synced_at = ?4
 WHERE account = ?1 AND customer = ?2 AND scope = ?3 AND repaired_at IS NULL
   AND (kind IN (SELECT value FROM json_each(?5))
        OR kind IN ('field_mismatch', 'unexpected_transaction') AND object IN (SELECT value->>0 FROM json_each(?6))
-       OR kind = 'unexpected_transaction'
-         AND NOT EXISTS (SELECT 1 FROM customer_balance_transactions t WHERE t.account = ?1 AND t.customer = ?2 AND t.id = object)
-         AND NOT EXISTS (SELECT 1 FROM credit_balance_transactions t WHERE t.account = ?1 AND t.customer = ?2 AND t.id = object)
-         AND NOT EXISTS (SELECT 1 FROM credit_grants g WHERE g.account = ?1 AND g.customer = ?2 AND g.id = object)
+       OR kind = 'unexpected_transaction' AND NOT ` + held + ` OR kind = 'missing_transaction' AND ` + held + `
        OR kind = 'missed_event' AND found_at <= ?7)
 RETURNING kind`
 

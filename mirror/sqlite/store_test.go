@@ -3,10 +3,12 @@ package sqlite_test
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/mirror/mirrortest"
@@ -15,6 +17,36 @@ import (
 
 func TestStore(t *testing.T) {
 	mirrortest.Run(t, openHarness)
+}
+
+// A column that holds no JSON, which SQL may put there, hinders no sync.
+func TestBrokenJSONInAGrant(t *testing.T) {
+	t.Parallel()
+	h := openHarness(t).(*mirrortest.Harness)
+	g := mirror.CreditGrant{
+		ID: "credgr_1", Customer: "cus_1", Category: "paid", AmountType: "monetary", Amount: 5, Currency: "eur",
+		ApplicabilityConfig: json.RawMessage(`{"scope":{"price_type":"metered"}}`), Raw: json.RawMessage(`{"id":"credgr_1"}`),
+	}
+	if _, err := h.InsertGrants(t.Context(), "", []mirror.CreditGrant{g}); err != nil {
+		t.Fatal(err)
+	}
+	target := mirror.Target{Scope: mirror.ScopeCredits, ID: "cus_1"}
+	for n, config := range []string{`{"scope":{"price_type":"metered"}}`, `{"scope`} {
+		if err := h.Exec(t.Context(), `UPDATE credit_grants SET applicability_config = '`+config+`'`); err != nil {
+			t.Fatal(err)
+		}
+		st, err := h.BeginSync(t.Context(), target)
+		if err != nil || len(st.Grants) != 1 || st.Grants[0].Metered != (n == 0) {
+			t.Fatalf("%s: %+v, %v", config, st, err)
+		}
+		a, err := h.ApplyCredits(t.Context(), mirror.CreditsSnapshot{
+			Target: target, Epoch: st.Epoch, ObservedAt: time.Now(), Joined: true, Full: true, AllGrants: true, Grants: []mirror.CreditGrant{g},
+			Windows: []mirror.Window[mirror.CreditTransaction]{{FromHead: true, ToEnd: true}},
+		})
+		if err != nil || len(a.Repaired) != n {
+			t.Fatalf("%s: %+v, %v", config, a, err)
+		}
+	}
 }
 
 // openHarness opens a store over a file of its own.

@@ -2,7 +2,6 @@ package sqlite
 
 import (
 	"bytes"
-	"database/sql"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -27,51 +26,23 @@ func nullTime(t time.Time) any {
 	return stamp(t)
 }
 
-// timeColumn scans a time; NULL leaves the zero time.
+// timeColumn scans a time; NULL leaves the zero time. So does a text that is no
+// time: only SQL can have put it there, verify names it, and the zero time differs
+// from what Stripe shows, so that a sync which compares it writes it anew.
 type timeColumn struct{ t *time.Time }
 
 func (c timeColumn) Scan(v any) error {
+	*c.t = time.Time{}
 	switch v := v.(type) {
 	case nil:
-		*c.t = time.Time{}
 		return nil
 	case string:
-		t, err := time.Parse(timeFormat, v)
-		if err != nil {
-			return err
+		if t, err := time.Parse(timeFormat, v); err == nil {
+			*c.t = t.UTC()
 		}
-		*c.t = t.UTC()
 		return nil
 	}
 	return fmt.Errorf("%T is not a time", v)
-}
-
-// lenient are columns of what is held, before it is compared with Stripe: a text
-// that is no time or no object, which only SQL can have put there, is read as none,
-// so that it differs and is written anew. Readers refuse it.
-func lenient(columns ...any) []any {
-	for i, c := range columns {
-		switch c := c.(type) {
-		case timeColumn:
-			columns[i] = forgiving{c, func() { *c.t = time.Time{} }}
-		case creditColumn:
-			columns[i] = forgiving{c, func() { *c.m = nil }}
-		}
-	}
-	return columns
-}
-
-// forgiving turns a scan that fails into an empty value.
-type forgiving struct {
-	sql.Scanner
-	clear func()
-}
-
-func (f forgiving) Scan(v any) error {
-	if f.Scanner.Scan(v) != nil {
-		f.clear()
-	}
-	return nil
 }
 
 // null writes the empty string as NULL.
