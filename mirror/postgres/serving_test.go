@@ -37,6 +37,9 @@ func TestServingUnderLoad(t *testing.T) {
 		t.Skip("CREDITMIRROR_BENCH_API is not set: make bench-api measures the API")
 	}
 	server := pgtest.Start(t)
+	server.Exec(t, "postgres", `ALTER SYSTEM SET shared_buffers = '6GB'`) // the usual quarter of the memory of a machine for such a mirror
+	server.Stop()
+	server.Restart(t)
 	began := time.Now()
 	quiet := &quietLock{path: os.Getenv("CREDITMIRROR_BENCH_LOCK")}
 	url := fillServed(t, server, quiet)
