@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"iter"
+	"slices"
 	"time"
 )
 
@@ -181,4 +182,44 @@ func (k AuditKey) Key() AuditKey { return k }
 // Compare orders keys by account, then customer.
 func (k AuditKey) Compare(other AuditKey) int {
 	return cmp.Or(cmp.Compare(k.Account, other.Account), cmp.Compare(k.Customer, other.Customer))
+}
+
+// AuditRange is the keys from the first (included) to the second (excluded).
+type AuditRange struct{ From, To AuditKey }
+
+// What sorts after every id, which is ASCII, and right after an id.
+const (
+	afterAll  = "\U0010FFFF"
+	justAfter = "\x01"
+)
+
+// CustomerRanges are the ranges of the filter's one customer in each of the accounts.
+func (f AuditFilter) CustomerRanges(accounts []string) []AuditRange {
+	list := make([]AuditRange, len(accounts))
+	for i, account := range accounts {
+		list[i] = AuditRange{AuditKey{account, f.Customer}, AuditKey{account, f.Customer + justAfter}}
+	}
+	return list
+}
+
+// Cut makes up to so many ranges of about the same size of all that the filter, which
+// names no customer, lets through. samples are keys of rows, drawn at random.
+func (f AuditFilter) Cut(samples []AuditKey, ranges int) []AuditRange {
+	rest := AuditRange{To: AuditKey{Account: afterAll}}
+	if f.Account != nil {
+		rest = AuditRange{AuditKey{Account: *f.Account}, AuditKey{Account: *f.Account + justAfter}}
+	}
+	samples = slices.DeleteFunc(samples, func(k AuditKey) bool {
+		return k.Compare(rest.From) <= 0 || k.Compare(rest.To) >= 0
+	})
+	slices.SortFunc(samples, AuditKey.Compare)
+	var list []AuditRange
+	for i := 1; i < ranges && len(samples) > 0; i++ {
+		at := samples[i*len(samples)/ranges]
+		if at.Compare(rest.From) > 0 {
+			list = append(list, AuditRange{rest.From, at})
+			rest.From = at
+		}
+	}
+	return append(list, rest)
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"slices"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -150,17 +149,11 @@ const (
 	samplePages = 400
 )
 
-// auditRange is the keys from the first (included) to the second (excluded).
-type auditRange struct{ from, to mirror.AuditKey }
-
-// lastAccount sorts after every account: ids are ASCII.
-const lastAccount = "\U0010FFFF"
-
 // audit is a snapshot, held open by one connection per reader.
 type audit struct {
 	idle   chan *pgxpool.Conn
 	conns  []*pgxpool.Conn
-	ranges []auditRange
+	ranges []mirror.AuditRange
 }
 
 // Audit takes one snapshot. It holds at most half of the pool's connections.
@@ -207,7 +200,7 @@ func (a *audit) open(ctx context.Context, s *Store, f mirror.AuditFilter, reader
 }
 
 // cut finds the ranges.
-func (a *audit) cut(ctx context.Context, f mirror.AuditFilter, readers int) ([]auditRange, error) {
+func (a *audit) cut(ctx context.Context, f mirror.AuditFilter, readers int) ([]mirror.AuditRange, error) {
 	if f.Customer != "" {
 		accounts := []string{}
 		if f.Account != nil {
@@ -219,41 +212,13 @@ func (a *audit) cut(ctx context.Context, f mirror.AuditFilter, readers int) ([]a
 				return nil, err
 			}
 		}
-		list := make([]auditRange, 0, len(accounts))
-		for _, account := range accounts {
-			list = append(list, auditRange{
-				mirror.AuditKey{Account: account, Customer: f.Customer},
-				mirror.AuditKey{Account: account, Customer: f.Customer + "\x01"},
-			})
-		}
-		return list, nil
-	}
-	whole := auditRange{to: mirror.AuditKey{Account: lastAccount}}
-	if f.Account != nil {
-		whole = auditRange{mirror.AuditKey{Account: *f.Account}, mirror.AuditKey{Account: *f.Account + "\x01"}}
+		return f.CustomerRanges(accounts), nil
 	}
 	samples, pages, err := a.sample(ctx)
 	if err != nil {
 		return nil, err
 	}
-	inside := slices.DeleteFunc(samples, func(k mirror.AuditKey) bool {
-		return k.Compare(whole.from) <= 0 || k.Compare(whole.to) >= 0
-	})
-	return whole.cut(inside, min(readers*rangesPerReader, int(pages/rangePages)+1)), nil
-}
-
-// cut cuts a range at keys that were sampled from it.
-func (r auditRange) cut(samples []mirror.AuditKey, parts int) []auditRange {
-	slices.SortFunc(samples, mirror.AuditKey.Compare)
-	var list []auditRange
-	for i := 1; i < parts && len(samples) > 0; i++ {
-		at := samples[i*len(samples)/parts]
-		if at.Compare(r.from) > 0 {
-			list = append(list, auditRange{r.from, at})
-			r.from = at
-		}
-	}
-	return append(list, r)
+	return f.Cut(samples, min(readers*rangesPerReader, int(pages/rangePages)+1)), nil
 }
 
 // sample looks at some pages of each ledger.
@@ -367,14 +332,14 @@ const (
 type auditReader struct {
 	ctx  context.Context
 	conn *pgx.Conn
-	keys auditRange
+	keys mirror.AuditRange
 }
 
 // auditRows streams the rows of a cursor, a batch at a time.
 func auditRows[Row any](r auditReader, declare, fetch, end string, scan func(pgx.Row, *Row) error) iter.Seq2[Row, error] {
 	return func(yield func(Row, error) bool) {
 		var none Row
-		if _, err := r.conn.Exec(r.ctx, declare, r.keys.from.Account, r.keys.from.Customer, r.keys.to.Account, r.keys.to.Customer); err != nil {
+		if _, err := r.conn.Exec(r.ctx, declare, r.keys.From.Account, r.keys.From.Customer, r.keys.To.Account, r.keys.To.Customer); err != nil {
 			yield(none, err)
 			return
 		}

@@ -7,7 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"slices"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -109,26 +109,21 @@ const (
 	samplesPerRange = 16
 )
 
-// auditRange is the keys from the first (included) to the second (excluded).
-type auditRange struct{ from, to mirror.AuditKey }
-
-// lastAccount sorts after every account: ids are ASCII.
-const lastAccount = "\U0010FFFF"
-
 // audit is a snapshot, held open by one connection per reader.
 type audit struct {
 	s      *Store
 	db     *sql.DB
 	idle   chan *sql.Conn
 	conns  []*sql.Conn
-	ranges []auditRange
+	ranges []mirror.AuditRange
 }
 
 // Audit takes one snapshot of the file. The write-ahead log cannot start anew
-// before Close.
+// before Close. Its readers do all of the work themselves: more of them than there are
+// processors would only wait for each other.
 func (s *Store) Audit(ctx context.Context, f mirror.AuditFilter, readers int) (mirror.Audit, error) {
 	a := &audit{s: s}
-	if err := a.open(ctx, f, max(1, readers)); err != nil {
+	if err := a.open(ctx, f, max(1, min(readers, runtime.GOMAXPROCS(0)))); err != nil {
 		return nil, fmt.Errorf("begin the audit: %w", explain(s.path, errors.Join(err, a.Close())))
 	}
 	return a, nil
@@ -176,44 +171,16 @@ func (a *audit) open(ctx context.Context, f mirror.AuditFilter, readers int) (er
 }
 
 // cut finds the ranges.
-func (a *audit) cut(ctx context.Context, f mirror.AuditFilter, readers int) ([]auditRange, error) {
+func (a *audit) cut(ctx context.Context, f mirror.AuditFilter, readers int) ([]mirror.AuditRange, error) {
 	if f.Customer != "" {
 		accounts, err := a.accounts(ctx, f)
-		list := make([]auditRange, 0, len(accounts))
-		for _, account := range accounts {
-			list = append(list, auditRange{
-				mirror.AuditKey{Account: account, Customer: f.Customer},
-				mirror.AuditKey{Account: account, Customer: f.Customer + "\x01"},
-			})
-		}
-		return list, err
-	}
-	whole := auditRange{to: mirror.AuditKey{Account: lastAccount}}
-	if f.Account != nil {
-		whole = auditRange{mirror.AuditKey{Account: *f.Account}, mirror.AuditKey{Account: *f.Account + "\x01"}}
+		return f.CustomerRanges(accounts), err
 	}
 	samples, rows, err := a.sample(ctx, readers*rangesPerReader*samplesPerRange)
 	if err != nil {
 		return nil, err
 	}
-	inside := slices.DeleteFunc(samples, func(k mirror.AuditKey) bool {
-		return k.Compare(whole.from) <= 0 || k.Compare(whole.to) >= 0
-	})
-	return whole.cut(inside, min(readers*rangesPerReader, int(rows/rangeRows)+1)), nil
-}
-
-// cut cuts a range at keys that were sampled from it.
-func (r auditRange) cut(samples []mirror.AuditKey, parts int) []auditRange {
-	slices.SortFunc(samples, mirror.AuditKey.Compare)
-	var list []auditRange
-	for i := 1; i < parts && len(samples) > 0; i++ {
-		at := samples[i*len(samples)/parts]
-		if at.Compare(r.from) > 0 {
-			list = append(list, auditRange{r.from, at})
-			r.from = at
-		}
-	}
-	return append(list, r)
+	return f.Cut(samples, min(readers*rangesPerReader, int(rows/rangeRows)+1)), nil
 }
 
 // sample looks at n places of each ledger.
@@ -327,7 +294,7 @@ func (a *audit) Range(ctx context.Context, i int, fn func(mirror.AuditLedgers) e
 type auditReader struct {
 	ctx  context.Context
 	conn *sql.Conn
-	keys auditRange
+	keys mirror.AuditRange
 }
 
 // auditRows streams the rows of a query.
@@ -335,7 +302,7 @@ func auditRows[Row any](r auditReader, query string, scan func(*sql.Rows, *Row) 
 	return func(yield func(Row, error) bool) {
 		var row Row
 		rows, err := r.conn.QueryContext(r.ctx, query,
-			r.keys.from.Account, r.keys.from.Customer, r.keys.to.Account, r.keys.to.Customer)
+			r.keys.From.Account, r.keys.From.Customer, r.keys.To.Account, r.keys.To.Customer)
 		if err != nil {
 			yield(row, err)
 			return
