@@ -15,8 +15,9 @@ import (
 // Options say what to verify and how.
 type Options struct {
 	Filter mirror.AuditFilter
-	// Readers is how many ranges of customers are read at once. Defaults to the
-	// number of processors, at most 4: each takes some 35 MiB.
+	// Readers is how many ranges of customers are read at once. Defaults to twice
+	// the number of processors, since a reader waits for a server that it reads
+	// from, and at most 4: each takes some 35 MiB. A store may take fewer.
 	Readers int
 	// Now is when findings are found. Defaults to time.Now.
 	Now func() time.Time
@@ -54,7 +55,7 @@ const waiting = 256
 // A customer that is asked for by name and not held is mirror.ErrNotFound.
 func Run(ctx context.Context, store mirror.Auditor, o Options, found func(mirror.Finding) error) (result Result, err error) {
 	if o.Readers <= 0 {
-		o.Readers = min(runtime.GOMAXPROCS(0), maxReaders)
+		o.Readers = min(2*runtime.GOMAXPROCS(0), maxReaders)
 	}
 	if o.Now == nil {
 		o.Now = time.Now
