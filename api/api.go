@@ -66,6 +66,8 @@ type Options struct {
 	Log *zap.Logger
 	// Tracer makes a span for each request with a key that is accepted. Defaults to none.
 	Tracer trace.Tracer
+	// Metrics are those of NewMetrics. Defaults to none.
+	Metrics *Metrics
 	// Now defaults to time.Now; it decides which grants are effective or expired.
 	Now func() time.Time
 	// Timeout bounds the work on one request, without what Stripe takes. Defaults
@@ -80,7 +82,7 @@ func New(o Options) http.Handler {
 	}
 	h := &handler{
 		reader: o.Reader, keys: newKeyring(o.Keys), writes: o.Writes, syncs: o.Syncs, version: o.Version,
-		accounts: o.Accounts, emails: o.Emails, stopping: o.Stopping, log: o.Log, tracer: o.Tracer, now: o.Now,
+		accounts: o.Accounts, emails: o.Emails, stopping: o.Stopping, log: o.Log, tracer: o.Tracer, metrics: o.Metrics, now: o.Now,
 		timeout:  cmp.Or(o.Timeout, 10*time.Second),
 		refused:  rate.Sometimes{Interval: time.Second},
 		limited:  rate.Sometimes{Interval: time.Minute},
@@ -106,6 +108,7 @@ type handler struct {
 	stopping <-chan struct{}
 	log      *zap.Logger
 	tracer   trace.Tracer
+	metrics  *Metrics
 	now      func() time.Time
 	timeout  time.Duration
 	// refused keeps a flood of wrong keys from becoming a flood of log lines.
@@ -173,8 +176,8 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method == http.MethodPost {
 		header.Set(headerWrite, outcomeNotDone) // until it is sent on
 	}
-	span := tracing.Off
-	out, err := h.answer(r, header, log, &span)
+	asked := asked{span: tracing.Off}
+	out, err := h.answer(r, header, log, &asked)
 	if err != nil {
 		e := h.classify(r, header, err, log)
 		out = response{status: e.status, body: e.envelope()}
@@ -190,11 +193,13 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if out.status == http.StatusNotModified {
 		header.Del("Content-Length")
 	}
-	endSpan(span, out.status, requestID)
+	endSpan(asked.span, out.status, requestID)
 	w.WriteHeader(out.status)
 	// A caller that went away is no concern of ours.
 	_, _ = w.Write(out.body)
-	log.Debug("api request answered", zap.Int("code", out.status), zap.Duration("duration", time.Since(began)))
+	took := time.Since(began)
+	h.metrics.answered(asked.route, out.status, took)
+	log.Debug("api request answered", zap.Int("code", out.status), zap.Duration("duration", took))
 }
 
 // classify turns any error into what the caller may know of it; header is what the
@@ -214,9 +219,16 @@ func (h *handler) classify(r *http.Request, header http.Header, err error, log *
 	return errUnavailable()
 }
 
-// answer takes a request through its steps. Once it is known what is asked, by
-// whom, span is the one that it runs in.
-func (h *handler) answer(r *http.Request, header http.Header, log *zap.Logger, span *trace.Span) (out response, err error) {
+// asked is what is known of a request beside its answer.
+type asked struct {
+	// route is nil as long as it is not known what is asked, by whom.
+	route *route
+	// span is the one that the request runs in.
+	span trace.Span
+}
+
+// answer takes a request through its steps.
+func (h *handler) answer(r *http.Request, header http.Header, log *zap.Logger, about *asked) (out response, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
@@ -238,7 +250,8 @@ func (h *handler) answer(r *http.Request, header http.Header, log *zap.Logger, s
 	if err != nil {
 		return response{}, err
 	}
-	r, *span = h.span(r, rt, account)
+	about.route = rt
+	r, about.span = h.span(r, rt, account)
 	c := &call{reader: h.reader, account: account, ids: ids, now: h.now(), emails: h.emails, stopping: h.stopping, log: log}
 	if rt.write != nil {
 		if out, err = h.write(r, header, rt, c); err == nil {

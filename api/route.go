@@ -16,6 +16,8 @@ type route struct {
 	method string
 	// path is split at its slashes, without /v1; "{id}" is any one segment.
 	path []string
+	// name is the whole path, as metrics and spans tell it.
+	name string
 	// params are the operation's own; paging and expand[] come by themselves.
 	params, arrays []string
 	// rows names the rows of a list in errors; empty for a single object.
@@ -93,8 +95,14 @@ var routes = []route{
 	}),
 }
 
+// placed puts an operation at its path.
+func placed(method, path string, rt route) route {
+	rt.method, rt.path, rt.name = method, strings.Split(path, "/"), "/v1/"+path
+	return rt
+}
+
 func get(path string, rt route) route {
-	rt.method, rt.path = http.MethodGet, strings.Split(path, "/")
+	rt = placed(http.MethodGet, path, rt)
 	rt.arrays = append(rt.arrays, paramExpand)
 	if rt.created {
 		rt.params = append(rt.params, paramsCreated...)
@@ -107,13 +115,13 @@ func get(path string, rt route) route {
 }
 
 func post(path string, write func(context.Context, *Writes, *call) (written, error)) route {
-	return route{method: http.MethodPost, path: strings.Split(path, "/"), write: write}
+	return placed(http.MethodPost, path, route{write: write})
 }
 
 // beyond is an operation that Stripe does not have.
 func beyond(path string, rt route) route {
-	rt.method, rt.path, rt.beyond = http.MethodGet, strings.Split(path, "/"), true
-	return rt
+	rt.beyond = true
+	return placed(http.MethodGet, path, rt)
 }
 
 // ids returns the ids in the path if the route is the one of the path.

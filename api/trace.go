@@ -2,7 +2,6 @@ package api
 
 import (
 	"net/http"
-	"strings"
 
 	"go.opentelemetry.io/otel/trace"
 
@@ -15,14 +14,13 @@ func (h *handler) span(r *http.Request, rt *route, account string) (*http.Reques
 	if h.tracer == nil {
 		return r, tracing.Off
 	}
-	path := "/v1/" + strings.Join(rt.path, "/")
 	from := r.Header.Values("Traceparent")
 	if len(from) > 1 { // by its specification none of them counts
 		from = nil
 	}
-	ctx, span := tracing.StartFrom(r.Context(), h.tracer, rt.method+" "+path, trace.SpanKindServer, from)
+	ctx, span := tracing.StartFrom(r.Context(), h.tracer, rt.method+" "+rt.name, trace.SpanKindServer, from)
 	if span.IsRecording() {
-		span.SetAttributes(tracing.Method.String(rt.method), tracing.Route.String(path), tracing.Account.String(account))
+		span.SetAttributes(tracing.Method.String(rt.method), tracing.Route.String(rt.name), tracing.Account.String(account))
 	}
 	return r.WithContext(ctx), span
 }

@@ -19,8 +19,12 @@ import (
 
 // newAPI makes the server of the API. Where there is a Stripe key it syncs on
 // demand, and where a key of the API may write it sends writes on.
-func (a *App) newAPI() {
+func (a *App) newAPI() error {
 	cfg := a.o.Config
+	metrics, err := api.NewMetrics(a.o.Registry)
+	if err != nil {
+		return err
+	}
 	keys := make([]api.Key, len(cfg.APIKeys))
 	for i, k := range cfg.APIKeys {
 		keys[i] = api.Key{Secret: k.Key.Reveal(), Write: k.Write, RPS: k.RPS}
@@ -30,6 +34,7 @@ func (a *App) newAPI() {
 	o := api.Options{
 		Reader: a.parts.Store, Keys: keys, Version: cfg.StripeAPIVersion, Accounts: a.mirrored(),
 		Emails: cfg.CustomerFields == config.CustomerFieldsFull, Stopping: stopping, Log: log, Tracer: a.traces.Tracer("api"),
+		Metrics: metrics,
 	}
 	writes := slices.ContainsFunc(cfg.APIKeys, func(k config.APIKey) bool { return k.Write })
 	switch {
@@ -54,6 +59,7 @@ func (a *App) newAPI() {
 	a.apiServer = internalServer(api.New(o), a.log)
 	// Who waits for changes is answered before the stop.
 	a.apiServer.RegisterOnShutdown(func() { close(stopping) })
+	return nil
 }
 
 // mirrored tells which connected accounts the API knows: those that are configured,

@@ -123,7 +123,9 @@ func (a *App) open(ctx context.Context) error {
 		}
 	}
 	if a.has(config.RoleAPI) {
-		a.newAPI()
+		if err = a.newAPI(); err != nil {
+			return err
+		}
 		if a.apiListener, err = a.listen(ctx, a.o.Config.APIAddr, config.VarAPIAddr); err != nil {
 			return err
 		}
