@@ -72,18 +72,23 @@ func TestServingUnderLoad(t *testing.T) {
 	for _, k := range kinds { // once around, to fill the caches that a server that runs has
 		load(t, real.URL, k.path, 1000, time.Second)
 	}
-	for _, k := range kinds {
-		var runs [][]time.Duration // one stall of a shared machine is one run's, and the median's neither
-		for range 5 {
-			runs = append(runs, load(t, real.URL, k.path, 1000, 4*time.Second))
+	for i, k := range kinds {
+		// Second by second, in turns with the bare handler: where the machine itself
+		// stands still for a while, it does so for both.
+		var served, bare [][]time.Duration
+		for second := range 20 {
+			path := func(n int) string { return k.path(1000*second + n) }
+			served = append(served, load(t, real.URL, path, 1000, time.Second))
+			if i == 0 || i == 2 {
+				bare = append(bare, load(t, plain.URL, path, 1000, time.Second))
+			}
 		}
-		p99 := func(took []time.Duration) time.Duration { return took[len(took)*99/100] }
-		slices.SortFunc(runs, func(a, b []time.Duration) int { return cmp.Compare(p99(a), p99(b)) })
-		median := runs[len(runs)/2]
-		t.Logf("%-28s at 1,000/s: %s; p99 of the best run %s, of the worst %s", k.name, quantiles(median),
-			p99(runs[0]).Round(10*time.Microsecond), p99(runs[len(runs)-1]).Round(10*time.Microsecond))
-		if p99(median) > 10*time.Millisecond {
-			t.Errorf("%s: p99 %s, want at most 10ms", k.name, p99(median))
+		t.Logf("%-28s at 1,000/s: %s", k.name, told(served))
+		if bare != nil {
+			t.Logf("%-28s at 1,000/s: %s", "the bare handler", told(bare))
+		}
+		if p99 := p99(typical(served)); p99 > servedIn {
+			t.Errorf("%s: p99 %s, want at most %s", k.name, p99, servedIn)
 		}
 	}
 	for _, k := range []int{0, 2} {
@@ -100,6 +105,29 @@ func TestServingUnderLoad(t *testing.T) {
 	if far[len(far)/2] > 2*shallow[len(shallow)/2]+time.Millisecond {
 		t.Errorf("a deep cursor costs %s, a shallow one %s", far[len(far)/2], shallow[len(shallow)/2])
 	}
+}
+
+// servedIn is the goal for the p99 of a read at 1,000 requests a second.
+const servedIn = 10 * time.Millisecond
+
+func p99(took []time.Duration) time.Duration { return took[len(took)*99/100] }
+
+// typical is the run of the median p99.
+func typical(runs [][]time.Duration) []time.Duration {
+	runs = slices.Clone(runs)
+	slices.SortFunc(runs, func(a, b []time.Duration) int { return cmp.Compare(p99(a), p99(b)) })
+	return runs[len(runs)/2]
+}
+
+// told are the quantiles of the typical run, and how many runs missed the goal.
+func told(runs [][]time.Duration) string {
+	over := 0
+	for _, took := range runs {
+		if p99(took) > servedIn {
+			over++
+		}
+	}
+	return fmt.Sprintf("%s in the median second; p99 over %s in %d of %d", quantiles(typical(runs)), servedIn, over, len(runs))
 }
 
 // bare runs the SQL of the two hot reads and writes what comes, and nothing else.
