@@ -141,6 +141,9 @@ func getSummary(ctx context.Context, c *call) (any, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sum up the credits of %s: %w", id, err)
 	}
+	if i := slices.IndexFunc(ledger.grants, unreadable); i >= 0 {
+		return nil, fmt.Errorf("a time of grant %s cannot be read: what is available is not known", ledger.grants[i].ID)
+	}
 	c.fresh.add(ledger.syncedAt)
 	out := summary{
 		Object: "billing.credit_balance_summary", Balances: ledger.summarize(filter, c.now),
@@ -202,6 +205,11 @@ func (l credits) timeOf(g mirror.CreditGrant, now time.Time) time.Time {
 
 func usable(g mirror.CreditGrant, at time.Time) bool {
 	return g.VoidedAt.IsZero() && !g.EffectiveAt.After(at) && (g.ExpiresAt.IsZero() || g.ExpiresAt.After(at))
+}
+
+// unreadable tells that nothing can be said of when a grant is usable.
+func unreadable(g mirror.CreditGrant) bool {
+	return g.VoidedAt.Equal(mirror.Unreadable) || g.EffectiveAt.Equal(mirror.Unreadable) || g.ExpiresAt.Equal(mirror.Unreadable)
 }
 
 // ledgerPage is how many rows of a ledger are read at once.

@@ -99,6 +99,17 @@ func TestSummary(t *testing.T) {
 	}
 }
 
+// What cannot be read of a grant is not taken for none: a voided grant would count.
+func TestSummaryOfUnreadableGrant(t *testing.T) {
+	t.Parallel()
+	f := world(t)
+	f.grants, f.credits = nil, nil
+	f.credit("credgr_1", "usd", scopeMetered, now.Add(-time.Hour), time.Time{}, mirror.Unreadable, 700)
+	if w := serve(handlerOf(f), local("GET", pathSummary+"?customer="+cusCredits+metered)); w.Code != 503 {
+		t.Errorf("status %d: %s", w.Code, w.Body)
+	}
+}
+
 // The whole object, in the shape of Stripe's sample.
 func TestSummaryShape(t *testing.T) {
 	t.Parallel()

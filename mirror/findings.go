@@ -53,11 +53,14 @@ type Findings interface {
 type Closing struct {
 	// Kinds are closed whatever object they name.
 	Kinds []DriftKind
-	// Objects are rows and grants that the sync read, so that what is held equals
-	// Stripe: their field_mismatch and unexpected_transaction findings are closed. So
-	// are unexpected_transaction findings of what is not held any more, and
+	// Objects are rows and grants that the sync listed: their unexpected_transaction
+	// findings are closed. So are those of what is not held any more, and
 	// missing_transaction findings of what is held now.
 	Objects []string
+	// Compared are the objects that the sync wrote anew or compared in every column, so
+	// that what is held equals Stripe: their field_mismatch findings are closed. One
+	// that is opened while the sync commits names none of them, unless all are.
+	Compared []string
 	// MissedBefore closes missed_event findings made before this time: everything
 	// that was to be read because of them has been read. Zero closes none.
 	MissedBefore time.Time

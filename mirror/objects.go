@@ -66,6 +66,11 @@ type BalanceTransaction struct {
 	Raw json.RawMessage
 }
 
+// Unreadable is read in the place of a grant's time that no time of Stripe's can be.
+// Only SQL can have put such a value there. It differs from every time and from none,
+// which would say that a grant is not voided or never expires.
+var Unreadable = time.Time{}.Add(time.Microsecond)
+
 // CreditGrant is a billing.credit_grant.
 type CreditGrant struct {
 	Account  string
@@ -81,7 +86,8 @@ type CreditGrant struct {
 	Currency            string
 	ApplicabilityConfig json.RawMessage
 	// Priority is 0 (first) to 100; -1 where the API version has none.
-	Priority    int64
+	Priority int64
+	// EffectiveAt, ExpiresAt and VoidedAt may be Unreadable.
 	EffectiveAt time.Time
 	ExpiresAt   time.Time
 	VoidedAt    time.Time

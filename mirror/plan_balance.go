@@ -127,7 +127,13 @@ func PlanBalance(s BalanceSnapshot, h BalanceHeld) (BalancePlan, error) {
 	}
 	slices.Reverse(plan.Insert) // oldest first: the order in which a change feed should tell them
 
-	plan.Close.Objects = order
+	plan.Close.Objects, plan.Close.Compared = order, order
+	if !s.Whole() {
+		plan.Close.Compared = compared(order, h.Stored)
+		for _, r := range plan.Insert {
+			plan.Close.Compared = append(plan.Close.Compared, r.ID)
+		}
+	}
 	if s.Whole() && h.State.HistoryComplete {
 		plan.Repaired = repairedRows(s, h, plan)
 	}
@@ -180,6 +186,7 @@ func PlanBalance(s BalanceSnapshot, h BalanceHeld) (BalancePlan, error) {
 	if customerChanged(s, h) {
 		c := s.Customer
 		plan.Customer = &c
+		plan.Close.Compared = append(slices.Clone(plan.Close.Compared), c.ID)
 	}
 	plan.Repaired = append(plan.Repaired, repairedCustomer(s, h, plan, ends)...)
 	return plan, nil
@@ -405,6 +412,6 @@ func customerChanged(s BalanceSnapshot, h BalanceHeld) bool {
 	c, old := s.Customer, h.Customer
 	return old == nil || old.Deleted || h.CustomerDigest != Digest(c.Raw) ||
 		old.Balance != c.Balance || old.Currency != c.Currency || old.TestClock != c.TestClock ||
-		!maps.Equal(old.InvoiceCreditBalance, c.InvoiceCreditBalance) ||
+		old.CreditUnreadable || !maps.Equal(old.InvoiceCreditBalance, c.InvoiceCreditBalance) ||
 		s.Whole() && !old.Print(old.Raw).Equal(c.Print(c.Raw))
 }

@@ -90,6 +90,16 @@ func PlanCredits(s CreditsSnapshot, h CreditsHeld) (CreditsPlan, error) {
 	for _, g := range s.Grants {
 		plan.Close.Objects = append(plan.Close.Objects, g.ID)
 	}
+	plan.Close.Compared = plan.Close.Objects
+	if !s.Whole() {
+		plan.Close.Compared = slices.Concat(compared(order, h.Stored), compared(plan.Close.Objects[len(order):], h.StoredGrants))
+		for _, r := range plan.Insert {
+			plan.Close.Compared = append(plan.Close.Compared, r.ID)
+		}
+		for _, g := range plan.Grants {
+			plan.Close.Compared = append(plan.Close.Compared, g.ID)
+		}
+	}
 	plan.Repaired = repairedCredits(s, h, plan)
 	if !s.Joined {
 		plan.State.Walk = s.Walk

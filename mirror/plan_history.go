@@ -12,6 +12,18 @@ import (
 // that does: what it lists is compared with what is stored in every column.
 func whole(joined, full bool, walk Walk) bool { return joined && full || !joined && walk.Full }
 
+// compared are those of the listed objects that a read of some rows alone compares in
+// every column.
+func compared[Row Storable[Row]](listed []string, stored map[string]Stored[Row]) []string {
+	var list []string
+	for _, id := range listed {
+		if _, known := stored[id]; known {
+			list = append(list, id)
+		}
+	}
+	return list
+}
+
 // RewrittenError is an ErrLedgerRewritten that tells the differences.
 type RewrittenError struct {
 	// Findings are the differences, at least one, as Refusal takes them.

@@ -368,3 +368,38 @@ func TestPlanBalanceI2I5AnyCutOfALedger(t *testing.T) {
 		}
 	})
 }
+
+// A sync that compares some rows alone closes the findings of these: another one may be
+// opened between its reads and its commit.
+func TestPlanBalanceClosesWhatItCompared(t *testing.T) {
+	t.Parallel()
+	a, b, c := row("a", -1, -1, 1), row("b", -2, -3, 2), row("c", 3, 0, 3)
+	s := snapshot(0, a, b, c)
+	held := BalanceHeld{
+		State: SyncState{HistoryComplete: true, CompleteTo: at(2)}, Customer: &CustomerView{Customer: s.Customer}, CustomerDigest: Digest(s.Customer.Raw),
+		Balances: map[string]int64{"usd": -3}, Rows: []HeldRow{heldRow(a, 1), heldRow(b, 2)}, Tops: map[string]HeldRow{"usd": heldRow(b, 2)},
+		Stored: map[string]Stored[BalanceTransaction]{"b": {b, Digest(b.Raw)}},
+	}
+	for _, full := range []bool{false, true} {
+		s.Full, s.Windows[0].ToEnd = full, full
+		plan, err := PlanBalance(s, held)
+		want := map[bool][]string{false: {"b", "c"}, true: {"c", "b", "a"}}[full]
+		if err != nil || !slices.Equal(plan.Close.Compared, want) || len(plan.Close.Objects) != 3 {
+			t.Errorf("full %v: %+v, %v", full, plan.Close, err)
+		}
+	}
+}
+
+// What is held of a customer and cannot be read is not written back as none.
+func TestPlanWriteOfUnreadableCustomer(t *testing.T) {
+	t.Parallel()
+	r := row("a", -1, -1, 1)
+	held := WriteHeld{State: SyncState{HistoryComplete: true}, Customer: &CustomerView{Customer: Customer{ID: "cus_1", Currency: "usd"}}}
+	if _, err := PlanWrite(Write{Row: &r}, held); err != nil {
+		t.Fatal(err)
+	}
+	held.Customer.CreditUnreadable = true
+	if _, err := PlanWrite(Write{Row: &r}, held); !errors.Is(err, ErrDisproved) {
+		t.Errorf("got %v", err)
+	}
+}

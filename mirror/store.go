@@ -300,8 +300,20 @@ type Slice[Row any] struct {
 // CustomerView is a customer as the mirror holds it.
 type CustomerView struct {
 	Customer
-	Deleted  bool
-	SyncedAt time.Time
+	// CreditUnreadable tells that InvoiceCreditBalance is nil because the column holds
+	// what no value of Stripe's can be. Only SQL can have put it there.
+	CreditUnreadable bool
+	Deleted          bool
+	SyncedAt         time.Time
+}
+
+// Print is that of the customer; what cannot be read differs from none.
+func (v CustomerView) Print(raw json.RawMessage) Print {
+	c := v.Customer
+	if v.CreditUnreadable {
+		c.InvoiceCreditBalance = map[string]int64{"unreadable": 0}
+	}
+	return c.Print(raw)
 }
 
 // CreditSummary is a customer's billing credits per currency.

@@ -80,7 +80,8 @@ func (g CreditGrant) equals(o CreditGrant) bool {
 
 func (t BalanceTransaction) agrees(said testimony) bool {
 	return said.is("id", t.ID) && said.is("customer", t.Customer) && said.is("currency", t.Currency) && said.is("type", t.Type) &&
-		said.is("amount", t.Amount) && said.is("ending_balance", t.EndingBalance) && said.is("created", t.Created)
+		said.is("amount", t.Amount) && said.is("ending_balance", t.EndingBalance) && said.is("created", t.Created) &&
+		said.is("livemode", t.Livemode)
 }
 
 func (t CreditTransaction) agrees(said testimony) bool {
@@ -90,7 +91,7 @@ func (t CreditTransaction) agrees(said testimony) bool {
 	}
 	money := said.member(t.Type).member("amount").member("monetary")
 	return said.is("id", t.ID) && said.is("credit_grant", t.Grant) && said.is("type", t.Type) && said.is("created", t.Created) &&
-		money.is("currency", t.Currency) && money.is("value", amount)
+		said.is("livemode", t.Livemode) && money.is("currency", t.Currency) && money.is("value", amount)
 }
 
 func (g CreditGrant) agrees(said testimony) bool {
@@ -125,6 +126,8 @@ func (s testimony) is(name string, column any) bool {
 		return json.Unmarshal(raw, &text) == nil && bytes.Equal(printed(text), printed(v))
 	case int64:
 		return bytes.Equal(portableJSON(string(raw)), portableJSON(strconv.FormatInt(v, 10)))
+	case bool:
+		return string(raw) == strconv.FormatBool(v)
 	case time.Time:
 		return s.time(name).Equal(v)
 	}

@@ -65,7 +65,7 @@ func PlanWrite(w Write, h WriteHeld) (BalancePlan, error) {
 	switch {
 	case w.Epoch != 0:
 		return BalancePlan{}, fmt.Errorf("%w: %s was edited and is not held", ErrDisproved, row.ID)
-	case c == nil, c.Deleted, c.Currency == "":
+	case c == nil, c.Deleted, c.Currency == "", c.CreditUnreadable:
 		return BalancePlan{}, fmt.Errorf("%w: the customer or its currency is not known", ErrDisproved)
 	case !h.State.HistoryComplete, h.State.Disproved, h.State.Walk.InProgress():
 		return BalancePlan{}, fmt.Errorf("%w: the history held is not complete and proven", ErrDisproved)

@@ -46,6 +46,7 @@ type BalancesStripe interface {
 type BalancesStore interface {
 	Store
 	mirror.Comparer
+	RequestFullRead(ctx context.Context, targets []mirror.Target) error
 	ClockCustomers(ctx context.Context, account, clock string) ([]string, error)
 }
 
@@ -110,7 +111,8 @@ type suspect struct {
 	Asked time.Time `json:"at"`
 	// Gone: held, and not in Stripe's list.
 	Gone bool `json:"gone,omitempty"`
-	// Balance, Currency and Ends are what Stripe shows of a customer.
+	// Balance, Currency and Ends are what Stripe shows of a customer; a grant has the
+	// currency alone.
 	Balance  int64            `json:"balance,omitempty"`
 	Currency string           `json:"currency,omitempty"`
 	Ends     map[string]int64 `json:"ends,omitempty"`
@@ -463,7 +465,7 @@ func (p *balancesPass) grants(ctx context.Context) error {
 		for _, g := range page.Rows {
 			digest := mirror.Digest(g.Raw)
 			if h, ok := held[g.ID]; (!ok || h.Digest != digest) && mirror.ValidCustomerID(g.Customer) {
-				p.at.Suspects = append(p.at.Suspects, suspect{ID: g.ID, Asked: asked, Owner: g.Customer, Digest: digest, grant: &g})
+				p.at.Suspects = append(p.at.Suspects, suspect{ID: g.ID, Asked: asked, Currency: g.Currency, Owner: g.Customer, Digest: digest, grant: &g})
 			}
 		}
 		p.at.Grants += int64(len(page.Rows))

@@ -109,6 +109,9 @@ type verdicts struct {
 	customers []mirror.Customer
 	grants    []mirror.CreditGrant
 	targets   []mirror.Target
+	// whole are those whose whole history has to be read: what is held contradicts
+	// itself, and the newest rows may not tell of it.
+	whole []mirror.Target
 }
 
 // act records first, so that a repair always has a finding to close.
@@ -127,6 +130,11 @@ func (p *balancesPass) act(ctx context.Context, v verdicts) error {
 	}
 	if !repairs(p.o.Repair, p.o.DryRun) {
 		return nil
+	}
+	if len(v.whole) > 0 {
+		if err := p.store.RequestFullRead(ctx, v.whole); err != nil {
+			return err
+		}
 	}
 	// Marked before they are stored: once stored they differ no more, and a crash
 	// in between would leave them without a history.
@@ -167,15 +175,19 @@ func (p *balancesPass) judgeCustomer(s suspect, held map[string]mirror.HeldCusto
 		}
 		return
 	}
+	whole := false
 	for _, d := range differences(s, h) {
 		cause := mirror.CauseMissedEvent
 		if d.inconsistent {
-			cause = mirror.CauseUnknown
+			cause, whole = mirror.CauseUnknown, true
 		}
 		f := p.find(mirror.DriftBalanceMismatch, s, cause)
 		f.Currency = d.currency
 		f.Expected, f.Actual = strconv.FormatInt(d.expected, 10), strconv.FormatInt(d.actual, 10)
 		v.findings = append(v.findings, f)
+	}
+	if whole {
+		v.whole = append(v.whole, s.target(p.account))
 	}
 }
 
@@ -189,7 +201,7 @@ func (p *balancesPass) judgeGrant(s suspect, held map[string]mirror.HeldGrantRow
 		kind = mirror.DriftMissingTransaction
 	}
 	f := p.find(kind, s, mirror.CauseMissedEvent)
-	f.Object, f.Expected = s.ID, "grant with digest "+s.Digest
+	f.Object, f.Currency, f.Expected = s.ID, s.Currency, "grant with digest "+s.Digest
 	if ok {
 		f.Actual = "grant with digest " + h.Digest
 	} else if s.grant != nil {

@@ -20,7 +20,10 @@ func damageCases() []testCase {
 		{"IncrementalReadLeavesColumnsAlone", incrementalDamage},
 		{"IncrementalReadClosesWhatItProves", incrementalProof},
 		{"IncrementalReadClosesNoBalanceThatNobodyKnows", unknownBalance},
+		{"IncrementalReadOfACustomerClosesItsFinding", customerProof},
+		{"IncrementalReadOfAnEditLeavesNoColumn", editedDamage},
 		{"UnreadableValuesAreRead", unreadableValues},
+		{"UnreadableCreditIsNotNone", unreadableCredit},
 		{"RepairClosesWhatWasFoundBefore", repairCloses},
 		{"RefusedIsRecordedOnce", refusedOnce},
 		{"UnexpectedEndsWhenItIsListedOrGone", unexpectedEnds},
@@ -127,7 +130,9 @@ func damages() []damage {
 
 	list = append(list, damage{"grant times without an end", []string{
 		`UPDATE credit_grants SET created = 'infinity', updated = 'infinity', expires_at = 'infinity'` + damagedGrant,
-	}, []string{field("credgr_A001", "eur", "expires_at, created, updated")}})
+	}, []string{field("credgr_A001", "eur", "expires_at, created, updated")}}, damage{"a grant voided for ever", []string{
+		`UPDATE credit_grants SET voided_at = 'infinity'` + damagedGrant,
+	}, []string{field("credgr_A001", "eur", "voided_at")}})
 
 	one("customers", damagedOwner, "balance", "balance + 7", "balance_mismatch|eur||-260|-253|unknown")
 	one("customers", damagedOwner, "invoice_credit_balance", `'{"eur":260}'`, "balance_mismatch|usd||-900|0|unknown")
@@ -471,6 +476,72 @@ SELECT account, customer, 'xxx', 5, synced_at FROM customer_balances WHERE custo
 	noErr(t, err)
 	applyBalance(t, h, l.snapshot(begin(t, h, l.target()), 2))
 	requireOpen(t, h) // the balance is zero now, as it has to be
+}
+
+// customerProof: news of a customer are written whole, which proves that it differs
+// no more; a sync without any proves nothing.
+func customerProof(t *testing.T, h *Harness) {
+	l, _ := damagedLedgers(t, h)
+	h.exec(t, `UPDATE customers SET livemode = NOT livemode`+damagedOwner)
+	_, err := h.OpenFindings(t.Context(), []mirror.Finding{{Kind: mirror.DriftFieldMismatch, Customer: "cus_A", Scope: mirror.ScopeBalance, Object: "cus_A"}})
+	noErr(t, err)
+	applyBalance(t, h, l.snapshot(begin(t, h, l.target()), 2))
+	requireOpen(t, h, "field_mismatch/cus_A/cus_A/false")
+	l.extra = map[string]any{"preferred_locales": []string{"de"}}
+	if a := applyBalance(t, h, l.snapshot(begin(t, h, l.target()), 2)); a.Updated != 1 {
+		t.Errorf("news: %+v", a)
+	}
+	requireOpen(t, h)
+	if a := l.sync(t, h); a.Changed() {
+		t.Errorf("the next full read: %+v", a)
+	}
+}
+
+// editedDamage: where a row was edited at Stripe and changed here, both are gone when
+// its finding is closed.
+func editedDamage(t *testing.T, h *Harness) {
+	l, c := damagedLedgers(t, h)
+	last := len(c.rows) - 1
+	h.exec(t, `UPDATE `+rowsTable+` SET livemode = NOT livemode WHERE customer = 'cus_A' AND id = 'cbtxn_A00005'`,
+		`UPDATE `+creditsTable+` SET livemode = NOT livemode WHERE customer = 'cus_A' AND id = '`+c.rows[last].ID+`'`)
+	_, err := h.OpenFindings(t.Context(), []mirror.Finding{
+		{Kind: mirror.DriftFieldMismatch, Customer: "cus_A", Scope: mirror.ScopeBalance, Object: "cbtxn_A00005"},
+		{Kind: mirror.DriftFieldMismatch, Customer: "cus_A", Scope: mirror.ScopeCredits, Object: c.rows[last].ID},
+	})
+	noErr(t, err)
+	l.rows[4].Description = "edited"
+	l.render(4)
+	c.rows[last].Raw = edited(c.rows[last].Raw, func(o map[string]any) { o["new"] = 1 })
+	applyBalance(t, h, l.snapshot(begin(t, h, l.target()), 2))
+	applyCredits(t, h, c.snapshot(begin(t, h, c.target()), 1))
+	requireOpen(t, h)
+	if a := l.sync(t, h); a.Changed() || len(a.Repaired) != 0 {
+		t.Errorf("the next full read: %+v", a)
+	}
+	if a := c.sync(t, h); a.Changed() || len(a.Repaired) != 0 {
+		t.Errorf("the next full read of credits: %+v", a)
+	}
+}
+
+// unreadableCredit: what cannot be read is written anew also where Stripe has none,
+// by a read of the newest rows too.
+func unreadableCredit(t *testing.T, h *Harness) {
+	l := newLedger("", "cus_A")
+	l.sync(t, h)
+	before := h.contents(t)
+	h.exec(t, `UPDATE customers SET invoice_credit_balance = '[]'`)
+	want := []string{"field_mismatch||cus_A|digest|invoice_credit_balance|unknown"}
+	if a := l.sync(t, h); !slices.Equal(toldFindings(a.Repaired), want) || h.contents(t) != before {
+		t.Errorf("%+v, want %q\n%s\nwas\n%s", a, want, h.contents(t), before)
+	}
+	l.add("eur", -1)
+	l.add("eur", 1)
+	l.sync(t, h)
+	before = h.contents(t)
+	h.exec(t, `UPDATE customers SET invoice_credit_balance = '[]'`)
+	if a := applyBalance(t, h, l.snapshot(begin(t, h, l.target()), 1)); a.Updated != 1 || h.contents(t) != before {
+		t.Errorf("the newest row: %+v", a)
+	}
 }
 
 // unreadableValues: what SQL has put where no value of Stripe's can be hinders

@@ -49,7 +49,7 @@ FROM unnest($3::text[], $4::text[], $5::text[]) WITH ORDINALITY AS u (table_name
 	closeFindings = `UPDATE creditmirror.drift_findings SET repaired_at = now(), synced_at = now()
 WHERE account = $1 AND customer = $2 AND scope = $3 AND repaired_at IS NULL
   AND (kind = ANY ($4::text[]) OR kind = 'missed_event' AND found_at <= $6
-    OR kind IN ('field_mismatch', 'unexpected_transaction') AND object = ANY ($5::text[])
+    OR kind = 'unexpected_transaction' AND object = ANY ($5::text[]) OR kind = 'field_mismatch' AND object = ANY ($7::text[])
     OR kind = 'unexpected_transaction' AND NOT ` + held + ` OR kind = 'missing_transaction' AND ` + held + `)
 RETURNING kind`
 
@@ -140,7 +140,8 @@ func (c *commitment) queue(b *pgx.Batch, applied *mirror.Applied) {
 	queueRepaired(b, t.Account, c.repaired, applied) // before the rest is closed
 	b.Queue(closeFindings, t.Account, t.ID, string(t.Scope),
 		column(c.close.Kinds, func(k *mirror.DriftKind) string { return string(*k) }),
-		column(c.close.Objects, func(id *string) string { return clean(*id) }), optTime(c.close.MissedBefore)).Query(closed)
+		column(c.close.Objects, func(id *string) string { return clean(*id) }), optTime(c.close.MissedBefore),
+		column(c.close.Compared, func(id *string) string { return clean(*id) })).Query(closed)
 	queueFindings(b, t.Account, c.open, func(f mirror.Finding) { applied.Findings = append(applied.Findings, f) })
 	c.queueEvents(b, applied)
 	b.Queue(closeMissed, t.Account, t.ID).Query(closed)

@@ -80,7 +80,7 @@ SELECT count(*) FROM stored`
 )
 
 func scanCustomer(row pgx.Row) (c mirror.CustomerView, digest string, err error) {
-	err = row.Scan(&c.Account, &c.ID, &c.Balance, (*optText)(&c.Currency), (*creditMap)(&c.InvoiceCreditBalance), (*optTime)(&c.Created), &c.Livemode,
+	err = row.Scan(&c.Account, &c.ID, &c.Balance, (*optText)(&c.Currency), &creditColumn{&c}, (*optTime)(&c.Created), &c.Livemode,
 		(*optText)(&c.TestClock), (*optText)(&c.CustomerAccount), &c.Raw, &c.Deleted, (*optTime)(&c.SyncedAt), &digest)
 	return c, digest, err
 }

@@ -127,7 +127,7 @@ func sortedGrants(grants []mirror.CreditGrant) []mirror.CreditGrant {
 
 func scanGrant(row pgx.Row) (g mirror.CreditGrant, err error) {
 	err = row.Scan(&g.Account, &g.ID, &g.Customer, (*optText)(&g.Name), &g.Category, &g.AmountType, &g.Amount, (*optText)(&g.Currency),
-		&g.ApplicabilityConfig, &g.Priority, (*optTime)(&g.EffectiveAt), (*optTime)(&g.ExpiresAt), (*optTime)(&g.VoidedAt),
+		&g.ApplicabilityConfig, &g.Priority, (*grantTime)(&g.EffectiveAt), (*grantTime)(&g.ExpiresAt), (*grantTime)(&g.VoidedAt),
 		(*optTime)(&g.Created), (*optTime)(&g.Updated), &g.Livemode, (*optText)(&g.TestClock), &g.Metadata, &g.Raw)
 	return g, err
 }

@@ -47,6 +47,9 @@ func TestHotStatementsUseIndexes(t *testing.T) {
 			SELECT '', 'drift_' || n, 'missed_event', 'cus_' || n, 'balance', '', 'evt_' || n, '', '', '', now() - n * interval '1 second',
 				now(), CASE WHEN n > 100 THEN 2 ELSE 0 END
 			FROM generate_series(1, 20000) AS n`,
+		`INSERT INTO drift_findings (account, id, kind, customer, scope, currency, object, expected, actual, cause, found_at, notified)
+			SELECT '', 'drift_open_' || n, 'field_mismatch', 'cus_' || n % 4, 'balance', 'eur', 'cbtxn_' || n, '', '', '', now() - n * interval '1 second', 1
+			FROM generate_series(1, 20000) AS n`,
 		`ANALYZE`,
 	} {
 		sql.exec(t, fill)
@@ -82,6 +85,9 @@ func TestHotStatementsUseIndexes(t *testing.T) {
 		{"pending events", pendingEvents, []any{0, 100}, ""},
 		{"open question", strings.Replace(resolveEvents, "$4", "$4::text", 1), []any{"", "grant_owner", "credgr_1", "cus_1", 2}, ""},
 		{"foreign changes", foreignChanges, nil, ""},
+		{"accused rows", accusedTransactions, []any{"", "cus_1", []string{"cbtxn_9001", "cbtxn_9005"}}, "id ="},
+		{"accused credits", accusedCredits, []any{"", "cus_1", []string{"cbtxn_9001", "cbtxn_9005"}}, "id ="},
+		{"accused grants", accusedGrants, []any{"", "cus_1", []string{"credgr_9001", "credgr_9005"}}, "id ="},
 		{"pending notices", pendingNotices, []any{time.Now().Add(-time.Hour), 100}, "found_at >="},
 		{"count of notices", countNotices, []any{time.Now().Add(-time.Hour)}, "repaired_at >="},
 	} {

@@ -106,7 +106,7 @@ func scanStoredGrant(row pgx.Row) (string, mirror.Stored[mirror.CreditGrant], er
 	var g mirror.CreditGrant
 	var digest string
 	err := row.Scan(&g.Account, &g.ID, &g.Customer, (*optText)(&g.Name), &g.Category, &g.AmountType, &g.Amount, (*optText)(&g.Currency),
-		&g.ApplicabilityConfig, &g.Priority, (*optTime)(&g.EffectiveAt), (*optTime)(&g.ExpiresAt), (*optTime)(&g.VoidedAt),
+		&g.ApplicabilityConfig, &g.Priority, (*grantTime)(&g.EffectiveAt), (*grantTime)(&g.ExpiresAt), (*grantTime)(&g.VoidedAt),
 		(*optTime)(&g.Created), (*optTime)(&g.Updated), &g.Livemode, (*optText)(&g.TestClock), &g.Metadata, &g.Raw, &digest)
 	return g.ID, mirror.Stored[mirror.CreditGrant]{Row: g, Digest: digest}, err
 }

@@ -9,6 +9,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/creditmirror/creditmirror/mirror"
 )
 
 // optTime is a time.Time whose zero is NULL. Infinity is read as zero too: only SQL
@@ -42,14 +44,25 @@ func (o optText) TextValue() (pgtype.Text, error) {
 	return pgtype.Text{String: s, Valid: s != ""}, nil
 }
 
-// creditMap is an invoice_credit_balance; nil is NULL. What is not an object of
-// integers is read, as in optTime, as none.
-type creditMap map[string]int64
+// grantTime is an optTime where Stripe may have none too: infinity is told from it.
+type grantTime time.Time
 
-func (m *creditMap) ScanBytes(v []byte) error {
-	*m = nil
-	if v != nil && json.Unmarshal(v, (*map[string]int64)(m)) != nil {
-		*m = nil
+func (g *grantTime) ScanTimestamptz(v pgtype.Timestamptz) error {
+	if v.InfinityModifier != pgtype.Finite {
+		*g = grantTime(mirror.Unreadable)
+		return nil
+	}
+	return (*optTime)(g).ScanTimestamptz(v)
+}
+
+// creditColumn scans the invoice_credit_balance of a customer; NULL leaves nil, and so
+// does what is not an object of integers, which is told.
+type creditColumn struct{ c *mirror.CustomerView }
+
+func (c *creditColumn) ScanBytes(v []byte) error {
+	c.c.InvoiceCreditBalance, c.c.CreditUnreadable = nil, false
+	if v != nil && json.Unmarshal(v, &c.c.InvoiceCreditBalance) != nil {
+		c.c.InvoiceCreditBalance, c.c.CreditUnreadable = nil, true
 	}
 	return nil
 }

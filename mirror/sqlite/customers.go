@@ -22,7 +22,7 @@ func customerColumns(v *mirror.CustomerView, digest *string) []any {
 	return []any{
 		&v.Account, &v.ID, &v.Balance,
 		textColumn{&v.Currency},
-		creditColumn{&v.InvoiceCreditBalance},
+		creditColumn{v},
 		timeColumn{&v.Created},
 		&v.Livemode,
 		textColumn{&v.TestClock},
@@ -34,18 +34,18 @@ func customerColumns(v *mirror.CustomerView, digest *string) []any {
 	}
 }
 
-// creditColumn scans an invoice_credit_balance; NULL leaves nil, and so does, as in
-// timeColumn, what is not an object of integers.
-type creditColumn struct{ m *map[string]int64 }
+// creditColumn scans the invoice_credit_balance of a customer; NULL leaves nil, and so
+// does what is not an object of integers, which is told.
+type creditColumn struct{ c *mirror.CustomerView }
 
 func (c creditColumn) Scan(v any) error {
-	*c.m = nil
+	c.c.InvoiceCreditBalance, c.c.CreditUnreadable = nil, false
 	switch v := v.(type) {
 	case nil:
 		return nil
 	case string:
-		if json.Unmarshal([]byte(v), c.m) != nil {
-			*c.m = nil
+		if json.Unmarshal([]byte(v), &c.c.InvoiceCreditBalance) != nil {
+			c.c.InvoiceCreditBalance, c.c.CreditUnreadable = nil, true
 		}
 		return nil
 	}

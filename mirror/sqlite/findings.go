@@ -30,7 +30,8 @@ WHERE account = ?1 AND kind = ?2 AND customer = ?3 AND currency = ?4 AND object 
 UPDATE drift_findings SET repaired_at = ?4, synced_at = ?4
 WHERE account = ?1 AND customer = ?2 AND scope = ?3 AND repaired_at IS NULL
   AND (kind IN (SELECT value FROM json_each(?5))
-       OR kind IN ('field_mismatch', 'unexpected_transaction') AND object IN (SELECT value->>0 FROM json_each(?6))
+       OR kind = 'unexpected_transaction' AND object IN (SELECT value->>0 FROM json_each(?6))
+       OR kind = 'field_mismatch' AND object IN (SELECT value->>0 FROM json_each(?8))
        OR kind = 'unexpected_transaction' AND NOT ` + held + ` OR kind = 'missing_transaction' AND ` + held + `
        OR kind = 'missed_event' AND found_at <= ?7)
 RETURNING kind`
@@ -111,11 +112,11 @@ func (c *commit) closeFindings(shut mirror.Closing) error {
 		}
 		kinds += fmt.Sprintf("%q", string(k))
 	}
-	objects := make([][]any, len(shut.Objects))
-	for i, id := range shut.Objects {
-		objects[i] = []any{id}
+	objects, err := idList(shut.Objects)
+	if err != nil {
+		return err
 	}
-	text, err := batch(objects)
+	compared, err := idList(shut.Compared)
 	if err != nil {
 		return err
 	}
@@ -123,7 +124,7 @@ func (c *commit) closeFindings(shut mirror.Closing) error {
 	if !shut.MissedBefore.IsZero() {
 		before = stamp(shut.MissedBefore)
 	}
-	return c.each(closeFindings, []any{c.target.Account, c.target.ID, string(c.target.Scope), c.at, kinds + "]", text, before}, c.noteClosed)
+	return c.each(closeFindings, []any{c.target.Account, c.target.ID, string(c.target.Scope), c.at, kinds + "]", objects, before, compared}, c.noteClosed)
 }
 
 // closeMissed closes findings of missed events that are answered now.

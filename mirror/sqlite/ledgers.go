@@ -152,8 +152,8 @@ var (
 func scanGrant(rows *sql.Rows) (mirror.CreditGrant, error) {
 	var g mirror.CreditGrant
 	err := rows.Scan(&g.Account, &g.ID, &g.Customer, textColumn{&g.Name}, &g.Category, &g.AmountType, &g.Amount,
-		textColumn{&g.Currency}, jsonColumn{&g.ApplicabilityConfig}, &g.Priority, timeColumn{&g.EffectiveAt},
-		timeColumn{&g.ExpiresAt}, timeColumn{&g.VoidedAt}, timeColumn{&g.Created}, timeColumn{&g.Updated},
+		textColumn{&g.Currency}, jsonColumn{&g.ApplicabilityConfig}, &g.Priority, grantTime{&g.EffectiveAt},
+		grantTime{&g.ExpiresAt}, grantTime{&g.VoidedAt}, timeColumn{&g.Created}, timeColumn{&g.Updated},
 		&g.Livemode, textColumn{&g.TestClock}, jsonColumn{&g.Metadata}, jsonColumn{&g.Raw})
 	return g, err
 }

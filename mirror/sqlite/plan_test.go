@@ -27,6 +27,7 @@ func TestHotQueriesUseTheirIndexes(t *testing.T) {
 		"livingAfter":     "customers_living (account=? AND created>? AND created<?)", "clockNewest": "customers_test_clock (account=? AND test_clock=?)",
 		"emailAfter": "customers_email (account=? AND <expr>=?)", "invoiceAfter": "(account=? AND customer=? AND invoice=?)",
 		"customerOfAccount": "customers_account (account=? AND customer_account=?)", "changesAfter": "changes_account_seq (account=? AND seq>?)",
+		"accusedRows": "(account=? AND customer=? AND id=?)", "accusedCredits": "(account=? AND customer=? AND id=?)", "accusedGrants": "(account=? AND id=?)",
 		"pendingNotices": "drift_findings_untold_closing (repaired_at>?)", "countNotices": "drift_findings_untold_opening (found_at>?)",
 	}
 	sorts := map[string]bool{"heldGrants": true, "dueLetters": true, "pendingNotices": true} // a customer's grants, letters of one moment, two pages merged
@@ -44,6 +45,7 @@ func TestHotQueriesUseTheirIndexes(t *testing.T) {
 		"heldUnplaced": heldUnplaced, "heldTops": heldTops, "heldCreditSpan": heldCreditSpan, "grantSums": grantSums,
 		"heldSummary": heldSummary, "heldGrantRows": heldGrantRows, "answerWaiting": answerWaiting, "pendingEvents": pendingEvents,
 		"resolveEvents": resolveEvents, "eventStates": eventStates, "observedAt": observedAt, "closeFindings": closeFindings,
+		"accusedRows": accusedRows, "accusedCredits": accusedCredits, "accusedGrants": accusedGrants,
 		"unsyncedBalances": unsyncedBalances, "unsyncedCredits": unsyncedCredits, "dueLetters": dueLetters, "listLetters": listLetters,
 		"livingNewest": livingNewest, "livingAfter": livingAfter, "livingBefore": livingBefore, "clockNewest": clockNewest, "emailAfter": emailAfter,
 		"invoiceNewest": invoiceNewest, "invoiceAfter": invoiceAfter, "invoiceBefore": invoiceBefore, "customerOfAccount": customerOfAccount,

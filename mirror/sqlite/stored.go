@@ -125,8 +125,8 @@ func scanStoredGrant(rows *sql.Rows) (string, mirror.Stored[mirror.CreditGrant],
 	var g mirror.CreditGrant
 	var digest string
 	err := rows.Scan(&g.Account, &g.ID, &g.Customer, textColumn{&g.Name}, &g.Category, &g.AmountType, &g.Amount,
-		textColumn{&g.Currency}, jsonColumn{&g.ApplicabilityConfig}, &g.Priority, timeColumn{&g.EffectiveAt},
-		timeColumn{&g.ExpiresAt}, timeColumn{&g.VoidedAt}, timeColumn{&g.Created}, timeColumn{&g.Updated},
+		textColumn{&g.Currency}, jsonColumn{&g.ApplicabilityConfig}, &g.Priority, grantTime{&g.EffectiveAt},
+		grantTime{&g.ExpiresAt}, grantTime{&g.VoidedAt}, timeColumn{&g.Created}, timeColumn{&g.Updated},
 		&g.Livemode, textColumn{&g.TestClock}, jsonColumn{&g.Metadata}, jsonColumn{&g.Raw}, &digest)
 	return g.ID, mirror.Stored[mirror.CreditGrant]{Row: g, Digest: digest}, err
 }

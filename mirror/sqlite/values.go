@@ -45,6 +45,18 @@ func (c timeColumn) Scan(v any) error {
 	return fmt.Errorf("%T is not a time", v)
 }
 
+// grantTime is a timeColumn where Stripe may have none too: what cannot be read is
+// told from it.
+type grantTime struct{ t *time.Time }
+
+func (c grantTime) Scan(v any) error {
+	err := timeColumn(c).Scan(v)
+	if v != nil && c.t.IsZero() {
+		*c.t = mirror.Unreadable
+	}
+	return err
+}
+
 // null writes the empty string as NULL.
 func null(s string) any {
 	if s == "" {
