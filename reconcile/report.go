@@ -92,7 +92,9 @@ type Reported struct {
 	Customers int
 	// Histories read, of both scopes.
 	Histories int
-	Findings  []mirror.Finding
+	// Unread are customers for whom Stripe did not answer, however often it was asked.
+	Unread   int
+	Findings []mirror.Finding
 	// Opened is how many of them were recorded that were not open before.
 	Opened map[mirror.DriftKind]int
 	// Last is the customer after whom the next report goes on; empty: all were read.
@@ -138,43 +140,78 @@ func (r *ScrubReport) batch(ctx context.Context, account string, list []mirror.C
 			ids = append(ids, c.ID)
 		}
 	}
-	first, histories, err := r.look(ctx, account, ids)
+	first, err := r.look(ctx, account, ids)
 	if err != nil {
 		return err
 	}
-	all.Histories += histories
-	for range reportLooks - 1 {
-		if len(first) == 0 {
-			return nil
+	if len(ids) > 0 && !slices.ContainsFunc(ids, func(id string) bool { return first[id].failed == nil }) {
+		if err := r.away(ctx, account); err != nil {
+			return err
+		}
+	}
+	for looks := 1; ; looks++ {
+		for id, look := range first {
+			if look.failed == nil {
+				all.Histories += look.histories
+			}
+			if !look.again() {
+				delete(first, id)
+			}
+		}
+		if len(first) == 0 || looks == reportLooks {
+			break
 		}
 		if err := pause(ctx, r.o.Grace); err != nil {
 			return err
 		}
-		again, _, err := r.look(ctx, account, slices.Sorted(maps.Keys(first)))
+		next, err := r.look(ctx, account, slices.Sorted(maps.Keys(first)))
 		if err != nil {
 			return err
 		}
 		var found []mirror.Finding
-		for id, look := range again {
-			if look.lag { // work is about to change it: look once more
-				continue
+		for id, look := range next {
+			if first[id].failed == nil {
+				look.histories = 0 // they are counted
 			}
+			settled := !look.lag // else work is about to change it
 			for _, f := range look.findings {
-				if slices.ContainsFunc(first[id].findings, func(before mirror.Finding) bool { return sameDifference(f, before) }) {
+				if !slices.ContainsFunc(first[id].findings, func(before mirror.Finding) bool { return sameDifference(f, before) }) {
+					settled = false // seen once
+				} else if !look.lag {
 					found = append(found, f)
-				} else { // seen once
-					look.lag = true
 				}
 			}
-			again[id] = look
+			if settled {
+				look.findings = nil
+			}
+			next[id] = look
 		}
-		maps.DeleteFunc(again, func(_ string, look looked) bool { return !look.lag })
 		if err := r.record(ctx, found, all); err != nil {
 			return err
 		}
-		first = again
+		first = next
 	}
-	return nil // what still changes is work's to settle, or the next report's
+	// What still changes is work's to settle, or the next report's.
+	maps.DeleteFunc(first, func(_ string, look looked) bool { return look.failed == nil })
+	if len(first) == 0 {
+		return nil
+	}
+	if err := r.away(ctx, account); err != nil {
+		return err
+	}
+	for _, id := range slices.Sorted(maps.Keys(first)) {
+		r.o.Log.Warn("customer not compared: stripe does not answer for it",
+			zap.String("account", account), zap.String("customer_id", id), zap.Error(first[id].failed))
+	}
+	all.Unread += len(first)
+	return nil
+}
+
+// away is why Stripe does not answer at all, so that it is no fault of the customers
+// for whom it did not.
+func (r *ScrubReport) away(ctx context.Context, account string) error {
+	_, err := r.stripe.GrantsPage(ctx, account, "", "", 1)
+	return err
 }
 
 func sameDifference(a, b mirror.Finding) bool {
@@ -202,74 +239,88 @@ func (r *ScrubReport) record(ctx context.Context, found []mirror.Finding, all *R
 
 // looked is what one look at a customer showed.
 type looked struct {
+	// findings are the differences; none once all of them are told.
 	findings []mirror.Finding
 	lag      bool
+	// histories is how many were read.
+	histories int
+	// failed is why Stripe did not answer.
+	failed error
 }
 
-// look compares customers side by side and returns those that differ.
-func (r *ScrubReport) look(ctx context.Context, account string, ids []string) (differ map[string]looked, histories int, err error) {
+// again tells whether another look has to follow: nothing is told that was seen once.
+func (l looked) again() bool { return l.failed != nil || len(l.findings) > 0 }
+
+// look compares customers side by side.
+func (r *ScrubReport) look(ctx context.Context, account string, ids []string) (map[string]looked, error) {
 	var mu sync.Mutex
-	differ = map[string]looked{}
+	all := make(map[string]looked, len(ids))
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(reportAtOnce)
 	for _, id := range ids {
 		group.Go(func() error {
-			look, n, err := r.lookAt(ctx, account, id)
+			look, err := r.lookAt(ctx, account, id)
 			if err != nil {
 				return fmt.Errorf("compare %s: %w", id, err)
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			histories += n
-			if len(look.findings) > 0 {
-				differ[id] = look
-			}
+			all[id] = look
 			return nil
 		})
 	}
-	return differ, histories, group.Wait()
+	return all, group.Wait()
 }
 
-func (r *ScrubReport) lookAt(ctx context.Context, account, id string) (look looked, histories int, err error) {
+// unanswered is a look at a customer for whom Stripe did not answer. That the key is
+// refused is no customer's fault, nor that the report is stopped.
+func unanswered(ctx context.Context, err error) (looked, error) {
+	if ctx.Err() != nil || errors.Is(err, stripeapi.ErrUnauthorized) || errors.Is(err, stripeapi.ErrForbidden) {
+		return looked{}, err
+	}
+	return looked{failed: err}, nil
+}
+
+func (r *ScrubReport) lookAt(ctx context.Context, account, id string) (look looked, err error) {
 	c := comparison{account: account, customer: id, at: r.o.Now().UTC()}
 	targets := []mirror.Target{
 		{Account: account, Scope: mirror.ScopeBalance, ID: id}, {Account: account, Scope: mirror.ScopeCredits, ID: id},
 	}
 	theirs, gone, err := r.theirBalance(ctx, account, id)
 	if err != nil {
-		return look, 0, err
+		return unanswered(ctx, err)
 	}
-	histories = 1
+	look.histories = 1
 	grants, err := r.ourGrants(ctx, account, id)
 	if err != nil {
-		return look, 0, err
+		return look, err
 	}
 	var credits theirCredits
 	if len(grants) > 0 && !gone { // whose first grant it is, the balances sweep finds
-		histories++
+		look.histories++
 		if credits, err = r.theirCredits(ctx, account, id); err != nil {
-			return look, 0, err
+			return unanswered(ctx, err)
 		}
 	}
 	// The queue before what is held: work that ends after this look is seen there.
 	queued, err := r.queue.Queued(ctx, targets)
 	if err != nil {
-		return look, 0, err
+		return look, err
 	}
 	synced, err := r.store.ObservedAt(ctx, targets)
 	if err != nil {
-		return look, 0, err
+		return look, err
 	}
 	held, err := r.store.HeldCustomers(ctx, account, []string{id})
 	if err != nil {
-		return look, 0, err
+		return look, err
 	}
 	view, err := r.store.Customer(ctx, account, id)
 	if err != nil {
-		return look, 0, err
+		return look, err
 	}
 	if view.Deleted {
-		return look, histories, nil
+		return look, nil
 	}
 	if gone {
 		c.find(mirror.DriftMissingCustomer, mirror.ScopeBalance, "", "", "deleted", "customer", mirror.CauseMissedEvent)
@@ -277,16 +328,16 @@ func (r *ScrubReport) lookAt(ctx context.Context, account, id string) (look look
 		c.customers(theirs.customer, held[id], view)
 		c.synced = synced[0]
 		if err := r.balanceRows(ctx, &c, theirs.rows); err != nil {
-			return look, 0, err
+			return look, err
 		}
 		if len(grants) > 0 {
 			c.synced = synced[1]
 			if grants, err = r.ourGrants(ctx, account, id); err != nil { // anew: after the queue
-				return look, 0, err
+				return look, err
 			}
 			c.grants(credits.grants, grants)
 			if err := r.creditRows(ctx, &c, credits.rows); err != nil {
-				return look, 0, err
+				return look, err
 			}
 		}
 	}
@@ -298,7 +349,7 @@ func (r *ScrubReport) lookAt(ctx context.Context, account, id string) (look look
 		}
 	}
 	look.findings = c.found
-	return look, histories, nil
+	return look, nil
 }
 
 // print is a row as it is compared.

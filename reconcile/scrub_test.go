@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -302,7 +303,7 @@ func TestF03_ScrubReportFailsEverywhere(t *testing.T) {
 			if w, err := b.store.Store.Sweep(t.Context(), "", SweepScrub); err != nil || w.LastSuccess.IsZero() {
 				t.Fatalf("failed at %d (after %v): %+v, %v", at, after, w, err)
 			}
-			if !failed {
+			if b.faults.n < at { // nothing failed any more
 				break
 			}
 			if at > 40 { // the steps repeat themselves
@@ -313,6 +314,77 @@ func TestF03_ScrubReportFailsEverywhere(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A report goes on beside customers for whom Stripe does not answer, asks for them
+// again, and tells how many it could not compare; where Stripe answers for nobody it
+// breaks off.
+func TestScrubReportWithoutAnAnswer(t *testing.T) {
+	t.Parallel()
+	b, l := scrubBench(t, 4)
+	l.rows["cus_00"][2].Description, l.rows["cus_03"][2].Description = "edited", "edited"
+	failing := map[string]int{} // how often Stripe does not answer for a customer
+	silent := false
+	var mu sync.Mutex
+	stripe := unanswering{l, func(id string) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if failing[id]--; silent || failing[id] >= 0 {
+			return &stripeapi.Error{Kind: stripeapi.KindUnavailable}
+		}
+		return nil
+	}}
+	for _, tt := range []struct {
+		name              string
+		failing           map[string]int
+		silent            bool
+		want              []string
+		histories, unread int
+		broken            error
+	}{
+		{"all answer", nil, false, []string{"cus_00", "cus_03"}, 5, 0, nil},
+		{"one answers later", map[string]int{"cus_00": 2}, false, []string{"cus_00", "cus_03"}, 5, 0, nil},
+		{"one does not", map[string]int{"cus_00": 99}, false, []string{"cus_03"}, 4, 1, nil},
+		{"none does, and Stripe is there", map[string]int{"cus_00": 99, "cus_01": 99, "cus_02": 99, "cus_03": 99}, false, nil, 0, 4, nil},
+		{"Stripe is away", nil, true, nil, 0, 0, stripeapi.ErrUnavailable},
+	} {
+		failing, silent = maps.Clone(tt.failing), tt.silent
+		if failing == nil {
+			failing = map[string]int{}
+		}
+		report := NewScrubReport(stripe, b.store, b.queue, ReportOptions{Grace: time.Nanosecond, DryRun: true, Now: b.clock})
+		reported, err := report.Run(t.Context(), "", "", 0, nil)
+		var found []string
+		for _, f := range reported.Findings {
+			found = append(found, f.Customer)
+		}
+		slices.Sort(found)
+		if !errors.Is(err, tt.broken) || !slices.Equal(found, tt.want) || reported.Histories != tt.histories || reported.Unread != tt.unread {
+			t.Errorf("%s: %+v, %v, want %q, %d histories, %d unread, %v", tt.name, reported, err, tt.want, tt.histories, tt.unread, tt.broken)
+		}
+	}
+}
+
+// unanswering is a Stripe whose answers about a customer may fail.
+type unanswering struct {
+	ledgers
+	fails func(customer string) error
+}
+
+var _ ReportStripe = unanswering{}
+
+func (u unanswering) BalancePage(ctx context.Context, account, id, after string, limit int) (stripeapi.BalancePage, error) {
+	if err := u.fails(id); err != nil {
+		return stripeapi.BalancePage{}, err
+	}
+	return u.ledgers.BalancePage(ctx, account, id, after, limit)
+}
+
+func (u unanswering) GrantsPage(ctx context.Context, account, customer, after string, limit int) (stripeapi.GrantsPage, error) {
+	if err := u.fails(customer); err != nil {
+		return stripeapi.GrantsPage{}, err
+	}
+	return u.ledgers.GrantsPage(ctx, account, customer, after, limit)
 }
 
 // A pass ends when everything was read that can be: it neither waits for the next

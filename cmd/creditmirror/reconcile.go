@@ -120,8 +120,8 @@ func runReconcile(ctx context.Context, e *env, cfg config.Config, o reconcileOpt
 		}
 	}
 	if o.dryRun || !cfg.Repair {
-		found, _, err := passes(ctx, e.err, parts, o, accounts, log)
-		return errors.Join(brokenOff(ctx, err), show(found))
+		found, unread, err := passes(ctx, e.err, parts, o, accounts, log)
+		return incomplete(unread, errors.Join(brokenOff(ctx, err), show(found)))
 	}
 
 	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
@@ -140,8 +140,13 @@ func runReconcile(ctx context.Context, e *env, cfg config.Config, o reconcileOpt
 	look, stopLooking := context.WithTimeout(context.WithoutCancel(ctx), lookTimeout)
 	defer stopLooking()
 	found, lookErr := recorded(look, parts, accounts, begun)
-	if err = errors.Join(brokenOff(ctx, err), lookErr, show(found)); err == nil && unread > 0 {
-		err = errFound
+	return incomplete(unread, errors.Join(brokenOff(ctx, err), lookErr, show(found)))
+}
+
+// incomplete makes a pass that could not read everything exit 1.
+func incomplete(unread int, err error) error {
+	if err == nil && unread > 0 {
+		return errFound
 	}
 	return err
 }
@@ -184,6 +189,10 @@ func passes(ctx context.Context, progress io.Writer, parts *app.Parts, o reconci
 					return found, unread, err
 				}
 				fmt.Fprintf(progress, "account %q: %d customers, %d histories read, %d differences\n", account, reported.Customers, reported.Histories, len(reported.Findings))
+				if reported.Unread > 0 {
+					fmt.Fprintf(progress, "%d customers not compared: Stripe did not answer for them, the log names them\n", reported.Unread)
+				}
+				unread += reported.Unread
 				continue
 			}
 			passed, err := parts.Scrub(log).Pass(ctx, account, func(int) {})
