@@ -209,17 +209,31 @@ func TestReconcileScrubDoesNotWaitForWhatIsRefused(t *testing.T) {
 // A scrub that could not read a history is no proof, also where nothing differs.
 func TestReconcileScrubTellsWhatItCouldNotRead(t *testing.T) {
 	t.Parallel()
-	b := newBehind(t, 20, "CREDITMIRROR_MAX_ATTEMPTS=1")
-	_, stuck := b.row(0)
-	if err := b.sim.SetFaults(stripesim.Faults{{Kind: stripesim.Fault500, Probability: 1, Customer: stuck}}); err != nil {
-		t.Fatal(err)
-	}
-	code, out, errOut := cli(t, b.environ, "reconcile", "scrub", "--format", "json")
-	if code != 1 || out != "[]\n" || !strings.Contains(errOut, " could not be\n") || strings.Contains(errOut, " 0 could not be\n") {
-		t.Errorf("exit %d\n%s\n%s", code, out, errOut)
-	}
-	if code, out, errOut = cli(t, b.environ, "dead", "list"); code != 0 || !strings.Contains(out, stuck) {
-		t.Errorf("dead list: exit %d\n%s\n%s", code, out, errOut)
+	for _, tt := range []struct {
+		name, said string
+		args       []string
+	}{
+		{"repairing", " could not be\n", nil},
+		{"dry run", "\n1 customers not compared", []string{"--dry-run"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			b := newBehind(t, 20, "CREDITMIRROR_MAX_ATTEMPTS=1", "CREDITMIRROR_BALANCES_INTERVAL=10s") // a grace of 5 s
+			_, stuck := b.row(0)
+			if err := b.sim.SetFaults(stripesim.Faults{{Kind: stripesim.Fault500, Probability: 1, Customer: stuck}}); err != nil {
+				t.Fatal(err)
+			}
+			code, out, errOut := cli(t, b.environ, append([]string{"reconcile", "scrub", "--format", "json"}, tt.args...)...)
+			if code != 1 || out != "[]\n" || !strings.Contains(errOut, tt.said) || strings.Contains(errOut, " 0 could not be\n") {
+				t.Errorf("exit %d\n%s\n%s", code, out, errOut)
+			}
+			if tt.args != nil {
+				return // nothing is marked, and nothing dies
+			}
+			if code, out, errOut = cli(t, b.environ, "dead", "list"); code != 0 || !strings.Contains(out, stuck) {
+				t.Errorf("dead list: exit %d\n%s\n%s", code, out, errOut)
+			}
+		})
 	}
 }
 
