@@ -92,7 +92,8 @@ type Reported struct {
 	Customers int
 	// Histories read, of both scopes.
 	Histories int
-	// Unread are customers for whom Stripe did not answer, however often it was asked.
+	// Unread are customers for whom Stripe did not answer, however often it was asked,
+	// or not often enough to tell whether a difference lasts.
 	Unread   int
 	Findings []mirror.Finding
 	// Opened is how many of them were recorded that were not open before.
@@ -144,17 +145,15 @@ func (r *ScrubReport) batch(ctx context.Context, account string, list []mirror.C
 	if err != nil {
 		return err
 	}
-	if len(ids) > 0 && !slices.ContainsFunc(ids, func(id string) bool { return first[id].failed == nil }) {
+	if len(ids) > 0 && !slices.ContainsFunc(ids, func(id string) bool { return !first[id].silent }) {
 		if err := r.away(ctx, account); err != nil {
 			return err
 		}
 	}
 	for looks := 1; ; looks++ {
 		for id, look := range first {
-			if look.failed == nil {
-				all.Histories += look.histories
-			}
 			if !look.again() {
+				all.Histories += look.histories
 				delete(first, id)
 			}
 		}
@@ -170,29 +169,20 @@ func (r *ScrubReport) batch(ctx context.Context, account string, list []mirror.C
 		}
 		var found []mirror.Finding
 		for id, look := range next {
-			if first[id].failed == nil {
-				look.histories = 0 // they are counted
-			}
-			settled := !look.lag // else work is about to change it
-			for _, f := range look.findings {
-				if !slices.ContainsFunc(first[id].findings, func(before mirror.Finding) bool { return sameDifference(f, before) }) {
-					settled = false // seen once
-				} else if !look.lag {
-					found = append(found, f)
-				}
-			}
-			if settled {
-				look.findings = nil
-			}
-			next[id] = look
+			lasting, left := look.after(first[id])
+			found, next[id] = append(found, lasting...), left
 		}
 		if err := r.record(ctx, found, all); err != nil {
 			return err
 		}
 		first = next
 	}
-	// What still changes is work's to settle, or the next report's.
-	maps.DeleteFunc(first, func(_ string, look looked) bool { return look.failed == nil })
+	for id, look := range first {
+		all.Histories += look.histories
+		if look.failed == nil { // what still changes is work's to settle, or the next report's
+			delete(first, id)
+		}
+	}
 	if len(first) == 0 {
 		return nil
 	}
@@ -218,7 +208,13 @@ func sameDifference(a, b mirror.Finding) bool {
 	return a.Kind == b.Kind && a.Scope == b.Scope && a.Currency == b.Currency && a.Object == b.Object && a.Actual == b.Actual
 }
 
+// record tells what was not told before.
 func (r *ScrubReport) record(ctx context.Context, found []mirror.Finding, all *Reported) error {
+	found = slices.DeleteFunc(found, func(f mirror.Finding) bool {
+		return slices.ContainsFunc(all.Findings, func(before mirror.Finding) bool {
+			return before.Customer == f.Customer && sameDifference(f, before)
+		})
+	})
 	if len(found) == 0 {
 		return nil
 	}
@@ -228,28 +224,49 @@ func (r *ScrubReport) record(ctx context.Context, found []mirror.Finding, all *R
 	for _, f := range found {
 		r.o.Log.Warn("drift found", zap.String("kind", string(f.Kind)), zap.String("account", f.Account),
 			zap.String("customer_id", f.Customer), zap.String("currency", f.Currency), zap.String("cause", f.Cause))
-		if !slices.ContainsFunc(all.Findings, func(before mirror.Finding) bool {
-			return before.Customer == f.Customer && sameDifference(f, before)
-		}) {
-			all.Findings = append(all.Findings, f)
-		}
 	}
+	all.Findings = append(all.Findings, found...)
 	return openAll(ctx, r.store, found, r.o.DryRun, &all.Opened)
 }
 
-// looked is what one look at a customer showed.
+// looked is what the looks at a customer have shown.
 type looked struct {
-	// findings are the differences; none once all of them are told.
+	// findings are the differences of the last look that was answered; none once all
+	// of them are told.
 	findings []mirror.Finding
 	lag      bool
 	// histories is how many were read.
 	histories int
-	// failed is why Stripe did not answer.
+	// silent tells that the last look was not answered, and failed why the last one of
+	// those was not.
+	silent bool
 	failed error
 }
 
 // again tells whether another look has to follow: nothing is told that was seen once.
-func (l looked) again() bool { return l.failed != nil || len(l.findings) > 0 }
+func (l looked) again() bool { return l.silent || len(l.findings) > 0 }
+
+// after tells what a look shows as the one before did, with no work about to change
+// it, and what the two leave for the next.
+func (l looked) after(before looked) (lasting []mirror.Finding, left looked) {
+	if l.silent { // what was seen once stays seen
+		before.silent, before.failed = true, l.failed
+		return nil, before
+	}
+	l.failed = before.failed
+	settled := !l.lag
+	for _, f := range l.findings {
+		if !slices.ContainsFunc(before.findings, func(b mirror.Finding) bool { return sameDifference(f, b) }) {
+			settled = false // seen once
+		} else if !l.lag {
+			lasting = append(lasting, f)
+		}
+	}
+	if settled {
+		l.findings = nil
+	}
+	return lasting, l
+}
 
 // look compares customers side by side.
 func (r *ScrubReport) look(ctx context.Context, account string, ids []string) (map[string]looked, error) {
@@ -278,7 +295,7 @@ func unanswered(ctx context.Context, err error) (looked, error) {
 	if ctx.Err() != nil || errors.Is(err, stripeapi.ErrUnauthorized) || errors.Is(err, stripeapi.ErrForbidden) {
 		return looked{}, err
 	}
-	return looked{failed: err}, nil
+	return looked{silent: true, failed: err}, nil
 }
 
 func (r *ScrubReport) lookAt(ctx context.Context, account, id string) (look looked, err error) {

@@ -78,6 +78,8 @@ type scrubState struct {
 	// the first one: a report does not note when a history was read.
 	After string    `json:"after,omitempty"`
 	Begun time.Time `json:"begun,omitzero"`
+	// Unread is how many customers it could not compare since then.
+	Unread int `json:"unread,omitempty"`
 }
 
 // Urge makes every history due that was not read since t: after a gap that the
@@ -166,15 +168,19 @@ func (s *Scrub) report(ctx context.Context, account string, sweep mirror.Sweep, 
 		return 0, nil, s.save(ctx, sweep, st)
 	}
 	if st.After == "" {
-		st.Begun = s.o.Now().UTC()
+		st.Begun, st.Unread = s.o.Now().UTC(), 0
 	}
 	reported, err := s.o.Report.Run(ctx, account, st.After, limit, nil)
 	if err != nil {
 		return reported.Histories, reported.Opened, err
 	}
-	st.Owed = max(st.Owed-float64(reported.Histories), 0)
-	if st.After = reported.Last; st.After == "" { // all were read
-		sweep.Watermark, sweep.LastSuccess = st.Begun, s.o.Now().UTC()
+	// Who was asked for in vain counts too: otherwise all that is behind would be due at once.
+	st.Owed = max(st.Owed-float64(reported.Histories+reported.Unread), 0)
+	st.Unread += reported.Unread
+	if st.After = reported.Last; st.After == "" { // all were asked for
+		if st.Unread == 0 {
+			sweep.Watermark, sweep.LastSuccess = st.Begun, s.o.Now().UTC()
+		}
 		if !st.Begun.Before(st.Urgent) {
 			st.Urgent = time.Time{}
 		}

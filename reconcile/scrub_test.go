@@ -15,6 +15,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/stripeapi"
@@ -344,6 +346,8 @@ func TestScrubReportWithoutAnAnswer(t *testing.T) {
 	}{
 		{"all answer", nil, false, []string{"cus_00", "cus_03"}, 5, 0, nil},
 		{"one answers later", map[string]int{"cus_00": 2}, false, []string{"cus_00", "cus_03"}, 5, 0, nil},
+		{"one answers at the last look alone, which shows what was seen once", map[string]int{"cus_00": 3}, false, []string{"cus_03"}, 5, 1, nil},
+		{"one that differs in nothing answers at the last look", map[string]int{"cus_02": 3}, false, []string{"cus_00", "cus_03"}, 5, 0, nil},
 		{"one does not", map[string]int{"cus_00": 99}, false, []string{"cus_03"}, 4, 1, nil},
 		{"none does, and Stripe is there", map[string]int{"cus_00": 99, "cus_01": 99, "cus_02": 99, "cus_03": 99}, false, nil, 0, 4, nil},
 		{"Stripe is away", nil, true, nil, 0, 0, stripeapi.ErrUnavailable},
@@ -362,6 +366,100 @@ func TestScrubReportWithoutAnAnswer(t *testing.T) {
 		if !errors.Is(err, tt.broken) || !slices.Equal(found, tt.want) || reported.Histories != tt.histories || reported.Unread != tt.unread {
 			t.Errorf("%s: %+v, %v, want %q, %d histories, %d unread, %v", tt.name, reported, err, tt.want, tt.histories, tt.unread, tt.broken)
 		}
+	}
+}
+
+// Between two looks that show the same difference there may be one without an answer,
+// and it is told once, also where a new one has the customer looked at again.
+func TestScrubReportLooksBeyondAFailure(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name    string
+		failing []int // looks without an answer
+		appears int   // at which look the second difference does
+		want    int
+		unread  int
+	}{
+		{"at the second look", []int{2}, 1, 2, 0},
+		{"at the first and the third", []int{1, 3}, 1, 2, 0},
+		{"at the second and the third", []int{2, 3}, 1, 2, 0},
+		{"none, and something new at the second", nil, 2, 2, 0},
+		{"at the third, and something new at the second", []int{3}, 2, 2, 0},
+		{"at the third and the last, and something new at the second", []int{3, 4}, 2, 1, 1},
+	} {
+		b, l := scrubBench(t, 2)
+		l.rows["cus_00"][2].Description = "edited"
+		looks := 0
+		stripe := unanswering{l, func(id string) error {
+			if id != "cus_00" {
+				return nil
+			}
+			if looks++; looks == tt.appears {
+				l.rows["cus_00"][1].Description = "edited too"
+			}
+			if slices.Contains(tt.failing, looks) {
+				return &stripeapi.Error{Kind: stripeapi.KindUnavailable}
+			}
+			return nil
+		}}
+		// One page for each look, so that the looks can be counted.
+		l.rows["cus_00"] = l.rows["cus_00"][:3]
+		logs, observed := observer.New(zap.WarnLevel)
+		report := NewScrubReport(stripe, b.store, b.queue, ReportOptions{Grace: time.Nanosecond, DryRun: true, Log: zap.New(logs), Now: b.clock})
+		reported, err := report.Run(t.Context(), "", "", 0, nil)
+		found := slices.DeleteFunc(slices.Clone(reported.Findings), func(f mirror.Finding) bool { return f.Kind != mirror.DriftFieldMismatch })
+		warnings := 0
+		for _, e := range observed.FilterMessage("drift found").All() {
+			if e.ContextMap()["kind"] == string(mirror.DriftFieldMismatch) {
+				warnings++
+			}
+		}
+		opened := reported.Opened[mirror.DriftFieldMismatch]
+		if err != nil || len(found) != tt.want || warnings != tt.want || opened != tt.want || reported.Unread != tt.unread || reported.Histories != 3 {
+			t.Errorf("%s: %+v, %v, %d warnings, %d opened, want %d, and %d unread of 3", tt.name, reported, err, warnings, opened, tt.want, tt.unread)
+		}
+	}
+}
+
+// A pass in which customers could not be compared is no success, and keeps the pace.
+func TestScrubReportWithoutAnAnswerIsNoSuccess(t *testing.T) {
+	t.Parallel()
+	b, l := scrubBench(t, 4)
+	silent, asked := true, 0
+	var mu sync.Mutex
+	stripe := unanswering{l, func(id string) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if id == "" || !silent {
+			return nil
+		}
+		asked++
+		return &stripeapi.Error{Kind: stripeapi.KindGarbled}
+	}}
+	steps := func(n int) mirror.Sweep {
+		for range n {
+			report := NewScrubReport(stripe, b.store, b.queue, ReportOptions{Grace: time.Nanosecond, Now: b.clock})
+			b.now = b.now.Add(time.Hour)
+			if _, _, err := NewScrub(b.store, b.queue, ScrubOptions{Period: 24 * time.Hour, Report: report, Now: b.clock}).Step(t.Context(), ""); err != nil {
+				t.Fatal(err)
+			}
+		}
+		sweep, err := b.store.Store.Sweep(t.Context(), "", SweepScrub)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return sweep
+	}
+	if sweep := steps(10 * 24); !sweep.LastSuccess.IsZero() || !sweep.Watermark.IsZero() {
+		t.Errorf("nothing was compared: %+v", sweep)
+	}
+	// Ten periods of five histories.
+	if customers := asked / reportLooks; customers < 40 || customers > 50 {
+		t.Errorf("asked for %d customers in ten periods, want 50 at most", customers)
+	}
+	silent = false
+	if sweep := steps(3 * 24); sweep.LastSuccess.IsZero() || b.now.Sub(sweep.Watermark) > 50*time.Hour {
+		t.Errorf("all was compared by %v: %+v", b.now, sweep)
 	}
 }
 
