@@ -208,13 +208,17 @@ func (h *handler) classify(r *http.Request, header http.Header, err error, log *
 	if e, ok := errors.AsType[*apiError](err); ok {
 		return e
 	}
-	if r.Context().Err() != nil {
+	gone := r.Context().Err() != nil
+	if gone {
 		log.Debug("api caller went away", zap.Error(err))
 	} else {
 		log.Error("api could not answer", zap.Error(err))
 	}
-	if header.Get(headerWrite) == outcomeUnknown {
+	switch {
+	case header.Get(headerWrite) == outcomeUnknown:
 		return errUncertain(http.StatusBadGateway, "The answer of Stripe was lost here.", header.Get("Idempotency-Key"))
+	case gone:
+		return errGone()
 	}
 	return errUnavailable()
 }

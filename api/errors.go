@@ -155,6 +155,15 @@ func errUnavailable() *apiError {
 	}
 }
 
+// statusGone tells metrics and traces of callers who did not wait for their answer.
+// It has no name in net/http; proxies log such requests with the same number.
+const statusGone = 499
+
+// errGone is the answer that nobody waits for any more.
+func errGone() *apiError {
+	return &apiError{status: statusGone, typ: typeAPI, message: "The caller went away before the answer."}
+}
+
 // maxEcho is how much of what a caller sent comes back in an error.
 const maxEcho = 200
 

@@ -8,8 +8,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/codes"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/creditmirror/creditmirror/mirror"
 )
 
 // A store that fails is a 503 that says nothing of it; the log has it all.
@@ -72,17 +78,48 @@ func TestTimeout(t *testing.T) {
 	}
 }
 
-// A caller that leaves is nobody's fault.
+// A caller that leaves is nobody's fault: no log line, and no error in metrics and traces.
 func TestCallerLeaves(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	f := world(t)
-	f.before = func(ctx context.Context, _ string) error { return ctx.Err() }
-	core, logs := observer.New(zap.InfoLevel)
-	serve(New(Options{Reader: f, Log: zap.New(core)}), local("GET", pathBalance).WithContext(ctx))
-	if logs.Len() != 0 {
-		t.Fatalf("logged %v", logs.All())
+	for target, header := range map[string][]string{
+		pathBalance: nil, pathTxns + "?expand[]=data.customer": nil, "/v1/credits/changes?after=0&wait=30s": nil,
+		pathTxns: {headerMaxAge, "0s"},
+	} {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		f := world(t)
+		f.before = func(ctx context.Context, _ string) error { return ctx.Err() }
+		core, logs := observer.New(zap.InfoLevel)
+		registry, spans := prometheus.NewRegistry(), tracetest.NewSpanRecorder()
+		metrics, err := NewMetrics(registry)
+		if err != nil {
+			t.Fatal(err)
+		}
+		serve(New(Options{
+			Reader: f, Log: zap.New(core), Metrics: metrics,
+			Syncs: NewSyncs(func(ctx context.Context, _ mirror.Target) error { return ctx.Err() },
+				func(ctx context.Context, _ []mirror.Target) ([]time.Time, error) { return nil, ctx.Err() }),
+			Tracer: sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans)).Tracer("test"),
+		}), local("GET", target, header...).WithContext(ctx))
+		if logs.Len() != 0 {
+			t.Errorf("%s: logged %v", target, logs.All())
+		}
+		for _, s := range spans.Ended() {
+			if s.Status().Code == codes.Error {
+				t.Errorf("%s: the span %q failed", target, s.Name())
+			}
+		}
+		families, err := registry.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range families {
+			for _, m := range f.GetMetric() {
+				if n := m.GetCounter().GetValue(); n > 0 && !strings.Contains(m.String(), `value:"499"`) {
+					t.Errorf("%s: counted %v", target, m)
+				}
+			}
+		}
 	}
 }
 

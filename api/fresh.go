@@ -145,6 +145,9 @@ func (h *handler) refresh(r *http.Request, rt *route, c *call) error {
 			continue // what is no id is refused by the operation itself
 		}
 		if err := h.syncs.ensure(ctx, t, since); err != nil {
+			if r.Context().Err() != nil {
+				return err // the caller's patience has ended, not Stripe's time
+			}
 			c.log.Warn("api could not sync on demand", zap.String("customer_id", t.ID), zap.String("scope", string(t.Scope)), zap.Error(err))
 			return errStale("Stripe could not be read in time.")
 		}
