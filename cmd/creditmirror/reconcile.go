@@ -87,6 +87,9 @@ func newReconcile(e *env) *cobra.Command {
 // runReconcile makes the pass and shows what it found and what is open, once. A pass
 // that breaks off shows what it found until then.
 func runReconcile(ctx context.Context, e *env, cfg config.Config, o reconcileOptions, oneAccount bool, show func([]mirror.Finding) error) (err error) {
+	if err := mirrorIsThere(cfg); err != nil {
+		return err
+	}
 	log := e.logger(cfg.LogLevel)
 	open := app.OpenParts
 	if o.dryRun {

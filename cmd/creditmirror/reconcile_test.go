@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"encoding/json"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -202,6 +203,22 @@ func TestReconcileScrubDoesNotWaitForWhatIsRefused(t *testing.T) {
 	for _, args := range [][]string{{"verify"}, {"reconcile", "scrub", "--dry-run"}} {
 		if code, out, errOut := cli(t, b.environ, args...); code != 0 {
 			t.Errorf("%v: exit %d\n%s\n%s", args, code, out, errOut)
+		}
+	}
+}
+
+// Where there is no mirror there is nothing to compare, and none is made.
+func TestReconcileNeedsAMirror(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{{"scrub", "--dry-run"}, {"balances", "--dry-run"}, {"events"}, {"scrub"}} {
+		path := filepath.Join(t.TempDir(), "mirror.db")
+		environ := []string{"STRIPE_API_KEY=sk_test_x", "CREDITMIRROR_DATABASE_URL=sqlite:" + path}
+		code, out, errOut := cli(t, environ, append([]string{"reconcile"}, args...)...)
+		if code != 1 || out != "" || !strings.Contains(errOut, "there is no mirror at "+path+": set CREDITMIRROR_DATABASE_URL, or make the first copy") {
+			t.Errorf("%q: exit %d\n%s\n%s", args, code, out, errOut)
+		}
+		if list, err := os.ReadDir(filepath.Dir(path)); err != nil || len(list) > 0 {
+			t.Errorf("%q left %v, %v", args, list, err)
 		}
 	}
 }

@@ -69,11 +69,8 @@ func newVerify(e *env) *cobra.Command {
 
 // openMirror opens a mirror that is there already, with a schema that fits.
 func openMirror(ctx context.Context, cfg config.Config) (mirror.Store, error) {
-	if path, ok := cfg.SQLitePath(); ok {
-		// Opening it would make an empty one, of which there is nothing to tell.
-		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("there is no mirror at %s: set %s, or make the first copy with serve or backfill", path, config.VarDatabaseURL)
-		}
+	if err := mirrorIsThere(cfg); err != nil {
+		return nil, err
 	}
 	store, err := app.OpenStore(ctx, cfg)
 	if err != nil {
@@ -83,6 +80,17 @@ func openMirror(ctx context.Context, cfg config.Config) (mirror.Store, error) {
 		return nil, errors.Join(err, store.Close())
 	}
 	return store, nil
+}
+
+// mirrorIsThere refuses a file that does not exist: opening it would make an empty
+// mirror, of which there is nothing to tell.
+func mirrorIsThere(cfg config.Config) error {
+	if path, ok := cfg.SQLitePath(); ok {
+		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("there is no mirror at %s: set %s, or make the first copy with serve or backfill", path, config.VarDatabaseURL)
+		}
+	}
+	return nil
 }
 
 func runVerify(ctx context.Context, e *env, cfg config.Config, f mirror.AuditFilter, w findingReport) (err error) {
