@@ -39,6 +39,7 @@ type memory struct {
 	// unsynced are customers without a history; dead counts those with a dead letter.
 	unsynced map[string]bool
 	dead     int
+	overdue  []mirror.FullRead
 }
 
 type held struct {

@@ -686,7 +686,9 @@ func (m *memory) FullReadCount(context.Context, string) (int64, error) {
 }
 
 func (m *memory) FullReads(context.Context, string, time.Time, int) ([]mirror.FullRead, error) {
-	return nil, nil
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.overdue, nil
 }
 
 func (m *memory) Refused(context.Context, string, time.Time) ([]mirror.Target, error) {
@@ -729,6 +731,42 @@ func TestF10_BalancesAfterALostRedis(t *testing.T) {
 		}
 		if n := testutil.ToFloat64(r.m.lost); n != 1 {
 			t.Errorf("%v losses counted", n)
+		}
+		r.end()
+	})
+}
+
+// The metric of the scrub's last success is the time that its row tells: a scrub that
+// makes its steps and is behind its period is no success.
+func TestScrubTellsItsLastSuccess(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory()
+		m.overdue = []mirror.FullRead{{Target: mirror.Target{Scope: mirror.ScopeBalance, ID: "cus_1"}, Requested: true}}
+		q := newQueue(&faults{})
+		r := m.replica(t, q, "a", RunnerOptions{EventsInterval: time.Minute, Scrub: NewScrub(m, q, ScrubOptions{})})
+		told := func() int {
+			return testutil.CollectAndCount(r.m.lastSuccess, "creditmirror_reconcile_last_success_timestamp_seconds")
+		}
+		pass(time.Minute)
+		before := told()
+		m.mu.Lock()
+		m.overdue = nil
+		m.mu.Unlock()
+		pass(time.Minute)
+		if n := told(); n != before+1 {
+			t.Errorf("%d sweeps told, then %d; want the scrub's once nothing is overdue", before, n)
+		}
+		at := testutil.ToFloat64(r.m.lastSuccess.WithLabelValues(SweepScrub))
+		if age := time.Since(time.Unix(int64(at), 0)); age > 2*scrubTick {
+			t.Errorf("told success %v ago", age)
+		}
+		m.mu.Lock()
+		m.overdue = []mirror.FullRead{{Target: mirror.Target{Scope: mirror.ScopeBalance, ID: "cus_1"}, Requested: true}}
+		m.mu.Unlock()
+		pass(10 * time.Minute)
+		if again := testutil.ToFloat64(r.m.lastSuccess.WithLabelValues(SweepScrub)); again > at+scrubTick.Seconds() {
+			t.Errorf("told success %v after it was behind", time.Unix(int64(again), 0).Sub(time.Unix(int64(at), 0)))
 		}
 		r.end()
 	})

@@ -3,6 +3,7 @@ package reconcile
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -140,18 +141,23 @@ func (r *Runner) scrubLoop(ctx context.Context) {
 	for {
 		accounts, err := r.accounts(ctx)
 		ok := err == nil
+		var successes []time.Time
 		for _, account := range accounts {
-			if err := r.scrub(ctx, account); err != nil { // the others go on
+			last, err := r.scrub(ctx, account)
+			if err != nil { // the others go on
 				ok = false
 				r.failed(ctx, SweepScrub, account, err)
 			}
+			successes = append(successes, last)
 		}
 		if err != nil {
 			r.failed(ctx, SweepScrub, "", err)
 		}
 		if ok {
 			r.progress(SweepScrub)
-			r.m.lastSuccess.WithLabelValues(SweepScrub).Set(float64(r.o.Now().Unix()))
+			if last := slices.MinFunc(successes, time.Time.Compare); !last.IsZero() {
+				r.m.lastSuccess.WithLabelValues(SweepScrub).Set(float64(last.Unix()))
+			}
 		}
 		if pause(ctx, min(scrubTick, r.o.Scrub.o.Period/20)) != nil {
 			return
@@ -159,8 +165,9 @@ func (r *Runner) scrubLoop(ctx context.Context) {
 	}
 }
 
-// scrub makes a step; only one that reports makes calls of its own.
-func (r *Runner) scrub(ctx context.Context, account string) error {
+// scrub makes a step and tells when the account's scrub was last within its period;
+// only one that reports makes calls of its own.
+func (r *Runner) scrub(ctx context.Context, account string) (lastSuccess time.Time, err error) {
 	step := func(ctx context.Context) error {
 		n, opened, err := r.o.Scrub.Step(ctx, account)
 		r.m.compared.WithLabelValues(SweepScrub).Add(float64(n))
@@ -168,12 +175,19 @@ func (r *Runner) scrub(ctx context.Context, account string) error {
 		return err
 	}
 	if !r.o.Scrub.Reports() {
-		return step(ctx)
+		err = step(ctx)
+	} else {
+		done, failed := r.copier.Done(ctx, account)
+		if failed != nil || !done {
+			return r.o.Now(), failed // there is nothing to compare yet
+		}
+		err = r.called(ctx, account, SweepScrub, step)
 	}
-	if done, err := r.copier.Done(ctx, account); err != nil || !done {
-		return err
+	if err != nil {
+		return lastSuccess, err
 	}
-	return r.called(ctx, account, SweepScrub, step)
+	sweep, err := r.store.Sweep(ctx, account, SweepScrub)
+	return sweep.LastSuccess, err
 }
 
 // progress notes that a sweep got a step further.
