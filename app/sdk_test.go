@@ -100,9 +100,14 @@ func TestSDKsSeeNoDifference(t *testing.T) {
 					r := g.next()
 					got := mirrored(r)
 					want := stripe(r.check(got))
-					if !bytes.Equal(mirror.Canonical(got), mirror.Canonical(want)) {
+					if g, w := mirror.Canonical(got), mirror.Canonical(want); !bytes.Equal(g, w) {
 						line, _ := json.Marshal(r)
-						t.Fatalf("seed %d, request %d %s:\ngot  %.3000s\nwant %.3000s", *sdkSeed, n, line, got, want)
+						at := 0
+						for at < min(len(g), len(w)) && g[at] == w[at] {
+							at++
+						}
+						from := max(0, at-600)
+						t.Fatalf("seed %d, request %d %s: they differ at %d\ngot  %.1500s\nwant %.1500s", *sdkSeed, n, line, at, g[min(from, len(g)):], w[min(from, len(w)):])
 					}
 					outcome := "ok"
 					if bytes.HasPrefix(want, []byte(`{"error"`)) {

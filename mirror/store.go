@@ -347,6 +347,8 @@ type Totals struct {
 // Reader serves what is held. Each call reads one snapshot of the database. An
 // unknown customer, row or cursor is ErrNotFound.
 type Reader interface {
+	// Customer reads one customer. One who was deleted before it was ever read has no
+	// row; where a grant of it is held, it is told as deleted all the same.
 	Customer(ctx context.Context, account, id string) (CustomerView, error)
 	// Snapshot runs fn with a Reader whose calls all see one state of the database.
 	// It must not be used after fn returns, nor by two goroutines at once.

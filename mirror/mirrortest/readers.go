@@ -19,6 +19,7 @@ func readerCases() []testCase {
 		{"CustomersInPages", customerPages},
 		{"I20_UnknownIsNotFound", unknownNotFound},
 		{"EmptyLedger", emptyLedger},
+		{"CustomerDeletedBeforeItWasRead", deletedUnread},
 		{"ClockCustomers", clockCustomers},
 		{"I12_FreshnessNeverGoesBack", freshness},
 		{"Totals", totals},
@@ -248,6 +249,36 @@ func emptyLedger(t *testing.T, h *Harness) {
 	credits, err := h.CreditTransactions(t.Context(), "", "cus_A", "", mirror.Page{Limit: 5})
 	if err != nil || len(credits.Rows) != 0 || !credits.SyncedAt.IsZero() {
 		t.Fatalf("credits that were never read: %+v, %v", credits, err)
+	}
+}
+
+// deletedUnread: of a customer who was deleted before it was ever read, its grants and
+// its tombstone tell that there was one. An id that nobody has is none.
+func deletedUnread(t *testing.T, h *Harness) {
+	unknown := func(id string) {
+		t.Helper()
+		if c, err := h.Customer(t.Context(), "", id); !errors.Is(err, mirror.ErrNotFound) {
+			t.Fatalf("%s: %+v, %v", id, c, err)
+		}
+	}
+	gone, living := newCredits("", "cus_A"), newCredits("", "cus_B")
+	gone.grant("eur", 100)
+	living.grant("eur", 100)
+	_, err := h.InsertGrants(t.Context(), "", gone.grants)
+	noErr(t, err)
+	living.sync(t, h)
+	unknown("cus_A")
+	unknown("cus_B")
+	bury(t, h, gone.target())
+	bury(t, h, mirror.Target{Scope: mirror.ScopeBalance, ID: "cus_never"})
+	unknown("cus_B")
+	unknown("cus_never")
+	c, err := h.Customer(t.Context(), "", "cus_A")
+	if err != nil || !c.Deleted || c.ID != "cus_A" || !c.SyncedAt.Equal(epoch0.Add(time.Hour)) {
+		t.Fatalf("%+v, %v", c, err)
+	}
+	if c, err := h.Customer(t.Context(), "acct_1", "cus_A"); !errors.Is(err, mirror.ErrNotFound) {
+		t.Fatalf("another account's: %+v, %v", c, err)
 	}
 }
 

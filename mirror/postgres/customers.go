@@ -25,6 +25,13 @@ ON s.account = c.account AND s.customer = c.id AND s.scope = 'balance' `
 const (
 	customerByID = `SELECT ` + customerColumns + customerFrom + `WHERE c.account = $1 AND c.id = $2`
 
+	// buriedCustomer tells when a customer who has no row was found deleted: a ledger of
+	// it was buried, which leaves its history complete and never to be read again. That
+	// somebody has a grant tells a customer from an id that never was one.
+	buriedCustomer = `SELECT max(s.observed_at) FROM creditmirror.sync_state AS s
+WHERE s.account = $1 AND s.customer = $2 AND s.scope IN ('balance', 'credits') AND s.history_complete AND s.full_read_at IS NULL
+  AND EXISTS (SELECT 1 FROM creditmirror.credit_grants AS g WHERE g.account = $1 AND g.customer = $2)`
+
 	customersAfter = `SELECT ` + customerColumns + customerFrom + `WHERE c.account = $1 AND c.id > $2 ORDER BY c.id LIMIT $3`
 
 	clockCustomers = `SELECT id FROM creditmirror.customers WHERE account = $1 AND test_clock = $2 AND NOT deleted ORDER BY id`
@@ -171,7 +178,15 @@ func (s *Store) Customer(ctx context.Context, account, id string) (mirror.Custom
 	var c mirror.CustomerView
 	err := retry(ctx, func() (err error) {
 		c, _, err = scanCustomer(s.db().QueryRow(ctx, customerByID, account, id))
-		return err
+		if !errors.Is(err, pgx.ErrNoRows) {
+			return err
+		}
+		c = mirror.CustomerView{Customer: mirror.Customer{Account: account, ID: id}, Deleted: true}
+		gone := s.db().QueryRow(ctx, buriedCustomer, account, id).Scan((*optTime)(&c.SyncedAt))
+		if gone == nil && c.SyncedAt.IsZero() {
+			return err
+		}
+		return gone
 	})
 	if err != nil {
 		return mirror.CustomerView{}, fmt.Errorf("read customer %s: %w", id, notFound(err))
