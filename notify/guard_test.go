@@ -196,7 +196,7 @@ func TestF44_Rebinding(t *testing.T) {
 	port, hits := trap(t)
 	outside, err := net.Listen("tcp", "127.0.0.2:"+port)
 	if err != nil {
-		t.Skip(err)
+		t.Skipf("there is no second loopback address to listen on: %v", err)
 	}
 	var good atomic.Int32
 	s := &httptest.Server{Listener: outside, Config: &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {

@@ -130,7 +130,7 @@ func newDeadShow(e *env) *cobra.Command {
 			"Shows everything but the body of an event that could not be read, which may hold your",
 			"customers' data. --payload prints that body alone, byte for byte (on a terminal with",
 			"control characters left out); with --json it comes as payload, in base64."),
-		Args: cobra.ExactArgs(1),
+		Args: oneArg("the id of a dead letter, as dead list tells it"),
 	}
 	overrides := config.Bind(c.Flags(), config.VarDatabaseURL)
 	c.Flags().BoolVar(&asJSON, "json", false, "print as JSON")

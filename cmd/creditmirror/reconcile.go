@@ -31,11 +31,12 @@ type reconcileOptions struct {
 
 func newReconcile(e *env) *cobra.Command {
 	var o reconcileOptions
+	sweeps := []string{reconcile.SweepEvents, reconcile.SweepBalances, reconcile.SweepScrub}
 	c := &cobra.Command{
 		Use:       "reconcile events|balances|scrub",
 		Short:     "Compare the mirror with Stripe once, now, and repair what differs",
-		ValidArgs: []string{reconcile.SweepEvents, reconcile.SweepBalances, reconcile.SweepScrub},
-		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
+		ValidArgs: sweeps,
+		Args:      oneArg("events, balances or scrub", sweeps...),
 		Long: lines(
 			"events    finds events that Stripe lists and the mirror never applied (one call per 100)",
 			"balances  compares the balance of every customer and every grant (one call per 100)",

@@ -72,6 +72,22 @@ func TestReconcileCommand(t *testing.T) {
 	}
 }
 
+// An argument that is missing, too many or wrong is told with what it has to be.
+func TestOneArgument(t *testing.T) {
+	t.Parallel()
+	for args, want := range map[string]string{
+		"reconcile":               "reconcile takes one argument, not 0: want events, balances or scrub",
+		"reconcile events scrub":  "reconcile takes one argument, not 2: want events, balances or scrub",
+		"reconcile frobnicate":    `reconcile "frobnicate": want events, balances or scrub`,
+		"dead show":               "show takes one argument, not 0: want the id of a dead letter",
+		"dead show dead_1 dead_2": "show takes one argument, not 2: want the id of a dead letter",
+	} {
+		if code, out, errOut := cli(t, nil, strings.Fields(args)...); code != 2 || out != "" || !strings.Contains(errOut, want) {
+			t.Errorf("%s: exit %d, %s\n%s\nwant %s", args, code, out, errOut, want)
+		}
+	}
+}
+
 // behind is a mirror on SQLite of a simulator, and a way past the program.
 type behind struct {
 	t       *testing.T

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -147,3 +148,17 @@ func terminal(w io.Writer) bool {
 
 // lines joins lines of help.
 func lines(l ...string) string { return strings.Join(l, "\n") }
+
+// oneArg takes one argument, which is one of valid where there are any; want tells
+// what it has to be.
+func oneArg(want string, valid ...string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		switch {
+		case len(args) != 1:
+			return fmt.Errorf("%s takes one argument, not %d: want %s", cmd.Name(), len(args), want)
+		case len(valid) > 0 && !slices.Contains(valid, args[0]):
+			return fmt.Errorf("%s %q: want %s", cmd.Name(), args[0], want)
+		}
+		return nil
+	}
+}
