@@ -188,6 +188,12 @@ func (a *App) newNotifier() (*notify.Notifier, error) {
 		URL: cfg.NotifyURL.Reveal(), Secrets: reveal(cfg.NotifySecrets), Allow: cfg.NotifyAllow,
 		Agent: "creditmirror/" + a.o.Build.Version, Registerer: a.o.Registry, Log: a.log,
 	})
+	if blocked, ok := errors.AsType[*notify.BlockedError](err); ok { // told as what it is: a wrong configuration
+		return nil, &config.Error{Problems: []config.Problem{{
+			Var: string(config.VarNotifyURL), Flag: config.VarNotifyURL.Flag(),
+			Message: fmt.Sprintf("%v; name its network in %s if it is meant", blocked, config.VarNotifyAllow),
+		}}}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s (%s): %w", config.VarNotifyURL, config.VarNotifyURL.Flag(), err)
 	}
