@@ -17,6 +17,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/creditmirror/creditmirror/internal/failpoint"
 	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/stripeapi"
 )
@@ -136,7 +137,9 @@ func (h *handler) write(r *http.Request, header http.Header, rt *route, c *call)
 	header.Set(headerWrite, outcomeUnknown)
 	header.Set("Idempotency-Key", c.key)
 	header.Set(headerRetry, strconv.FormatBool(len(keys) > 0))
+	failpoint.Hit("api.sending")
 	w, err := rt.write(ctx, h.writes, c)
+	failpoint.Hit("api.mirrored")
 	if err != nil {
 		header.Set(headerWrite, outcomeNotDone)
 		header.Del(headerRetry)
@@ -285,6 +288,7 @@ func errUncertain(status int, reason, key string) *apiError {
 
 // catchUp syncs what a reply alone does not tell, or leaves it for later.
 func (w *Writes) catchUp(ctx context.Context, c *call, out written, grant string, held func(context.Context) bool) {
+	failpoint.Hit("api.behind")
 	if err := w.sync(ctx, out, grant, held); err != nil {
 		c.log.Warn("mirror is behind a write", zap.String("customer_id", out.target.ID), zap.String("scope", string(out.target.Scope)), zap.Error(err))
 		w.later(ctx, c, out)
@@ -362,6 +366,7 @@ func createBalanceTransaction(ctx context.Context, w *Writes, c *call) (written,
 		if out.err != nil {
 			return false
 		}
+		failpoint.Hit("api.replied")
 		_, err := w.Store.ApplyWrite(ctx, mirror.Write{Target: out.target, Row: &row})
 		if err != nil {
 			c.log.Debug("write is synced", zap.String("customer_id", customer), zap.Error(err))
@@ -389,12 +394,14 @@ func updateBalanceTransaction(ctx context.Context, w *Writes, c *call) (written,
 	// What is not held has no row that could be old.
 	out.edit = !errors.Is(begun, mirror.ErrNotFound)
 	var row mirror.BalanceTransaction
+	failpoint.Hit("api.edit.begun")
 	row, out.reply, out.err = w.Stripe.UpdateBalanceTransaction(ctx, c.account, customer, id, c.form, c.key)
 	if out.outcome() != outcomeDone {
 		return out, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, mirrorTimeout)
 	defer cancel()
+	failpoint.Hit("api.edit.replied")
 	err := begun
 	if err == nil {
 		err = w.applyEdit(ctx, c, out, state.Epoch, row)

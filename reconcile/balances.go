@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/creditmirror/creditmirror/internal/failpoint"
 	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/stripeapi"
 )
@@ -202,6 +203,7 @@ func (p *balancesPass) run(ctx context.Context) error {
 			if err := p.summaries(ctx); err != nil {
 				return err
 			}
+			failpoint.Hit("balances.settled")
 			p.sweep.Watermark, p.sweep.LastSuccess, p.sweep.LastFound = p.at.Begun, p.o.Now().UTC(), p.at.Found
 			p.at = balancesPoint{Summaries: p.at.Summaries, Customers: p.at.Customers, Grants: p.at.Grants}
 			return p.save(ctx)
@@ -242,6 +244,7 @@ func (p *balancesPass) customers(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("list customers of account %q: %w", p.account, err)
 		}
+		failpoint.Hit("balances.listed")
 		if err := p.compare(ctx, page.Rows, asked); err != nil {
 			return err
 		}

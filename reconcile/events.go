@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/creditmirror/creditmirror/internal/failpoint"
 	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/stripeapi"
 )
@@ -165,6 +166,7 @@ func (s *EventsSweep) Run(ctx context.Context, account string) (EventsResult, er
 		if err != nil {
 			return result, fmt.Errorf("list events of account %q: %w", account, err)
 		}
+		failpoint.Hit("events.listed")
 		for _, e := range page.Events {
 			if e.Created.After(point.Newest) {
 				point.Newest = e.Created
@@ -187,6 +189,7 @@ func (s *EventsSweep) Run(ctx context.Context, account string) (EventsResult, er
 			s.o.Progress()
 		}
 	}
+	failpoint.Hit("events.marked")
 	sweep.State = nil
 	sweep.Watermark = point.watermark(sweep.Watermark)
 	sweep.LastSuccess = s.o.Now()
@@ -277,6 +280,7 @@ func (s *EventsSweep) apply(ctx context.Context, account string, page stripeapi.
 			return err
 		}
 	}
+	failpoint.Hit("events.recorded")
 	var marks []Mark
 	for _, e := range again {
 		for _, t := range e.Targets() {

@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/creditmirror/creditmirror/internal/failpoint"
 	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/stripeapi"
 )
@@ -210,10 +211,12 @@ func (f *FirstCopy) run(ctx context.Context, account string, progress func(Copie
 			return err
 		}
 		tell()
+		failpoint.Hit("copy.saving")
 		return f.store.SaveSweep(ctx, sweep)
 	}
 	// A key may lack the permission for billing credits: the balances are copied all
 	// the same, and the rest once it is given.
+	failpoint.Hit("copy.begun")
 	var creditsRefused error
 	for at.Phase != phaseDone {
 		switch at.Phase {
@@ -239,6 +242,7 @@ func (f *FirstCopy) run(ctx context.Context, account string, progress func(Copie
 				at.Phase = phaseGrants
 				break
 			}
+			failpoint.Hit("copy.done")
 			sweep.LastSuccess = f.o.Now().UTC()
 			sweep.LastFound = at.Customers
 		default:
@@ -369,6 +373,7 @@ func (f *FirstCopy) copyGrants(ctx context.Context, account string, at *Copied, 
 		if _, err := f.store.InsertGrants(ctx, account, page.Rows); err != nil {
 			return err
 		}
+		failpoint.Hit("copy.grants")
 		at.Grants += int64(len(page.Rows))
 		if !page.HasMore || len(page.Rows) == 0 {
 			return nil

@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/creditmirror/creditmirror/internal/failpoint"
 	"github.com/creditmirror/creditmirror/mirror"
 )
 
@@ -155,5 +156,6 @@ func (f *FirstCopy) markNew(ctx context.Context, targets []mirror.Target) error 
 	if len(fresh) == 0 {
 		return nil
 	}
+	failpoint.Hit("copy.feeding")
 	return f.queue.MarkSwept(ctx, fresh)
 }

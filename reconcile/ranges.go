@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/creditmirror/creditmirror/internal/failpoint"
 	"github.com/creditmirror/creditmirror/stripeapi"
 )
 
@@ -168,6 +169,7 @@ func (l *listing) readRange(ctx context.Context, r *CustomerRange) error {
 		if _, err := l.store.InsertCustomers(ctx, l.account, l.mirrorable(l.account, page.Rows)); err != nil {
 			return err
 		}
+		failpoint.Hit("copy.customers")
 		done, err := l.advance(r, page)
 		if done || err != nil {
 			return err

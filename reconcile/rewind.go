@@ -8,6 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/creditmirror/creditmirror/internal/failpoint"
 	"github.com/creditmirror/creditmirror/mirror"
 )
 
@@ -81,6 +82,7 @@ func (d *RewindDetector) stamp(ctx context.Context, i mirror.Incarnation) error 
 	if err := d.queue.Stamp(ctx, i); err != nil {
 		return fmt.Errorf("stamp the incarnation in redis: %w", err)
 	}
+	failpoint.Hit("redis.stamped")
 	if err := d.store.SaveIncarnation(ctx, i); err != nil {
 		return fmt.Errorf("stamp the incarnation in the mirror: %w", err)
 	}

@@ -12,6 +12,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 
+	"github.com/creditmirror/creditmirror/internal/failpoint"
 	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/stripeapi"
 	"github.com/creditmirror/creditmirror/tracing"
@@ -445,6 +446,7 @@ func (r *Runner) redisLoop(ctx context.Context) {
 
 func (r *Runner) heal(ctx context.Context, lost []mirror.Incarnation) bool {
 	n, err := RemarkPending(ctx, r.store, r.queue, r.o.Now(), 0)
+	failpoint.Hit("redis.remarked")
 	r.m.remarked.Add(float64(n))
 	if err == nil {
 		err = r.rewindEvents(ctx)
@@ -453,6 +455,7 @@ func (r *Runner) heal(ctx context.Context, lost []mirror.Incarnation) bool {
 		err = r.remarkUnfinished(ctx)
 	}
 	if err == nil {
+		failpoint.Hit("redis.healing")
 		err = r.detector.Heal(ctx, lost)
 	}
 	if err != nil {

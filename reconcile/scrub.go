@@ -7,6 +7,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/creditmirror/creditmirror/internal/failpoint"
 	"github.com/creditmirror/creditmirror/mirror"
 )
 
@@ -147,6 +148,7 @@ func (s *Scrub) Step(ctx context.Context, account string) (histories int, opened
 			st.Urgent = time.Time{}
 		}
 	}
+	failpoint.Hit("scrub.asked")
 	overdue, err := s.store.FullReads(ctx, account, now.Add(-time.Duration((1+scrubSlack)*float64(s.o.Period))), 1)
 	if err != nil {
 		return asked, nil, err
@@ -228,6 +230,7 @@ func (s *Scrub) ask(ctx context.Context, account string, before time.Time, n int
 	if err := s.store.RequestFullRead(ctx, due); err != nil {
 		return 0, err
 	}
+	failpoint.Hit("scrub.requested")
 	return len(due), s.queue.MarkSwept(ctx, due)
 }
 

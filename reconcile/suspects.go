@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/creditmirror/creditmirror/internal/failpoint"
 	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/stripeapi"
 )
@@ -131,6 +132,7 @@ func (p *balancesPass) act(ctx context.Context, v verdicts) error {
 	if !repairs(p.o.Repair, p.o.DryRun) {
 		return nil
 	}
+	failpoint.Hit("balances.found")
 	if len(v.whole) > 0 {
 		if err := p.store.RequestFullRead(ctx, v.whole); err != nil {
 			return err
@@ -141,6 +143,7 @@ func (p *balancesPass) act(ctx context.Context, v verdicts) error {
 	if err := p.mark(ctx, v.targets); err != nil {
 		return err
 	}
+	failpoint.Hit("balances.marked")
 	if len(v.customers) > 0 {
 		if _, err := p.store.InsertCustomers(ctx, p.account, v.customers); err != nil {
 			return err

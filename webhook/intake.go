@@ -11,6 +11,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 
+	"github.com/creditmirror/creditmirror/internal/failpoint"
 	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/tracing"
 )
@@ -54,6 +55,7 @@ var (
 // not watch the request's context: the wait is short, and an event whose sender
 // hangs up is as good as any other.
 func (in *intake) submit(e mirror.Event, targets []mirror.Target, span trace.Span) verdict {
+	failpoint.Hit("receiver.verified")
 	p := &pending{event: e, targets: targets, span: span, verdict: make(chan verdict, 1)}
 	select {
 	case in.waiting <- p:
@@ -121,6 +123,7 @@ func (in *intake) commit(ctx context.Context, batch []*pending) {
 	ctx, cancel := context.WithTimeout(ctx, in.timeout)
 	defer cancel()
 	b := batchRun{in: in}
+	failpoint.Hit("receiver.collected")
 	b.settle(ctx, batch)
 }
 
@@ -196,6 +199,7 @@ func (in *intake) store(ctx context.Context, batch []*pending) (answers []answer
 		if err != nil {
 			return nil, verdict{answerInboxError, fmt.Errorf("record events: %w", err)}
 		}
+		failpoint.Hit("receiver.recorded")
 		reached(batch, "recorded in the inbox")
 	}
 
@@ -227,6 +231,7 @@ func (in *intake) store(ctx context.Context, batch []*pending) (answers []answer
 		if err != nil {
 			return nil, verdict{answerQueueError, fmt.Errorf("mark targets: %w", err)}
 		}
+		failpoint.Hit("receiver.marked")
 		reached(batch, "marked in the queue")
 	}
 

@@ -13,6 +13,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/creditmirror/creditmirror/internal/failpoint"
 	"github.com/creditmirror/creditmirror/mirror"
 )
 
@@ -104,6 +105,7 @@ func (b *letterBox) save(ctx context.Context, d mirror.DeadLetter) (v verdict) {
 	}()
 	ctx, cancel := context.WithTimeout(ctx, b.timeout)
 	defer cancel()
+	failpoint.Hit("receiver.letter")
 	if err := b.store.SaveDeadLetter(ctx, d); err != nil {
 		return verdict{answerDeadLetterError, fmt.Errorf("save dead letter %s: %w", d.ID, err)}
 	}

@@ -14,6 +14,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 
+	"github.com/creditmirror/creditmirror/internal/failpoint"
 	"github.com/creditmirror/creditmirror/mirror"
 )
 
@@ -229,7 +230,9 @@ func (rc *Receiver) Stop(ctx context.Context) error {
 func (rc *Receiver) serve(w http.ResponseWriter, r *http.Request) {
 	began := time.Now()
 	a := rc.answer(w, r, began)
+	failpoint.Hit("receiver.answering")
 	a.write(w, r)
+	failpoint.Hit("receiver.answered")
 	rc.metrics.answered(a, time.Since(began))
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/creditmirror/creditmirror/internal/failpoint"
 	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/stripeapi"
 )
@@ -26,6 +27,7 @@ func (s *Syncer) syncBalance(ctx context.Context, t mirror.Target, refs []mirror
 	if err != nil {
 		return Result{}, stored(err)
 	}
+	failpoint.Hit("worker.epoch")
 	p := s.patience(t, st)
 	for {
 		observed := s.o.Now()
@@ -56,6 +58,7 @@ func (s *Syncer) syncBalance(ctx context.Context, t mirror.Target, refs []mirror
 			Joined: read.joined, Full: read.full, Walk: read.walk,
 			AcceptDisproof: p.accept, Events: refs,
 		}
+		failpoint.Hit("worker.read")
 		applied, err := s.store.ApplyBalance(ctx, snapshot)
 		if err == nil {
 			return Result{Applied: applied, More: !read.joined, Unproven: p.accept}, nil
@@ -90,6 +93,7 @@ func (s *Syncer) readBalance(ctx context.Context, t mirror.Target, st mirror.Syn
 	var read balanceRead
 	list := func(after string, limit int) (rows []mirror.BalanceTransaction, more bool, err error) {
 		page, err := s.stripe.BalancePage(ctx, t.Account, t.ID, after, limit)
+		failpoint.Hit("worker.page")
 		if after == "" && page.Customer != nil {
 			read.customer = *page.Customer
 		}

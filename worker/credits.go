@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/creditmirror/creditmirror/internal/failpoint"
 	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/stripeapi"
 )
@@ -43,6 +44,7 @@ func (s *Syncer) syncCredits(ctx context.Context, t mirror.Target, refs []mirror
 	prove := thorough || !st.HistoryComplete // a full read proves anyway
 	for {
 		observed := s.o.Now()
+		failpoint.Hit("worker.credits.epoch")
 		snapshot, err := s.readCredits(ctx, t, st, refs, thorough, p.full, prove || p.full)
 		snapshot.ObservedAt = observed
 		if vanished(err) {
@@ -59,6 +61,7 @@ func (s *Syncer) syncCredits(ctx context.Context, t mirror.Target, refs []mirror
 			err = s.announced(ctx, t, refs, snapshot)
 		}
 		if err == nil {
+			failpoint.Hit("worker.credits.read")
 			snapshot.AcceptDisproof = p.accept
 			var applied mirror.Applied
 			if applied, err = s.store.ApplyCredits(ctx, snapshot); err == nil {
@@ -99,6 +102,7 @@ func (s *Syncer) readCredits(ctx context.Context, t mirror.Target, st mirror.Syn
 	if err != nil {
 		return mirror.CreditsSnapshot{}, err
 	}
+	failpoint.Hit("worker.credits.rows")
 	all, err := s.readGrants(ctx, t, st, refs, thorough, full && walked.joined, grants)
 	if err != nil {
 		return mirror.CreditsSnapshot{}, err

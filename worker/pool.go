@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/creditmirror/creditmirror/internal/failpoint"
 	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/queue"
 	"github.com/creditmirror/creditmirror/stripeapi"
@@ -232,6 +233,7 @@ func (p *Pool) work(ctx context.Context, c queue.Claim) {
 	defer cancel(nil)
 	defer p.hold(c, cancel)()
 
+	failpoint.Hit("worker.claimed")
 	began := p.o.Now()
 	refs, unread := parseRefs(c.Refs)
 	syncCtx, cancelSync := context.WithTimeout(ctx, p.o.SyncTimeout)
@@ -240,6 +242,7 @@ func (p *Pool) work(ctx context.Context, c queue.Claim) {
 	if cause := context.Cause(ctx); err != nil && cause != nil {
 		err = fmt.Errorf("%w: %w", cause, err)
 	}
+	failpoint.Hit("worker.settling")
 	p.settle(context.WithoutCancel(ctx), c, target, refs, result, err, began)
 }
 
@@ -287,6 +290,7 @@ func (p *Pool) settle(ctx context.Context, c queue.Claim, t mirror.Target, refs 
 		}
 		p.o.Log.Debug("synced", append(fields, zap.Int("inserted", r.Inserted), zap.Int("updated", r.Updated))...)
 		if r.More {
+			failpoint.Hit("worker.more")
 			p.release(ctx, c, 0)
 			return
 		}
@@ -316,6 +320,7 @@ func (p *Pool) settle(ctx context.Context, c queue.Claim, t mirror.Target, refs 
 			return
 		}
 		p.o.Log.Warn("sync failed", append(fields, zap.Error(err))...)
+		failpoint.Hit("worker.failing")
 		delay := jitter(500*time.Millisecond, 5*time.Minute, c.Attempts)
 		if p.gate.Probing(t) { // it may be the only target that can probe
 			delay = min(delay, probeInterval)
@@ -344,6 +349,7 @@ func (p *Pool) bury(ctx context.Context, c queue.Claim, t mirror.Target, refs []
 		p.release(ctx, c, jitter(time.Second, time.Minute, 3))
 		return
 	}
+	failpoint.Hit("worker.buried")
 	p.m.deadLetters.Inc()
 	p.o.Log.Error("sync failed for good; kept as a dead letter and tried again every hour",
 		append(logTarget(t), zap.Int("attempt", c.Attempts+1), zap.String("dead_letter", letter.ID), zap.Error(cause))...)
@@ -353,9 +359,11 @@ func (p *Pool) bury(ctx context.Context, c queue.Claim, t mirror.Target, refs []
 func (p *Pool) done(ctx context.Context, c queue.Claim) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
+	failpoint.Hit("worker.completing")
 	if _, err := p.queue.Done(ctx, c); err != nil {
 		p.lapse(c, err)
 	}
+	failpoint.Hit("worker.completed")
 }
 
 func (p *Pool) release(ctx context.Context, c queue.Claim, delay time.Duration) {
@@ -400,6 +408,7 @@ func (p *Pool) renewLoop(ctx context.Context) {
 		if len(claims) == 0 {
 			return
 		}
+		failpoint.Hit("worker.renewing")
 		lost, err := p.queue.Renew(ctx, claims)
 		if err != nil {
 			p.o.Log.Warn("leases not renewed", zap.Int("claims", len(claims)), zap.Error(err))
@@ -420,6 +429,7 @@ func (p *Pool) renewLoop(ctx context.Context) {
 func (p *Pool) reapLoop(ctx context.Context) {
 	every(ctx, time.Second, func() {
 		if n, err := p.queue.Reap(ctx); err == nil && n > 0 {
+			failpoint.Hit("worker.reaped")
 			p.m.reaped.Add(float64(n))
 			p.o.Log.Warn("leases ran out; their targets are in the queue again", zap.Int("targets", n))
 		}

@@ -8,6 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/creditmirror/creditmirror/internal/failpoint"
 	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/stripeapi"
 )
@@ -84,5 +85,6 @@ func (s *Syncer) passOn(ctx context.Context, question mirror.Target, targets []m
 	if err := s.marker.MarkTargets(ctx, targets, refs); err != nil {
 		return fmt.Errorf("mark the targets of %s: %w", question, err)
 	}
+	failpoint.Hit("worker.passed")
 	return stored(s.store.ResolveEvents(ctx, question, targets))
 }

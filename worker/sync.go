@@ -9,6 +9,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 
+	"github.com/creditmirror/creditmirror/internal/failpoint"
 	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/stripeapi"
 )
@@ -229,6 +230,7 @@ func (s *Syncer) refuse(ctx context.Context, t mirror.Target, st mirror.SyncStat
 	if r, ok := errors.AsType[*mirror.RewrittenError](err); ok {
 		refusal.Findings = r.Findings
 	}
+	failpoint.Hit("worker.refusing")
 	opened, failed := s.store.Refuse(ctx, refusal)
 	if failed != nil {
 		return Result{}, stored(failed)
@@ -272,6 +274,7 @@ func (s *Syncer) lookAgain(ctx context.Context, t mirror.Target) (gone bool, err
 
 // bury commits the tombstone of a customer that is gone at Stripe.
 func (s *Syncer) bury(ctx context.Context, t mirror.Target, st mirror.SyncState, observed time.Time, refs []mirror.EventRef) (Result, error) {
+	failpoint.Hit("worker.gone")
 	applied, err := s.store.ApplyTombstone(ctx, mirror.Tombstone{
 		Target: t, Epoch: st.Epoch, EventSeq: st.EventSeq, ObservedAt: observed, Events: events(refs),
 	})

@@ -26,15 +26,15 @@ var allowed = map[string][]string{
 	"stripesim": {},
 	"tracing":   {},
 
-	"mirror/sqlite":     {"mirror"},
-	"mirror/postgres":   {"mirror"},
+	"mirror/sqlite":     {"internal/failpoint", "mirror"},
+	"mirror/postgres":   {"internal/failpoint", "mirror"},
 	"mirror/mirrortest": {"mirror"},
 	"queue/queuetest":   {"queue", "internal/redistest"},
 	"stripeapi":         {"mirror", "tracing"},
-	"webhook":           {"mirror", "tracing"},
-	"api":               {"mirror", "stripeapi", "tracing"}, // stripeapi: writes are sent on, and its errors tell what became of them
-	"worker":            {"mirror", "queue", "stripeapi", "tracing"},
-	"reconcile":         {"mirror", "stripeapi", "tracing"},
+	"webhook":           {"internal/failpoint", "mirror", "tracing"},
+	"api":               {"internal/failpoint", "mirror", "stripeapi", "tracing"}, // stripeapi: writes are sent on, and its errors tell what became of them
+	"worker":            {"internal/failpoint", "mirror", "queue", "stripeapi", "tracing"},
+	"reconcile":         {"internal/failpoint", "mirror", "stripeapi", "tracing"},
 	"verify":            {"mirror"},
 	"notify":            {"mirror"},
 	"endpoint":          {"mirror", "stripeapi"}, // the webhook endpoint at Stripe: only a command needs it
@@ -47,6 +47,7 @@ var allowed = map[string][]string{
 	"cmd/creditmirror": {"app", "config", "demo", "endpoint", "mirror", "reconcile", "stripesim", "verify"},
 
 	"internal/architecture": {},
+	"internal/failpoint":    {}, // empty but in a build for fault tests: whoever has a step to be killed at
 	"internal/pgtest":       {},
 	"internal/redistest":    {},
 	"internal/sqlitetest":   {"mirror/sqlite"},

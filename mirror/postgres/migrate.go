@@ -14,6 +14,7 @@ import (
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/lock"
 
+	"github.com/creditmirror/creditmirror/internal/failpoint"
 	"github.com/creditmirror/creditmirror/mirror"
 )
 
@@ -66,7 +67,9 @@ func (s *Store) Migrate(ctx context.Context) error {
 		return fmt.Errorf("read the migrations: %w", err)
 	}
 	for attempt := 1; ; attempt++ {
+		failpoint.Hit("migrate.locked")
 		_, err := provider.Up(ctx)
+		failpoint.Hit("migrate.done")
 		if err == nil {
 			err = adoptForeignChanges(ctx, db)
 		}

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/creditmirror/creditmirror/internal/failpoint"
 	"github.com/creditmirror/creditmirror/mirror"
 )
 
@@ -126,6 +127,7 @@ func transactOn(ctx context.Context, conn *pgx.Conn, read func(b *pgx.Batch), wr
 	if err := conn.SendBatch(ctx, first).Close(); err != nil {
 		return err
 	}
+	failpoint.Hit("store.fence")
 	second := &pgx.Batch{}
 	if err := write(second); err != nil {
 		return err
@@ -136,7 +138,10 @@ func transactOn(ctx context.Context, conn *pgx.Conn, read func(b *pgx.Batch), wr
 		}
 		return nil
 	})
-	return conn.SendBatch(ctx, second).Close()
+	failpoint.Hit("store.written")
+	err := conn.SendBatch(ctx, second).Close()
+	failpoint.Hit("store.committed")
+	return err
 }
 
 // endTransaction rolls back what a failure left open, so that the connection

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/creditmirror/creditmirror/internal/failpoint"
 	"github.com/creditmirror/creditmirror/mirror"
 )
 
@@ -248,7 +249,11 @@ func (s *Store) commit(ctx context.Context, c *commit, apply func() error) error
 		if err := c.enter(); err != nil {
 			return err
 		}
-		return apply()
+		failpoint.Hit("store.fence")
+		err := apply()
+		failpoint.Hit("store.written")
+		return err
 	})
+	failpoint.Hit("store.committed")
 	return explain(s.path, err)
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/pressly/goose/v3"
 
+	"github.com/creditmirror/creditmirror/internal/failpoint"
 	"github.com/creditmirror/creditmirror/mirror"
 )
 
@@ -63,8 +64,10 @@ func (s *Store) migrate(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, unlock()) }()
+	failpoint.Hit("migrate.locked")
 	// Whoever had the lock before may have done it; goose looks again.
 	_, err = p.Up(ctx)
+	failpoint.Hit("migrate.done")
 	return err
 }
 
