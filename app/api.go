@@ -34,13 +34,13 @@ func (a *App) newAPI() error {
 	o := api.Options{
 		Reader: a.parts.Store, Keys: keys, Version: cfg.StripeAPIVersion, Accounts: a.mirrored(),
 		Emails: cfg.CustomerFields == config.CustomerFieldsFull, Stopping: stopping, Log: log, Tracer: a.traces.Tracer("api"),
-		Metrics: metrics,
+		Metrics: metrics, Now: a.o.Outside.Now,
 	}
 	writes := slices.ContainsFunc(cfg.APIKeys, func(k config.APIKey) bool { return k.Write })
 	switch {
 	case a.parts.Stripe != nil:
 		client := a.parts.Stripe.For(stripeapi.PurposeAPI)
-		d := &onDemand{syncer: worker.NewSyncer(client, a.parts.Store, a.parts.marks, worker.SyncOptions{Log: log, Tracer: a.traces.Tracer("worker")}), gate: a.gate}
+		d := &onDemand{syncer: worker.NewSyncer(client, a.parts.Store, a.parts.marks, a.parts.syncOptions(log)), gate: a.gate}
 		o.Syncs = api.NewSyncs(d.sync, a.parts.Store.ObservedAt)
 		if writes {
 			o.Writes = &api.Writes{

@@ -50,6 +50,8 @@ type Options struct {
 	Build    Build
 	// Listen opens a TCP listener on host:port. Defaults to net's.
 	Listen func(ctx context.Context, addr string) (net.Listener, error)
+	// Outside is what the process meets outside of itself. Defaults to the real world.
+	Outside Outside
 }
 
 // App is one process: parts, roles and listeners.
@@ -86,7 +88,7 @@ func New(ctx context.Context, o Options) (*App, error) {
 		o.Registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	}
 	o.Registry.MustRegister(o.Build.collector())
-	a := &App{o: o, log: o.Log, gate: worker.NewGate(nil), seen: accountFilter(o.Config.StripeAccounts)}
+	a := &App{o: o, log: o.Log, gate: worker.NewGate(o.Outside.Now), seen: accountFilter(o.Config.StripeAccounts)}
 	if err := a.open(ctx); err != nil {
 		return nil, errors.Join(err, a.close())
 	}
@@ -98,7 +100,7 @@ func (a *App) open(ctx context.Context) error {
 	if a.traces, err = a.newTraces(); err != nil {
 		return err
 	}
-	if a.parts, err = openParts(ctx, a.o.Config, mirror.Store.Migrate, a.o.Registry, a.traces, a.log); err != nil {
+	if a.parts, err = openParts(ctx, a.o.Config, mirror.Store.Migrate, a.o.Registry, a.traces, a.o.Outside, a.log); err != nil {
 		return err
 	}
 	if a.inbox, err = newSwitchedInbox(ctx, a.parts, a.o.Config.Inbox, a.o.Registry, a.log); err != nil {
@@ -169,7 +171,7 @@ func (a *App) newRunner() (*reconcile.Runner, error) {
 	}
 	log := a.log.With(zap.String("component", "reconcile"))
 	events := reconcile.NewEventsSweep(a.parts.Stripe.For(stripeapi.PurposeEvents), a.parts.Store, a.parts.marks, reconcile.EventsOptions{
-		Inbox: a.inbox.on, Livemode: a.o.Config.Mode() == config.ModeLive, Repair: &a.o.Config.Repair, Log: log,
+		Inbox: a.inbox.on, Livemode: a.o.Config.Mode() == config.ModeLive, Repair: &a.o.Config.Repair, Log: log, Now: a.o.Outside.Now,
 	})
 	host, _ := os.Hostname() //nolint:errcheck // the name only makes the lease easier to read
 	return reconcile.NewRunner(a.parts.Store, a.parts.marks, events, a.parts.FirstCopy(0, log), reconcile.RunnerOptions{
@@ -177,7 +179,7 @@ func (a *App) newRunner() (*reconcile.Runner, error) {
 		Gate: a.gate, EmbeddedRedis: a.o.Config.EmbeddedRedis(), EventsInterval: a.o.Config.EventsInterval,
 		Webhooks: len(a.o.Config.StripeWebhookSecrets) > 0,
 		Balances: a.parts.Balances(false, log), BalancesInterval: a.o.Config.BalancesInterval, Scrub: a.parts.Scrub(log), Registerer: a.o.Registry, Log: log,
-		Beside: notifier.Run, Tracer: a.traces.Tracer("reconcile"),
+		Beside: notifier.Run, Tracer: a.traces.Tracer("reconcile"), Now: a.o.Outside.Now,
 	}), nil
 }
 
@@ -218,7 +220,7 @@ func (a *App) newReceiver() (*webhook.Receiver, error) {
 		},
 		Queue: a.parts.marks, Inbox: a.inbox, DeadLetters: a.parts.Store,
 		Livemode: takesMode(a.o.Config.Mode()), Accounts: a.seen.takes, Arrived: a.arrivals.arrived,
-		APIVersion: a.o.Config.StripeAPIVersion, Registerer: a.o.Registry, Log: a.log, Tracer: a.traces.Tracer("webhook"),
+		APIVersion: a.o.Config.StripeAPIVersion, Registerer: a.o.Registry, Log: a.log, Tracer: a.traces.Tracer("webhook"), Now: a.o.Outside.Now,
 	})
 }
 

@@ -50,6 +50,7 @@ type Parts struct {
 
 	marks    *marks
 	traces   *tracing.Provider
+	outside  Outside
 	cleanups []cleanup
 }
 
@@ -68,18 +69,18 @@ var ErrEvicts = errors.New("redis may evict keys")
 
 // OpenParts opens them all and brings the database's schema up to date.
 func OpenParts(ctx context.Context, cfg config.Config, registry prometheus.Registerer, log *zap.Logger) (*Parts, error) {
-	return openParts(ctx, cfg, mirror.Store.Migrate, registry, nil, log)
+	return openParts(ctx, cfg, mirror.Store.Migrate, registry, nil, Outside{}, log)
 }
 
 // OpenPartsToLook opens them for a command that only looks: a schema that does not
 // fit is an error, and nothing is changed.
 func OpenPartsToLook(ctx context.Context, cfg config.Config) (*Parts, error) {
-	return openParts(ctx, cfg, mirror.Store.CheckSchema, prometheus.NewRegistry(), nil, zap.NewNop())
+	return openParts(ctx, cfg, mirror.Store.CheckSchema, prometheus.NewRegistry(), nil, Outside{}, zap.NewNop())
 }
 
 // openParts opens them; traces says where their spans go, nil: nowhere.
-func openParts(ctx context.Context, cfg config.Config, schema func(mirror.Store, context.Context) error, registry prometheus.Registerer, traces *tracing.Provider, log *zap.Logger) (*Parts, error) {
-	p := &Parts{Config: cfg, traces: traces}
+func openParts(ctx context.Context, cfg config.Config, schema func(mirror.Store, context.Context) error, registry prometheus.Registerer, traces *tracing.Provider, outside Outside, log *zap.Logger) (*Parts, error) {
+	p := &Parts{Config: cfg, traces: traces, outside: outside}
 	err := p.open(ctx, schema, registry, log)
 	if err != nil {
 		return nil, errors.Join(err, p.Close())
@@ -90,7 +91,7 @@ func openParts(ctx context.Context, cfg config.Config, schema func(mirror.Store,
 func (p *Parts) open(ctx context.Context, schema func(mirror.Store, context.Context) error, registry prometheus.Registerer, log *zap.Logger) error {
 	cfg := p.Config
 	var err error
-	if p.Store, err = OpenStore(ctx, cfg); err != nil {
+	if p.Store, err = p.outside.openStore(ctx, cfg); err != nil {
 		return err
 	}
 	p.onClose("mirror", p.Store.Close)
@@ -98,7 +99,7 @@ func (p *Parts) open(ctx context.Context, schema func(mirror.Store, context.Cont
 		return err
 	}
 	redisconn.LogTo(log.With(zap.String("component", "redis")))
-	if p.Redis, err = redisconn.Open(ctx, cfg.RedisURL.Reveal()); err != nil {
+	if p.Redis, err = p.outside.openRedis(ctx, cfg.RedisURL.Reveal()); err != nil {
 		return err
 	}
 	p.onClose("redis", p.Redis.Close)
@@ -123,7 +124,7 @@ func (p *Parts) open(ctx context.Context, schema func(mirror.Store, context.Cont
 	p.Stripe, err = stripeapi.New(stripeapi.Options{
 		Key: cfg.StripeAPIKey.Reveal(), Base: cfg.StripeAPIBase, Version: cfg.StripeAPIVersion,
 		Limiter: limiter{p.Budget}, Registerer: registry, Log: log, Tracer: p.traces.Tracer("stripeapi"),
-		FullCustomers: cfg.CustomerFields == config.CustomerFieldsFull,
+		FullCustomers: cfg.CustomerFields == config.CustomerFieldsFull, Transport: p.outside.Transport,
 	})
 	if err != nil {
 		return err
@@ -136,7 +137,7 @@ func (p *Parts) open(ctx context.Context, schema func(mirror.Store, context.Cont
 // long it waits for another process that is at it, which may be a dead one.
 func (p *Parts) FirstCopy(leaseWait time.Duration, log *zap.Logger) *reconcile.FirstCopy {
 	return reconcile.NewFirstCopy(p.Stripe.For(stripeapi.PurposeBackfill), p.Store, p.marks, reconcile.FirstCopyOptions{
-		TestMode: p.Config.Mode() == config.ModeTest, LeaseWait: leaseWait, Log: log,
+		TestMode: p.Config.Mode() == config.ModeTest, LeaseWait: leaseWait, Log: log, Now: p.outside.Now,
 		Calls: func(ctx context.Context) (int64, error) {
 			calls, err := p.Budget.Calls24h(ctx)
 			return calls[budget.Backfill], err
@@ -147,7 +148,7 @@ func (p *Parts) FirstCopy(leaseWait time.Duration, log *zap.Logger) *reconcile.F
 // Balances is the balances sweep with these parts; dry writes nothing.
 func (p *Parts) Balances(dry bool, log *zap.Logger) *reconcile.BalancesSweep {
 	return reconcile.NewBalancesSweep(p.Stripe.For(stripeapi.PurposeBalances), p.Store, p.marks, reconcile.BalancesOptions{
-		TestMode: p.Config.Mode() == config.ModeTest, Repair: &p.Config.Repair, DryRun: dry, Log: log,
+		TestMode: p.Config.Mode() == config.ModeTest, Repair: &p.Config.Repair, DryRun: dry, Log: log, Now: p.outside.Now,
 		// With a short interval there is no time to wait for webhooks.
 		Grace: min(10*time.Second, p.Config.BalancesInterval/2),
 	})
@@ -157,13 +158,13 @@ func (p *Parts) Balances(dry bool, log *zap.Logger) *reconcile.BalancesSweep {
 func (p *Parts) Events(dry bool, log *zap.Logger) *reconcile.EventsSweep {
 	return reconcile.NewEventsSweep(p.Stripe.For(stripeapi.PurposeEvents), p.Store, p.marks, reconcile.EventsOptions{
 		Inbox:    func() bool { return p.Config.Inbox != config.InboxOff },
-		Livemode: p.Config.Mode() == config.ModeLive, Repair: &p.Config.Repair, DryRun: dry, Log: log,
+		Livemode: p.Config.Mode() == config.ModeLive, Repair: &p.Config.Repair, DryRun: dry, Log: log, Now: p.outside.Now,
 	})
 }
 
 // Scrub is the scrub with these parts; without repair it reports only.
 func (p *Parts) Scrub(log *zap.Logger) *reconcile.Scrub {
-	o := reconcile.ScrubOptions{Period: p.Config.ScrubPeriod, Log: log}
+	o := reconcile.ScrubOptions{Period: p.Config.ScrubPeriod, Log: log, Now: p.outside.Now}
 	if !p.Config.Repair {
 		o.Report = p.ScrubReport(false, log)
 	}
@@ -173,7 +174,7 @@ func (p *Parts) Scrub(log *zap.Logger) *reconcile.Scrub {
 // ScrubReport compares in full and repairs nothing; dry, it records nothing either.
 func (p *Parts) ScrubReport(dry bool, log *zap.Logger) *reconcile.ScrubReport {
 	return reconcile.NewScrubReport(p.Stripe.For(stripeapi.PurposeScrub), p.Store, p.marks, reconcile.ReportOptions{
-		Grace: min(10*time.Second, p.Config.BalancesInterval/2), DryRun: dry, Log: log,
+		Grace: min(10*time.Second, p.Config.BalancesInterval/2), DryRun: dry, Log: log, Now: p.outside.Now,
 	})
 }
 
@@ -191,17 +192,21 @@ func (p *Parts) Waiting(ctx context.Context, targets []mirror.Target) (int, erro
 
 // Work syncs targets from the queue until ctx ends, and then drains.
 func (p *Parts) Work(ctx context.Context, log *zap.Logger) error {
-	return p.pool(worker.NewGate(nil), prometheus.NewRegistry(), log).Run(ctx)
+	return p.pool(worker.NewGate(p.outside.Now), prometheus.NewRegistry(), log).Run(ctx)
 }
 
 func (p *Parts) pool(gate *worker.Gate, registry prometheus.Registerer, log *zap.Logger) *worker.Pool {
 	log = log.With(zap.String("component", "worker"))
 	syncer := func(purpose string) *worker.Syncer {
-		return worker.NewSyncer(p.Stripe.For(purpose), p.Store, p.marks, worker.SyncOptions{Log: log, Tracer: p.traces.Tracer("worker")})
+		return worker.NewSyncer(p.Stripe.For(purpose), p.Store, p.marks, p.syncOptions(log))
 	}
 	return worker.NewPool(p.Queue, syncer(stripeapi.PurposeLive), syncer(stripeapi.PurposeBackfill), p.Store, gate, worker.Options{
-		Workers: p.Config.Workers, MaxAttempts: p.Config.MaxAttempts, Registerer: registry, Log: log,
+		Workers: p.Config.Workers, MaxAttempts: p.Config.MaxAttempts, Registerer: registry, Log: log, Now: p.outside.Now,
 	})
+}
+
+func (p *Parts) syncOptions(log *zap.Logger) worker.SyncOptions {
+	return worker.SyncOptions{Log: log, Tracer: p.traces.Tracer("worker"), PagesPerPiece: p.outside.PagesPerPiece, Now: p.outside.Now}
 }
 
 func (p *Parts) onClose(name string, fn func() error) {

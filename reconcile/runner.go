@@ -83,10 +83,11 @@ type Runner struct {
 	// balancesNow asks for a pass at once, with the cause of what it will find.
 	balancesNow chan string
 
-	// eventsMu keeps a catch-up and a regular pass over events apart: they share a
-	// checkpoint.
-	eventsMu sync.Mutex
-	// silence is of the present lease; under eventsMu.
+	// eventsTurn keeps a catch-up and a regular pass over events apart: they share a
+	// checkpoint. It holds one token while neither runs: a catch-up that waits for a
+	// pass gives up with its context, which a mutex does not let it.
+	eventsTurn chan struct{}
+	// silence is of the present lease; whoever has the turn may touch it.
 	silence *silenceWatch
 
 	mu      sync.Mutex
@@ -121,8 +122,10 @@ func NewRunner(store Store, queue Queue, events *EventsSweep, copier *FirstCopy,
 		o.Now = time.Now
 	}
 	f := promauto.With(o.Registerer)
+	turn := make(chan struct{}, 1)
+	turn <- struct{}{}
 	return &Runner{
-		store: store, queue: queue, events: events, copier: copier, o: o,
+		store: store, queue: queue, events: events, copier: copier, o: o, eventsTurn: turn,
 		detector: NewRewindDetector(store, queue, o.Log), balancesNow: make(chan string, 1), moved: map[string]time.Time{},
 		m: &runnerMetrics{
 			lastSuccess: f.NewGaugeVec(prometheus.GaugeOpts{
@@ -192,9 +195,11 @@ func (r *Runner) lead(ctx context.Context, expires time.Time) {
 	defer r.setLeading(false)
 	defer r.m.stalled.Reset() // the next holder tells; a value left here would stand for ever
 	r.o.Log.Info("reconcile lease taken")
-	r.eventsMu.Lock()
+	if r.takeEvents(ctx) != nil {
+		return
+	}
 	r.silence = newSilenceWatch(r.store, r.o.Webhooks, r.o.Now(), r.o.Log)
-	r.eventsMu.Unlock()
+	r.giveEvents()
 	for _, sweep := range []string{SweepEvents, SweepBalances, SweepScrub} {
 		r.progress(sweep)
 	}
@@ -223,6 +228,19 @@ func (r *Runner) lead(ctx context.Context, expires time.Time) {
 	cancel()
 	loops.Wait()
 }
+
+// takeEvents waits for the turn to work on the events' checkpoint, or for the end
+// of ctx.
+func (r *Runner) takeEvents(ctx context.Context) error {
+	select {
+	case <-r.eventsTurn:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (r *Runner) giveEvents() { r.eventsTurn <- struct{}{} }
 
 func (r *Runner) setLeading(v bool) {
 	r.mu.Lock()
@@ -257,8 +275,10 @@ func (r *Runner) eventsLoop(ctx context.Context) {
 }
 
 func (r *Runner) sweepEvents(ctx context.Context) {
-	r.eventsMu.Lock()
-	defer r.eventsMu.Unlock()
+	if r.takeEvents(ctx) != nil {
+		return
+	}
+	defer r.giveEvents()
 	accounts, err := r.accounts(ctx)
 	ok := err == nil
 	if !ok {
@@ -473,8 +493,10 @@ func (r *Runner) heal(ctx context.Context, lost []mirror.Incarnation) bool {
 // rewindEvents lets the next pass over events go back far enough to see what
 // Redis may have forgotten.
 func (r *Runner) rewindEvents(ctx context.Context) error {
-	r.eventsMu.Lock()
-	defer r.eventsMu.Unlock()
+	if err := r.takeEvents(ctx); err != nil {
+		return err
+	}
+	defer r.giveEvents()
 	accounts, err := r.accounts(ctx)
 	for _, account := range accounts {
 		if err == nil {

@@ -76,6 +76,9 @@ type Options struct {
 	// FullCustomers keeps customers whole in Customer.Raw. By default only the
 	// credit fields are kept: no name, no address, no metadata.
 	FullCustomers bool
+	// Transport makes the calls, under the bounds of this package. Defaults to
+	// connections of its own.
+	Transport http.RoundTripper
 }
 
 // Client calls Stripe. It is safe for concurrent use.
@@ -104,7 +107,7 @@ var validVersion = regexp.MustCompile(`^[0-9]{4}-[0-9]{2}-[0-9]{2}(\.[a-z0-9_]{1
 
 // New makes a Client for the purpose PurposeLive. It makes no call.
 func New(o Options) (*Client, error) {
-	return newClient(o, nil)
+	return newClient(o, o.Transport)
 }
 
 // newClient lets tests put a transport of their own under the bounds.

@@ -2,10 +2,11 @@ package stripeapi
 
 import (
 	"context"
-	"math/rand/v2"
 	"net/http"
 	"strconv"
 	"time"
+
+	"github.com/creditmirror/creditmirror/chance"
 )
 
 const (
@@ -32,7 +33,7 @@ func waitFor(n int, retryAfter time.Duration) (wait time.Duration, ok bool) {
 	if retryAfter > retryAfterMax {
 		return 0, false
 	}
-	return max(rand.N(ceiling(n)+1), retryAfter), true
+	return max(chance.N(ceiling(n)+1), retryAfter), true
 }
 
 // parseRetryAfter reads seconds or an HTTP date; 0 for anything else.

@@ -116,10 +116,13 @@ func newSender(s *Server) *sender {
 		client: &http.Client{
 			Timeout:       s.opts.Delivery.Timeout,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-			Transport: &http.Transport{
-				MaxIdleConns: 1024, MaxIdleConnsPerHost: s.opts.Delivery.Concurrency, IdleConnTimeout: 30 * time.Second,
-			},
+			Transport:     s.opts.Delivery.Transport,
 		},
+	}
+	if d.client.Transport == nil {
+		d.client.Transport = &http.Transport{
+			MaxIdleConns: 1024, MaxIdleConnsPerHost: s.opts.Delivery.Concurrency, IdleConnTimeout: 30 * time.Second,
+		}
 	}
 	d.targets.Store(&[]*target{})
 	return d

@@ -124,6 +124,8 @@ type Delivery struct {
 	Attempts int
 	// Concurrency bounds the deliveries in flight per endpoint. Defaults to 32.
 	Concurrency int
+	// Transport sends the webhooks. Defaults to connections of its own.
+	Transport http.RoundTripper
 	// DisableAfter disables an endpoint none of whose deliveries has succeeded for
 	// that long. Zero is never; Stripe does it after several days.
 	DisableAfter time.Duration

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -12,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/creditmirror/creditmirror/chance"
 	"github.com/creditmirror/creditmirror/internal/failpoint"
 	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/queue"
@@ -214,7 +214,7 @@ func jitter(base, limit time.Duration, attempt int) time.Duration {
 	if attempt < 30 && base<<attempt < limit {
 		top = base << attempt
 	}
-	return base + rand.N(top)
+	return base + chance.N(top)
 }
 
 // work syncs one claimed target and completes, fails or gives back its claim.

@@ -25,15 +25,16 @@ var allowed = map[string][]string{
 	"budget":    {},
 	"stripesim": {},
 	"tracing":   {},
+	"chance":    {}, // the random part of back-offs, which a simulation seeds
 
 	"mirror/sqlite":     {"internal/failpoint", "mirror"},
 	"mirror/postgres":   {"internal/failpoint", "mirror"},
 	"mirror/mirrortest": {"mirror"},
 	"queue/queuetest":   {"queue", "internal/redistest"},
-	"stripeapi":         {"mirror", "tracing"},
+	"stripeapi":         {"chance", "mirror", "tracing"},
 	"webhook":           {"internal/failpoint", "mirror", "tracing"},
 	"api":               {"internal/failpoint", "mirror", "stripeapi", "tracing"}, // stripeapi: writes are sent on, and its errors tell what became of them
-	"worker":            {"internal/failpoint", "mirror", "queue", "stripeapi", "tracing"},
+	"worker":            {"chance", "internal/failpoint", "mirror", "queue", "stripeapi", "tracing"},
 	"reconcile":         {"internal/failpoint", "mirror", "stripeapi", "tracing"},
 	"verify":            {"mirror"},
 	"notify":            {"mirror"},
