@@ -69,3 +69,19 @@ func TestAudit(t *testing.T) {
 		}
 	})
 }
+
+func TestAPIJournal(t *testing.T) {
+	t.Parallel()
+	mirrortest.RunAPIJournal(t, func(t *testing.T) mirror.Store {
+		url := newMirror(t)
+		sql := openSQL(t, url)
+		return &mirrortest.Harness{
+			Store: openStore(t, url),
+			Query: sql.query,
+			Exec: func(ctx context.Context, statement string) error {
+				_, err := sql.pool.Exec(ctx, statement)
+				return err
+			},
+		}
+	})
+}

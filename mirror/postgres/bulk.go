@@ -182,6 +182,7 @@ const (
 	changesAfter = `SELECT c.xact::text, c.seq, c.account, c.table_name, c.customer, c.id, c.op, c.changed_at
 FROM creditmirror.changes AS c
 WHERE (c.xact, c.seq) > ($1::text::xid8, $2::bigint) AND c.xact < pg_snapshot_xmin(pg_current_snapshot()) AND c.account = $3
+  AND c.table_name <> 'api_writes'
 ORDER BY c.xact, c.seq LIMIT $4`
 
 	// changesBeyond tells of a transaction that this server has yet to count to.

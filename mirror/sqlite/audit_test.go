@@ -11,3 +11,8 @@ func TestAudit(t *testing.T) {
 	t.Parallel()
 	mirrortest.RunAudit(t, func(t *testing.T) mirror.Store { return openHarness(t) })
 }
+
+func TestAPIJournal(t *testing.T) {
+	t.Parallel()
+	mirrortest.RunAPIJournal(t, func(t *testing.T) mirror.Store { return openHarness(t) })
+}
