@@ -247,28 +247,46 @@ func (q *Queue) Done(ctx context.Context, c Claim) (again bool, err error) {
 	return n == 1, nil
 }
 
-// Fail gives a claim back, to be due after delay, and counts a failed attempt.
-// It returns how many there are now, or [ErrLost].
+// Fail gives a claim back to be tried again after delay, and counts a failed
+// attempt. No mark brings it forward before. It returns how many attempts there
+// are now, or [ErrLost].
 func (q *Queue) Fail(ctx context.Context, c Claim, delay time.Duration) (attempts int, err error) {
-	n, err := q.giveBack(ctx, c, delay, 1)
+	return q.giveBack(ctx, "fail", c, delay, true, "backoff")
+}
+
+// Release is Fail for what was not tried, or was stopped by something outside of
+// it: no attempt is counted.
+func (q *Queue) Release(ctx context.Context, c Claim, delay time.Duration) error {
+	_, err := q.giveBack(ctx, "release", c, delay, false, "backoff")
+	return err
+}
+
+// PutOff is Fail for work that an outage stopped: it is due after delay, or when
+// [Queue.Resume] says that the outage is over. counted tells whether it is an
+// attempt of this work too.
+func (q *Queue) PutOff(ctx context.Context, c Claim, delay time.Duration, counted bool) (attempts int, err error) {
+	return q.giveBack(ctx, "put off", c, delay, counted, "outage")
+}
+
+// Revisit gives a claim back that was worked on well enough, for another look
+// after delay; it counts an attempt. A mark brings it forward, as with any key
+// that waits; where one came during the work, the pause is at most
+// [Options.Gather].
+func (q *Queue) Revisit(ctx context.Context, c Claim, delay time.Duration) (attempts int, err error) {
+	return q.giveBack(ctx, "revisit", c, delay, true, "revisit")
+}
+
+func (q *Queue) giveBack(ctx context.Context, what string, c Claim, delay time.Duration, counted bool, why string) (int, error) {
+	delay = min(max(delay, 0), MaxDelay)
+	count := 0
+	if counted {
+		count = 1
+	}
+	n, err := q.one(ctx, q.call(q.scripts.fail, c.partition, q.channel, c.Key, c.value, delay.Milliseconds(), count, why, c.gen, q.opts.Gather.Milliseconds()))
 	if err != nil {
-		return 0, fmt.Errorf("fail %s: %w", c.Key, err)
+		return 0, fmt.Errorf("%s %s: %w", what, c.Key, err)
 	}
 	return int(n), nil
-}
-
-// Release gives a claim back, to be due after delay, and counts nothing: the
-// work was not tried, or what stopped it lies outside of it. It may return [ErrLost].
-func (q *Queue) Release(ctx context.Context, c Claim, delay time.Duration) error {
-	if _, err := q.giveBack(ctx, c, delay, 0); err != nil {
-		return fmt.Errorf("release %s: %w", c.Key, err)
-	}
-	return nil
-}
-
-func (q *Queue) giveBack(ctx context.Context, c Claim, delay time.Duration, count int) (int64, error) {
-	delay = min(max(delay, 0), MaxDelay)
-	return q.one(ctx, q.call(q.scripts.fail, c.partition, q.channel, c.Key, c.value, delay.Milliseconds(), count))
 }
 
 // one runs a script that replies with a number, -1 meaning that the claim is lost.

@@ -21,7 +21,9 @@
 //	clean ─────────► waiting ─────────────► leased ─────────────────────────► clean
 //	                    ▲                     │
 //	                    │  done, marked meanwhile: at once, or after a pause ([Options.Gather])
-//	                    │  fail, release: after the delay
+//	                    │  fail, release: after the delay, whatever marks come
+//	                    │  put off: the same, or when the outage is over (resume)
+//	                    │  revisit: after the delay, or at the next mark
 //	                    └── reap: when the lease has run out
 //
 // A mark is a generation number per key, raised by one. It is the truth: a key

@@ -3,6 +3,7 @@ package queue
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"time"
@@ -87,6 +88,54 @@ func (q *Queue) repairHash(ctx context.Context, partition, hash int) (int, error
 				return total, err
 			}
 			total += int(n)
+		}
+		if next == 0 {
+			return total, nil
+		}
+		cursor = next
+	}
+}
+
+// outageFraction is OUTAGE of prelude.lua.
+const outageFraction = 0.25
+
+// Resume makes all keys due that were put off because of an outage and that match,
+// and returns how many. It works in slices, as Repair does.
+func (q *Queue) Resume(ctx context.Context, match func(key string) bool) (int, error) {
+	total := 0
+	for p := range q.keys {
+		for _, waiting := range q.keys[p][1:3] {
+			n, err := q.resume(ctx, p, waiting, match)
+			total += n
+			if err != nil {
+				return total, fmt.Errorf("resume partition %d: %w", p, err)
+			}
+		}
+	}
+	return total, nil
+}
+
+func (q *Queue) resume(ctx context.Context, partition int, waiting string, match func(key string) bool) (int, error) {
+	total, cursor := 0, uint64(0)
+	for {
+		// Key, due time, key, due time...
+		page, next, err := q.client.ZScan(ctx, waiting, cursor, "", repairBatch).Result()
+		if err != nil {
+			return total, err
+		}
+		var keys []any
+		for i := 0; i+1 < len(page); i += 2 {
+			due, err := strconv.ParseFloat(page[i+1], 64)
+			if err == nil && due-math.Floor(due) == outageFraction && match(page[i]) {
+				keys = append(keys, page[i])
+			}
+		}
+		for part := range slices.Chunk(keys, repairBatch) {
+			n, err := q.one(ctx, q.call(q.scripts.resume, partition, append([]any{q.channel}, part...)...))
+			total += int(n)
+			if err != nil {
+				return total, err
+			}
 		}
 		if next == 0 {
 			return total, nil

@@ -51,6 +51,7 @@ func TestI8_EveryPrefixOfEveryScript(t *testing.T) {
 		"renew":  func(q *Queue, s *script) { q.scripts.renew = s },
 		"done":   func(q *Queue, s *script) { q.scripts.done = s },
 		"fail":   func(q *Queue, s *script) { q.scripts.fail = s },
+		"resume": func(q *Queue, s *script) { q.scripts.resume = s },
 		"reap":   func(q *Queue, s *script) { q.scripts.reap = s },
 		"repair": func(q *Queue, s *script) { q.scripts.repair = s },
 	}
@@ -74,6 +75,24 @@ func TestI8_EveryPrefixOfEveryScript(t *testing.T) {
 			return err
 		}},
 		{"fail", "fail", func(ctx context.Context, p *prefixCase) error { _, err := p.broken.Fail(ctx, p.leased, 0); return err }},
+		{"put off", "fail", func(ctx context.Context, p *prefixCase) error {
+			_, err := p.broken.PutOff(ctx, p.leased, time.Hour, true)
+			if _, err := p.q.Resume(ctx, func(string) bool { return true }); err != nil {
+				p.t.Fatal(err)
+			}
+			return err
+		}},
+		{"resume", "resume", func(ctx context.Context, p *prefixCase) error {
+			if _, err := p.q.PutOff(ctx, p.leased, time.Hour, false); err != nil {
+				return err
+			}
+			_, err := p.broken.Resume(ctx, func(string) bool { return true })
+			// Whatever was made due or not, the next call does it.
+			if _, err := p.q.Resume(ctx, func(string) bool { return true }); err != nil {
+				p.t.Fatal(err)
+			}
+			return err
+		}},
 		{"reap", "reap", func(ctx context.Context, p *prefixCase) error {
 			p.expire(ctx)
 			_, err := p.broken.Reap(ctx)

@@ -72,8 +72,8 @@ type Mark struct {
 	// makes it live.
 	Class Class
 	// Delay is how long the key must wait at least, to the millisecond. It only
-	// ever brings a waiting key forward, and is not looked at while the key is
-	// leased.
+	// ever brings a waiting key forward, never one that waits after a failed run, and
+	// is not looked at while the key is leased.
 	Delay time.Duration
 	// Ref is handed to whoever claims the key, such as an event's id. It is a
 	// hint: only the oldest [MaxRefs] are kept, each at most [MaxRef] bytes and

@@ -30,7 +30,7 @@ const (
 
 // scripts are all scripts of the queue, read once per Queue.
 type scripts struct {
-	mark, claim, renew, done, fail, reap, repair, stats, stamp *script
+	mark, claim, renew, done, fail, resume, reap, repair, stats, stamp *script
 }
 
 func loadScripts() (s scripts, err error) {
@@ -43,8 +43,8 @@ func loadScripts() (s scripts, err error) {
 		prelude []byte
 	}{
 		"mark": {&s.mark, prelude}, "claim": {&s.claim, prelude}, "renew": {&s.renew, prelude},
-		"done": {&s.done, prelude}, "fail": {&s.fail, prelude}, "reap": {&s.reap, prelude},
-		"repair": {&s.repair, prelude}, "stats": {&s.stats, prelude}, "stamp": {&s.stamp, nil},
+		"done": {&s.done, prelude}, "fail": {&s.fail, prelude}, "resume": {&s.resume, prelude},
+		"reap": {&s.reap, prelude}, "repair": {&s.repair, prelude}, "stats": {&s.stats, prelude}, "stamp": {&s.stamp, nil},
 	} {
 		text, err := luaFiles.ReadFile("lua/" + name + ".lua")
 		if err != nil {

@@ -27,7 +27,7 @@ if g and g ~= ARGV[4] then
   -- marked faster than it is worked on, the longer it gathers before the next run.
   pause = math.floor(ARGV[6] * math.min(1, g * g / 80))
   local due = now() + pause
-  if pause > 0 then due = due + HELD end
+  if pause > 0 then due = due + GATHER end
   redis.call('ZADD', waiting(id), due, id)
 else
   -- The generation goes last: what breaks off before is a key to run once more.

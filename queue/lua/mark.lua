@@ -49,12 +49,12 @@ for i = 2, #ARGV, 4 do
     local insweep = tonumber(redis.call('ZSCORE', SWEEP, id) or nil)
     if not insweep then queued = 1 end
     if live then
-      if insweep then due = math.min(insweep, due) end
+      if insweep and (insweep < due or insweep % 1 == BACKOFF or insweep % 1 == OUTAGE) then due = insweep end
       redis.call('ZADD', LIVE, due, id)
       if insweep then redis.call('ZREM', SWEEP, id) end
       redis.call('HDEL', CLASS, id)
       ready = true
-    elseif not insweep or due < insweep then
+    elseif not insweep or (due < insweep and not held(insweep)) then
       redis.call('HSET', CLASS, id, 1)
       redis.call('ZADD', SWEEP, due, id)
       ready = true

@@ -53,10 +53,19 @@ local function unlease(id)
   redis.call('HDEL', CLAIM, id)
 end
 
--- A due time with half a millisecond is held: a mark does not bring it forward.
-local HELD = 0.5
+-- The fraction of a millisecond in a due time tells why a key waits. A mark does
+-- not bring forward what is held in any of these ways.
+--   BACKOFF  a failed run waits to be tried again. Scripts of the last version write
+--            it for GATHER and hold it too, so both may run side by side
+--   GATHER   it gathers marks; work that a sweep asked for gathers no longer once
+--            somebody waits for it
+--   OUTAGE   it is put off until an outage ends, which resume makes it due for
+local BACKOFF, GATHER, OUTAGE = 0.5, 0.75, 0.25
 
-local function held(due) return due % 1 == HELD end
+local function held(due)
+  local why = due % 1
+  return why == BACKOFF or why == GATHER or why == OUTAGE
+end
 
 -- wake tells every process that something will be ready in ms. Losing it costs
 -- latency only, so a server that refuses PUBLISH is not an error.

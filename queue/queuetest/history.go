@@ -67,7 +67,7 @@ func (m *history) check(err error) {
 func (m *history) step() {
 	m.now++
 	switch op := rapid.SampledFrom([]string{
-		"mark", "mark", "mark", "claim", "claim", "claim", "done", "done", "done", "fail", "release", "renew", "expire", "reap", "lose", "repair",
+		"mark", "mark", "mark", "claim", "claim", "claim", "done", "done", "done", "fail", "release", "put off", "revisit", "resume", "renew", "expire", "reap", "lose", "repair",
 	}).Draw(m.t, "op"); op {
 	case "mark":
 		k := m.key()
@@ -83,6 +83,8 @@ func (m *history) step() {
 	case "repair":
 		_, err := m.q.Repair(m.ctx)
 		m.check(err)
+	case "resume":
+		m.check(m.resume())
 	case "expire":
 		k := m.key()
 		m.check(expireLease(m.ctx, m.h, m.prefix, k))
@@ -131,6 +133,10 @@ func (m *history) act(op string) {
 		_, err = m.q.Fail(m.ctx, r.claim, 0)
 	case "release":
 		err = m.q.Release(m.ctx, r.claim, 0)
+	case "put off":
+		_, err = m.q.PutOff(m.ctx, r.claim, time.Hour, m.now%2 == 0)
+	case "revisit":
+		_, err = m.q.Revisit(m.ctx, r.claim, 0)
 	case "renew":
 		var lost []queue.Claim
 		lost, err = m.q.Renew(m.ctx, []queue.Claim{r.claim})
@@ -162,6 +168,11 @@ func (m *history) act(op string) {
 	}
 }
 
+func (m *history) resume() error {
+	_, err := m.q.Resume(m.ctx, func(string) bool { return true })
+	return err
+}
+
 // finish stops all faults and works until the queue is clean.
 func (m *history) finish() {
 	for k := range m.marked {
@@ -171,6 +182,7 @@ func (m *history) finish() {
 	m.check(err)
 	_, err = m.q.Repair(m.ctx)
 	m.check(err)
+	m.check(m.resume())
 	clear(m.owner)
 	for range 10 {
 		m.now++

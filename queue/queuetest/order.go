@@ -179,14 +179,93 @@ func delays(s *suite) {
 	s.mark(q, queue.Mark{Key: "a", Delay: 2 * time.Hour}) // never later
 	s.mark(q, queue.Mark{Key: "a"})                       // but earlier
 	c := s.one(q)
-	// Given back for an hour; a mark brings it forward.
-	if err := q.Release(s.Context(), c, time.Hour); err != nil {
-		s.Fatal(err)
+	// Another look in an hour; a mark brings it forward.
+	if n, err := q.Revisit(s.Context(), c, time.Hour); err != nil || n != 1 {
+		s.Fatal(n, err)
 	}
 	s.none(q)
 	s.mark(q, queue.Mark{Key: "a", Class: queue.Sweep})
+	c = s.one(q)
+	// One that came during the work does too.
+	s.mark(q, queue.Mark{Key: "a"})
+	if n, err := q.Revisit(s.Context(), c, time.Hour); err != nil || n != 2 {
+		s.Fatal(n, err)
+	}
 	s.done(q, s.one(q), false)
 	s.clean(q)
+}
+
+// backOff: no mark of whatever class shortens the pause after a failed run.
+func backOff(s *suite) {
+	q := s.queue(queue.Options{})
+	ways := map[string]func(c queue.Claim) error{
+		"fail":    func(c queue.Claim) error { _, err := q.Fail(s.Context(), c, time.Hour); return err },
+		"release": func(c queue.Claim) error { return q.Release(s.Context(), c, time.Hour) },
+		"put off": func(c queue.Claim) error { _, err := q.PutOff(s.Context(), c, time.Hour, true); return err },
+	}
+	for way, giveBack := range ways {
+		for _, class := range []queue.Class{queue.Live, queue.Sweep} {
+			key := way + class.String()
+			s.mark(q, queue.Mark{Key: key, Class: class})
+			c := s.one(q)
+			s.mark(q, queue.Mark{Key: key, Class: class}) // while it is in work
+			if err := giveBack(c); err != nil {
+				s.Fatal(err)
+			}
+			for _, m := range []queue.Mark{{Key: key, Class: queue.Sweep}, {Key: key}, {Key: key, Delay: time.Minute}, {Key: key, Class: queue.Sweep}} {
+				s.mark(q, m)
+				if claims := s.claim(q, 10); len(claims) != 0 {
+					s.Fatalf("%s of %s work: a %s mark shortened the pause", way, class, m.Class)
+				}
+			}
+		}
+	}
+	if st := s.stats(q); st.Delayed != 6 || st.Dirty != 6 {
+		s.Fatalf("%+v, want 6 delayed", st)
+	}
+}
+
+// resume: what an outage put off is due when it is over, and nothing else.
+func resume(s *suite) {
+	q := s.queue(queue.Options{})
+	const n = 1200
+	s.mark(q, marksOf(queue.Live, "out", n)...)
+	s.mark(q, marksOf(queue.Sweep, "out-sweep", 5)...)
+	s.mark(q, queue.Mark{Key: "other"}, queue.Mark{Key: "failed"}, queue.Mark{Key: "later", Delay: time.Hour})
+	for claims := s.claim(q, 256); len(claims) > 0; claims = s.claim(q, 256) {
+		for i, c := range claims {
+			var err error
+			if c.Key == "failed" {
+				_, err = q.Fail(s.Context(), c, time.Hour)
+			} else {
+				_, err = q.PutOff(s.Context(), c, time.Hour, i%2 == 0)
+			}
+			if err != nil {
+				s.Fatal(err)
+			}
+		}
+	}
+	matching := func(key string) bool { return strings.HasPrefix(key, "out") }
+	if got, err := q.Resume(s.Context(), matching); err != nil || got != n+5 {
+		s.Fatalf("%d made due, %v; want %d", got, err, n+5)
+	}
+	if st := s.stats(q); st.ReadyLive != n || st.ReadySweep != 5 || st.Delayed != 3 {
+		s.Fatalf("%+v", st)
+	}
+	if got, err := q.Resume(s.Context(), matching); err != nil || got != 0 {
+		s.Fatalf("made due twice: %d, %v", got, err)
+	}
+	s.mark(q, queue.Mark{Key: "out0"}) // it is held no more
+	seen := 0
+	for claims := s.claim(q, 256); len(claims) > 0; claims = s.claim(q, 256) {
+		seen += len(claims)
+		for _, c := range claims {
+			s.done(q, c, false)
+		}
+	}
+	if seen != n+5 {
+		s.Fatalf("%d claims, want %d", seen, n+5)
+	}
 }
 
 func attempts(s *suite) {

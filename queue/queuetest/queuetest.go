@@ -63,6 +63,8 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 		{"LiveMarkLiftsSweep", lift},
 		{"ClassOfARerun", classOfRerun},
 		{"Delays", delays},
+		{"I9_MarksNeverShortenABackOff", backOff},
+		{"I9_EndOfAnOutageMakesDue", resume},
 		{"GatherInBursts", gather},
 		{"Attempts", attempts},
 		{"Refs", refs},
