@@ -29,5 +29,5 @@
 // Stripe-Should-Retry, where Stripe sends it, overrules the second column for
 // errors. The wait before retry n is random between 0 and 250 ms * 2^(n-1), at
 // most 4 s, or Retry-After where that is longer; a Retry-After above 10 s ends
-// the call, and Error.RetryAfter tells it to the caller.
+// the call, and Error.RetryAfter tells it to the caller, as five minutes at most.
 package stripeapi

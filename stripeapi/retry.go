@@ -14,8 +14,9 @@ const (
 	retryCap  = 4 * time.Second
 	// retryAfterMax is the longest Retry-After that a call itself waits for.
 	retryAfterMax = 10 * time.Second
-	// retryAfterSane bounds what is told to the caller.
-	retryAfterSane = 24 * time.Hour
+	// retryAfterSane bounds what is told to the caller: what comes from outside puts
+	// work off for minutes at most.
+	retryAfterSane = 5 * time.Minute
 )
 
 // ceiling is the longest random wait before retry n (the first is 1).

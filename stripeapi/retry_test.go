@@ -130,7 +130,7 @@ func TestRetryAfter(t *testing.T) {
 	for header, want := range map[string]struct {
 		wait  time.Duration // exact lower bound of the wait
 		given time.Duration // told to the caller without a retry
-	}{"7": {wait: 7 * time.Second}, "10": {wait: 10 * time.Second}, "11": {given: 11 * time.Second}, "99999999": {given: 24 * time.Hour}, "-5": {}, "soon": {}} {
+	}{"7": {wait: 7 * time.Second}, "10": {wait: 10 * time.Second}, "11": {given: 11 * time.Second}, "99999999": {given: 5 * time.Minute}, "-5": {}, "soon": {}} {
 		synctest.Test(t, func(t *testing.T) {
 			limited := step{status: 429, body: errorBody("rate_limit"), header: map[string]string{"Retry-After": header}}
 			client, s := scripted(t, Options{}, limited, customerBody)
@@ -154,6 +154,9 @@ func TestRetryAfter(t *testing.T) {
 	h := http.Header{"Retry-After": {now.Add(3 * time.Second).Format(http.TimeFormat)}}
 	if got := parseRetryAfter(h, now); got != 3*time.Second {
 		t.Errorf("a date: %v", got)
+	}
+	if got := parseRetryAfter(h, now.Add(-time.Hour)); got != retryAfterSane {
+		t.Errorf("a date an hour ahead: %v", got)
 	}
 	if got := parseRetryAfter(h, now.Add(time.Hour)); got != 0 {
 		t.Errorf("a past date: %v", got)

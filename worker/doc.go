@@ -9,8 +9,10 @@
 //	fence lost                 run again; a newer sync may or may not commit
 //	database away              run again soon, no attempt counted
 //	429                        run again after the wait, no attempt counted
-//	5xx, network, nonsense     back off with full jitter, an attempt counted; a dead
-//	                           letter only when Stripe answers others meanwhile
+//	5xx, network, nonsense     where Stripe answers others meanwhile, an attempt, as
+//	                           below; else an outage: one target asks every 5 s at
+//	                           most, the others wait until it is over, no attempt
+//	                           is counted
 //	401, 403                   nothing of that account is called but a probe, the
 //	                           work waits
 //	404, deleted               tombstone, once the customer itself says so

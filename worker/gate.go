@@ -25,7 +25,12 @@ type Gate struct {
 
 	mu       sync.Mutex
 	closed   map[door]*closure
-	answered map[string]time.Time // account → last success
+	answered map[string]time.Time // account → last answer
+	outages  map[string]*outage   // by account
+	tried    map[mirror.Target]time.Time
+	over     map[string]bool // accounts whose outage is over, for takeRecovered
+	// recovered holds a token while over has any.
+	recovered chan struct{}
 }
 
 type door struct {
@@ -52,7 +57,10 @@ func NewGate(now func() time.Time) *Gate {
 	if now == nil {
 		now = time.Now
 	}
-	return &Gate{now: now, closed: map[door]*closure{}, answered: map[string]time.Time{}}
+	return &Gate{
+		now: now, closed: map[door]*closure{}, answered: map[string]time.Time{},
+		outages: map[string]*outage{}, tried: map[mirror.Target]time.Time{}, over: map[string]bool{}, recovered: make(chan struct{}, 1),
+	}
 }
 
 // Closed tells how long a target has to wait; zero lets it pass.
@@ -127,18 +135,12 @@ func (g *Gate) Refused(t mirror.Target, err error) time.Duration {
 func (g *Gate) Answered(t mirror.Target) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if len(g.shut(t)) > 0 {
+		g.end(t.Account) // what was put off is due
+	}
 	delete(g.closed, door{t.Account, ""})
 	delete(g.closed, door{t.Account, t.Scope})
-	g.answered[t.Account] = g.now()
-}
-
-// Healthy tells whether Stripe has answered another target of the account within
-// the last minute, so that a failure is this target's own.
-func (g *Gate) Healthy(t mirror.Target) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	at, ok := g.answered[t.Account]
-	return ok && g.now().Sub(at) < time.Minute
+	g.hear(t)
 }
 
 // Closures lists what is closed, by account and scope.

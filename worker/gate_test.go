@@ -133,25 +133,8 @@ func TestGateProbeWithoutACall(t *testing.T) {
 	if g.Closed(balanceOf(cus)) != 0 {
 		t.Error("no probe is left")
 	}
-	if len(g.Closures()) != 1 || g.Healthy(balanceOf(cus)) {
+	if len(g.Closures()) != 1 {
 		t.Error("it opened without an answer")
-	}
-}
-
-func TestGateHealthy(t *testing.T) {
-	t.Parallel()
-	g, pass := gateClock()
-	if g.Healthy(balanceOf(cus)) {
-		t.Error("healthy before any answer")
-	}
-	g.Answered(balanceOf("cus_2"))
-	pass(time.Minute - 1)
-	if !g.Healthy(balanceOf(cus)) || g.Healthy(mirror.Target{Account: "acct_2", Scope: mirror.ScopeBalance, ID: cus}) {
-		t.Error("want the account healthy within a minute, and no other one")
-	}
-	pass(1)
-	if g.Healthy(balanceOf(cus)) {
-		t.Error("healthy after a minute")
 	}
 }
 
@@ -159,7 +142,7 @@ func TestGateRealClock(t *testing.T) {
 	t.Parallel()
 	g := NewGate(nil)
 	g.Answered(balanceOf(cus))
-	if !g.Healthy(balanceOf(cus)) || g.Closed(balanceOf(cus)) != 0 {
-		t.Error("want it open and healthy")
+	if own, _ := g.Failed(balanceOf("cus_2"), time.Now().Add(-time.Second)); !own || g.Closed(balanceOf(cus)) != 0 || g.Out(balanceOf(cus)) != 0 {
+		t.Error("want it open, and a failure the target's own")
 	}
 }

@@ -11,11 +11,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
-	"github.com/creditmirror/creditmirror/chance"
 	"github.com/creditmirror/creditmirror/internal/failpoint"
 	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/queue"
-	"github.com/creditmirror/creditmirror/stripeapi"
 )
 
 // Queue is where the work comes from. *queue.Queue is one.
@@ -25,6 +23,9 @@ type Queue interface {
 	Done(ctx context.Context, c queue.Claim) (again bool, err error)
 	Fail(ctx context.Context, c queue.Claim, delay time.Duration) (attempts int, err error)
 	Release(ctx context.Context, c queue.Claim, delay time.Duration) error
+	PutOff(ctx context.Context, c queue.Claim, delay time.Duration, counted bool) (attempts int, err error)
+	Revisit(ctx context.Context, c queue.Claim, delay time.Duration) (attempts int, err error)
+	Resume(ctx context.Context, match func(key string) bool) (int, error)
 	Wait(ctx context.Context) error
 	Reap(ctx context.Context) (int, error)
 	Repair(ctx context.Context) (int, error)
@@ -114,7 +115,7 @@ func (p *Pool) Run(ctx context.Context) error {
 	defer stopWork(nil)
 
 	var upkeep sync.WaitGroup
-	for _, loop := range []func(context.Context){p.renewLoop, p.reapLoop, p.repairLoop} {
+	for _, loop := range []func(context.Context){p.renewLoop, p.reapLoop, p.repairLoop, p.resumeLoop} {
 		upkeep.Go(func() { loop(work) })
 	}
 	var jobs sync.WaitGroup
@@ -207,16 +208,6 @@ func (p *Pool) claimLoop(ctx, work context.Context, free chan struct{}, jobs *sy
 	}
 }
 
-// jitter is a full-jitter backoff: a random wait up to base doubled per attempt,
-// at most limit.
-func jitter(base, limit time.Duration, attempt int) time.Duration {
-	top := limit
-	if attempt < 30 && base<<attempt < limit {
-		top = base << attempt
-	}
-	return base + chance.N(top)
-}
-
 // work syncs one claimed target and completes, fails or gives back its claim.
 func (p *Pool) work(ctx context.Context, c queue.Claim) {
 	target, err := mirror.ParseTarget(c.Key)
@@ -225,8 +216,12 @@ func (p *Pool) work(ctx context.Context, c queue.Claim) {
 		p.done(ctx, c)
 		return
 	}
-	if wait := p.gate.Closed(target); wait > 0 {
-		p.release(ctx, c, wait)
+	wait := p.gate.Closed(target)
+	if wait == 0 {
+		wait = p.gate.Out(target)
+	}
+	if wait > 0 {
+		p.putOff(ctx, c, wait, false)
 		return
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -272,6 +267,9 @@ func (p *Pool) settle(ctx context.Context, c queue.Claim, t mirror.Target, refs 
 		p.m.driftFound.WithLabelValues(string(f.Kind)).Inc()
 		p.o.Log.Error("drift found", append(logTarget(t), zap.String("kind", string(f.Kind)), zap.String("currency", f.Currency), zap.String("cause", f.Cause))...)
 	}
+	if v.heard {
+		p.gate.Heard(t)
+	}
 	fields := append(logTarget(t), zap.String("outcome", v.outcome), zap.Duration("duration", now.Sub(began)), zap.Int("attempt", c.Attempts+1))
 	switch v.then {
 	case complete:
@@ -297,7 +295,7 @@ func (p *Pool) settle(ctx context.Context, c queue.Claim, t mirror.Target, refs 
 		if r.Unproven && (len(r.Findings) > 0 || c.Attempts > 0) && c.Attempts < len(doubts) {
 			// Lists may have lagged for longer than the sync was patient: a new finding
 			// is looked at again, an old one waits for its next event or sweep.
-			if _, err := p.queue.Fail(ctx, c, doubts[c.Attempts]); err != nil {
+			if _, err := p.queue.Revisit(ctx, c, doubts[c.Attempts]); err != nil {
 				p.lapse(c, err)
 			}
 			return
@@ -313,21 +311,38 @@ func (p *Pool) settle(ctx context.Context, c queue.Claim, t mirror.Target, refs 
 		pause := p.gate.Refused(t, err)
 		p.o.Log.Error("stripe refuses the key; calls for the account stop, its work waits",
 			append(fields, zap.Duration("retry_in", pause), zap.Error(err))...)
-		p.release(ctx, c, pause)
+		p.putOff(ctx, c, pause, false)
 	case tryAgain:
-		if c.Attempts+1 >= p.o.MaxAttempts && (!v.outage || p.gate.Healthy(t)) {
-			p.bury(ctx, c, t, refs, err)
-			return
-		}
-		p.o.Log.Warn("sync failed", append(fields, zap.Error(err))...)
-		failpoint.Hit("worker.failing")
-		delay := jitter(500*time.Millisecond, 5*time.Minute, c.Attempts)
-		if p.gate.Probing(t) { // it may be the only target that can probe
-			delay = min(delay, probeInterval)
-		}
-		if _, err := p.queue.Fail(ctx, c, delay); err != nil {
-			p.lapse(c, err)
-		}
+		p.tryAgain(ctx, c, t, refs, v, err, began, fields)
+	}
+}
+
+// tryAgain puts off work that failed, or gives it up after its last attempt. A
+// fault that may be Stripe's is this target's attempt only where Stripe answered
+// others meanwhile.
+func (p *Pool) tryAgain(ctx context.Context, c queue.Claim, t mirror.Target, refs []mirror.EventRef, v verdict, err error, began time.Time, fields []zap.Field) {
+	own, pause := true, time.Duration(0)
+	if v.outage {
+		own, pause = p.gate.Failed(t, began)
+	}
+	if own && c.Attempts+1 >= p.o.MaxAttempts {
+		p.bury(ctx, c, t, refs, err)
+		return
+	}
+	p.o.Log.Warn("sync failed", append(fields, zap.Bool("counted", own), zap.Error(err))...)
+	failpoint.Hit("worker.failing")
+	if own {
+		pause = jitter(500*time.Millisecond, 5*time.Minute, c.Attempts)
+	}
+	if p.gate.Probing(t) { // it may be the only target that can probe
+		pause = min(pause, probeInterval)
+	}
+	if v.outage {
+		p.putOff(ctx, c, pause, own)
+		return
+	}
+	if _, err := p.queue.Fail(ctx, c, pause); err != nil {
+		p.lapse(c, err)
 	}
 }
 
@@ -370,6 +385,14 @@ func (p *Pool) release(ctx context.Context, c queue.Claim, delay time.Duration) 
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	if err := p.queue.Release(ctx, c, delay); err != nil {
+		p.lapse(c, err)
+	}
+}
+
+func (p *Pool) putOff(ctx context.Context, c queue.Claim, delay time.Duration, counted bool) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if _, err := p.queue.PutOff(ctx, c, delay, counted); err != nil {
 		p.lapse(c, err)
 	}
 }
@@ -446,6 +469,33 @@ func (p *Pool) repairLoop(ctx context.Context) {
 	})
 }
 
+// resumeLoop makes due what an outage put off, once it is over. A scan of what waits
+// is not repeated at once where the ends of many accounts' outages follow each other.
+func (p *Pool) resumeLoop(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.gate.recovered:
+		}
+		over := p.gate.takeRecovered()
+		n, err := p.queue.Resume(ctx, func(key string) bool {
+			t, err := mirror.ParseTarget(key)
+			return err == nil && over[t.Account]
+		})
+		switch {
+		case err != nil && ctx.Err() == nil:
+			p.o.Log.Warn("work that an outage put off is not made due yet", zap.Error(err))
+			p.gate.recover(over)
+		case n > 0:
+			p.o.Log.Info("stripe answers; the work that was put off is due", zap.Int("targets", n))
+		}
+		if sleep(ctx, time.Second) != nil {
+			return
+		}
+	}
+}
+
 func every(ctx context.Context, d time.Duration, do func()) {
 	ticker := time.NewTicker(d)
 	defer ticker.Stop()
@@ -479,58 +529,4 @@ func parseRefs(texts []string) (refs []mirror.EventRef, unread bool) {
 
 func logTarget(t mirror.Target) []zap.Field {
 	return []zap.Field{zap.String("account", t.Account), zap.String("customer_id", t.ID), zap.String("scope", string(t.Scope))}
-}
-
-// action is what happens to a claim after its sync.
-type action uint8
-
-const (
-	complete  action = iota
-	giveBack         // run again, nothing is wrong
-	wait             // run again later, no attempt counted
-	tryAgain         // an attempt failed
-	closeGate        // the key is refused
-)
-
-// verdict classifies the outcome of a sync.
-type verdict struct {
-	outcome string
-	then    action
-	wait    time.Duration
-	// outage: the fault may be Stripe's as a whole, not the target's.
-	outage bool
-}
-
-// judge classifies an error of a sync; see the table in the package comment.
-func judge(err error) verdict {
-	var db *storeError
-	switch {
-	case err == nil:
-		return verdict{outcome: "ok", then: complete}
-	case errors.Is(err, mirror.ErrFenced):
-		return verdict{outcome: "fenced", then: giveBack, wait: jitter(100*time.Millisecond, 400*time.Millisecond, 2)}
-	case errors.Is(err, errLeaseLost):
-		return verdict{outcome: "lease_lost", then: giveBack}
-	case errors.Is(err, errStopping):
-		return verdict{outcome: "stopped", then: giveBack}
-	case errors.As(err, &db):
-		return verdict{outcome: "store_error", then: wait, wait: jitter(250*time.Millisecond, 2*time.Second, 5)}
-	case errors.Is(err, stripeapi.ErrUnauthorized), errors.Is(err, stripeapi.ErrForbidden):
-		return verdict{outcome: "refused_key", then: closeGate}
-	case errors.Is(err, stripeapi.ErrRateLimited):
-		delay := jitter(time.Second, 4*time.Second, 4)
-		if e, ok := errors.AsType[*stripeapi.Error](err); ok {
-			delay = max(delay, e.RetryAfter)
-		}
-		return verdict{outcome: "rate_limited", then: wait, wait: delay}
-	case errors.Is(err, stripeapi.ErrUnavailable), errors.Is(err, context.DeadlineExceeded):
-		return verdict{outcome: "stripe_unavailable", then: tryAgain, outage: true}
-	case errors.Is(err, stripeapi.ErrGarbled):
-		return verdict{outcome: "garbled", then: tryAgain, outage: true}
-	case errors.Is(err, errLagging):
-		return verdict{outcome: "lagging", then: tryAgain}
-	case errors.Is(err, mirror.ErrLedgerRewritten):
-		return verdict{outcome: "ledger_rewritten", then: tryAgain}
-	}
-	return verdict{outcome: "failed", then: tryAgain}
 }
