@@ -8,7 +8,7 @@
 --   hi   until when live calls are known to wait for this bucket, µs
 --   lo   until when sweep calls are known to wait for it, µs
 --   due  from when sweep calls may take their guaranteed share again, µs
--- A lost hash is a full bucket at the full rate.
+-- A lost hash is one call at the full rate: what was in it may have been used.
 --
 --   KEYS[1..n] buckets  KEYS[n+1] counters, hash "hour:purpose" -> calls
 --   ARGV[1] time, µs, or "" for the server's  ARGV[2] 1 for a live call, 0 for sweep
@@ -51,7 +51,7 @@ for i = 1, n do
   if hi > t + 60 * SECOND then hi = 0 end
   if lo > t + 60 * SECOND then lo = 0 end
   local cap = math.max(1, rate * burst)
-  local lvl = math.min(cap, tonumber(h[1] or cap) + rate * (t - at) / SECOND)
+  local lvl = math.min(cap, tonumber(h[1] or 1) + rate * (t - at) / SECOND)
   local contended, owed = hi > t, due <= t
   local function fill(level) return math.max(0, (level - lvl) / rate * SECOND) end
 

@@ -3,26 +3,32 @@
 // # Promise
 //
 //   - In any one second all processes together make at most the configured calls
-//     plus a burst of a quarter of a second's worth (and at least one call). Half
-//     a second's worth is what is promised to users; the rest is room for calls
-//     that leave late and arrive together. There is one such limit over
-//     everything, one per account, and one per account and endpoint; a call
-//     counts against all three.
+//     plus a burst of half a second's worth, rounded up. There is one such limit
+//     over everything, one per account, and one per account and endpoint; a call
+//     counts against all three. What is granted stays below that: 0.15 of
+//     a second's worth at once where Redis answers, 0.1 more for the shares of
+//     processes that are cut off from it, and the rest is room for calls that leave
+//     late and arrive together. So a rate of four fifths of one of Stripe's limits,
+//     which is the default, keeps that limit too, as long as no call is more than
+//     100 ms late.
 //   - Live calls go first. A sweep call takes what live calls leave: it waits
 //     while live calls wait, and keeps half of each burst for those to come. It
 //     is not starved: an eighth of each rate is guaranteed to sweep calls.
 //   - After a 429 the rate of the account's endpoint (or of the account) is
 //     halved for everybody, at most once a second, and grows again by 2 % of the
 //     full rate per second.
-//   - When Redis cannot be asked, each process limits itself to its share: the
-//     rates divided by the last known number of processes. Calls neither stop
-//     nor run free.
+//   - When Redis cannot be asked, each process limits itself to its share. A
+//     process that was alone takes the whole rate. Of several, any one may still
+//     reach Redis and be granted the whole rate, so the others together take a tenth
+//     of it. Calls neither stop nor run free.
 //
 // # Limits
 //
-// When only some processes are cut off from Redis, their shares come on top of
-// what the others are granted: with two processes, at most half as much again.
-// A Redis that lost its data starts with full buckets at the full rate.
+// Shares are by the last known number of processes: those that start while others
+// are cut off are not known to these. A share is at least one call now and then, so
+// that with more processes than a third of a rate, all but one of them cut off, calls
+// of that rate may exceed the burst when the calls of all of them fall into one second.
+// A Redis that lost its data starts with one call at the full rate.
 //
 // # Life of a call
 //
@@ -100,7 +106,8 @@ type Options struct {
 	// Prefix starts the name of every key in Redis. Defaults to "cm".
 	Prefix string
 	// Timeout is how long Redis may take to answer before the process falls back
-	// to its own share. Defaults to 500 ms.
+	// to its own share. A call that it grants so late that it might meet those of the
+	// next second (a quarter of a second) is asked for again. Defaults to 500 ms.
 	Timeout time.Duration
 	// Retry is how long a process then keeps to its own share before it asks
 	// Redis again. Defaults to 1 s.
@@ -116,11 +123,15 @@ type Options struct {
 
 // The fixed parts of the promise.
 const (
-	burstSeconds = 0.25  // size of a bucket, in seconds' worth of calls
+	burstSeconds = 0.15  // size of a bucket, in seconds' worth of calls
+	shareSeconds = 0.1   // of each rate, for all processes that are cut off from Redis
 	sweepShare   = 0.125 // of each rate, guaranteed to sweep calls
 	growth       = 0.02  // of the full rate, regained per second after a 429
 	lowest       = 0.05  // of the full rate, left however many 429s come
 )
+
+// latest is how late a granted call may begin.
+const latest = 250 * time.Millisecond
 
 // Budget is the budget as seen by one process. It is safe for concurrent use.
 type Budget struct {
@@ -251,23 +262,29 @@ func (b *Budget) Acquire(ctx context.Context, account, endpoint string, p Purpos
 	}
 	defer leave()
 	buckets := b.buckets(account, endpoint)
-	for {
-		wait, err := b.ask(ctx, buckets, p)
-		if err != nil {
-			if err := b.useShare(ctx, buckets, p, err); err != nil {
-				return err
-			}
-			break
-		}
-		if wait == 0 {
-			break
-		}
-		if err := sleep(ctx, wait); err != nil {
+	for granted := false; !granted; {
+		if granted, err = b.try(ctx, buckets, p); err != nil {
 			return err
 		}
 	}
 	b.waits.WithLabelValues(p.priority()).Observe(time.Since(start).Seconds())
 	return nil
+}
+
+// try asks for a call, waits as long as it is told to, and tells whether the call was
+// granted; else it is worth asking again.
+func (b *Budget) try(ctx context.Context, buckets []bucket, p Purpose) (granted bool, err error) {
+	asked := time.Now()
+	wait, err := b.ask(ctx, buckets, p)
+	switch {
+	case err != nil:
+		return b.useShare(ctx, buckets, p, err)
+	case wait > 0:
+		return false, sleep(ctx, wait)
+	}
+	// A process that was stopped since would make its call together with those of
+	// the time it wakes up in.
+	return time.Since(asked) <= latest, nil
 }
 
 func known(p Purpose) bool {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"math"
 	"sync"
 	"time"
 
@@ -11,11 +12,13 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// share is what one process may call while Redis cannot be asked: every rate
-// divided by the number of processes. It begins with no burst, because what was
-// granted by Redis a moment ago still counts in the current second.
+// share is what one process may call while Redis cannot be asked. It begins with
+// no burst, because what was granted by Redis a moment ago still counts in the
+// current second.
 type share struct {
-	replicas float64
+	replicas int
+	// over is closed when Redis answers again: who waits for its share asks Redis.
+	over chan struct{}
 
 	mu       sync.Mutex
 	limiters map[string]*limiter
@@ -29,57 +32,85 @@ type limiter struct {
 }
 
 func newShare(replicas int) *share {
-	return &share{replicas: float64(max(replicas, 1)), limiters: map[string]*limiter{}}
+	return &share{replicas: max(replicas, 1), over: make(chan struct{}), limiters: map[string]*limiter{}}
 }
 
-func (s *share) limiter(name string, perSecond float64) *limiter {
+// part is this process's part of a rate. Whole calls per second are what no phase of
+// the others can turn into more than their sum.
+func (s *share) part(perSecond float64) rate.Limit {
+	if s.replicas == 1 {
+		return rate.Limit(perSecond)
+	}
+	part := perSecond * shareSeconds / float64(s.replicas-1)
+	if part > 1 {
+		part = math.Floor(part)
+	}
+	return rate.Limit(part)
+}
+
+func (s *share) limiter(now time.Time, name string, full rate.Limit) *limiter {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l := s.limiters[name]
 	if l == nil {
-		full := rate.Limit(perSecond / s.replicas)
 		l = &limiter{Limiter: rate.NewLimiter(full, 1), full: full}
-		l.Reserve() // the first call waits one interval: no burst
+		l.ReserveN(now, 1) // the first call waits one interval: no burst
 		s.limiters[name] = l
 	}
 	return l
 }
 
-// wait waits for one call. Sweep calls get half of the share at most.
-func (s *share) wait(ctx context.Context, buckets []bucket, p Purpose) error {
-	var (
-		reserved []*rate.Reservation
-		delay    time.Duration
-	)
-	take := func(l *limiter) {
-		r := l.Reserve()
+// reserve tells how long to wait for one call; giveBack is for one that is not made.
+// Sweep calls get half of the share at most.
+func (s *share) reserve(now time.Time, buckets []bucket, p Purpose) (delay time.Duration, giveBack func(now time.Time)) {
+	var reserved []*rate.Reservation
+	take := func(name string, full rate.Limit) {
+		r := s.limiter(now, name, full).ReserveN(now, 1)
 		reserved = append(reserved, r)
-		delay = max(delay, r.Delay())
+		delay = max(delay, r.DelayFrom(now))
 	}
 	for _, k := range buckets {
-		take(s.limiter(k.name, k.rate))
+		part := s.part(k.rate)
+		take(k.name, part)
 		if !p.live() {
-			take(s.limiter("sweep "+k.name, k.rate/2))
+			take("sweep "+k.name, part/2)
 		}
 	}
-	if err := sleep(ctx, delay); err != nil {
+	return delay, func(now time.Time) {
 		for _, r := range reserved {
-			r.Cancel()
+			r.CancelAt(now)
 		}
-		return err
 	}
-	return nil
+}
+
+// wait waits for one call, and tells whether it may be made: not so when Redis
+// answers meanwhile, or when this process slept too long.
+func (s *share) wait(ctx context.Context, buckets []bucket, p Purpose) (granted bool, err error) {
+	began := time.Now()
+	delay, giveBack := s.reserve(began, buckets, p)
+	timer := time.NewTimer(delay)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return time.Since(began) <= delay+latest, nil
+	case <-s.over:
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	giveBack(time.Now())
+	return false, err
 }
 
 // halve cuts the rate of one bucket, at most once a second.
 func (s *share) halve(k bucket) bool {
-	l := s.limiter(k.name, k.rate)
+	now := time.Now()
+	l := s.limiter(now, k.name, s.part(k.rate))
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if time.Since(l.cut) < time.Second {
+	if now.Sub(l.cut) < time.Second {
 		return false
 	}
-	l.cut = time.Now()
+	l.cut = now
 	l.SetLimit(max(l.Limit()/2, l.full*lowest))
 	return true
 }
@@ -107,6 +138,7 @@ func (b *Budget) recovered() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.local != nil {
+		close(b.local.over)
 		b.local = nil
 		b.degraded.Set(0)
 		b.log.Info("stripe budget is shared again")
@@ -128,19 +160,20 @@ func (b *Budget) fallBack(cause error) *share {
 	return b.local
 }
 
-// useShare waits for a call from this process's share after Redis failed.
-func (b *Budget) useShare(ctx context.Context, buckets []bucket, p Purpose, cause error) error {
+// useShare waits for a call from this process's share after Redis failed, and tells
+// whether it was granted.
+func (b *Budget) useShare(ctx context.Context, buckets []bucket, p Purpose, cause error) (bool, error) {
 	// A caller that gave up says nothing about Redis.
 	if err := ctx.Err(); err != nil {
-		return err
+		return false, err
 	}
-	if err := b.fallBack(cause).wait(ctx, buckets, p); err != nil {
-		return err
+	if granted, err := b.fallBack(cause).wait(ctx, buckets, p); !granted || err != nil {
+		return false, err
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.pending[counter{time.Now().Unix() / 3600, p}]++
-	return nil
+	return true, nil
 }
 
 // cutShare halves a rate of this process's share, if it is in use.

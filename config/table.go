@@ -102,13 +102,13 @@ func table() []Spec {
 		},
 		{
 			Var: VarStripeRPS, Default: "80 live, 20 test", kind: "rate", computed: true,
-			Help:  "Stripe calls per second, all replicas together",
+			Help:  "Stripe calls per second, all replicas together; in any one second half a second's worth more at most",
 			parse: rate(func(c *Config) *float64 { return &c.StripeRPS }),
 			show:  func(c Config) string { return formatRate(c.StripeRPS) },
 		},
 		{
 			Var: VarStripeEndpointRPS, Default: "20", kind: "rate",
-			Help:  "Stripe calls per second and endpoint, all replicas together",
+			Help:  "Stripe calls per second and endpoint, all replicas together; in any one second half a second's worth more at most",
 			parse: rate(func(c *Config) *float64 { return &c.StripeEndpointRPS }),
 			show:  func(c Config) string { return formatRate(c.StripeEndpointRPS) },
 		},
