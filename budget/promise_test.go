@@ -195,7 +195,7 @@ func (p *promise) step(d time.Duration) bool {
 	return true
 }
 
-// slowOnce answers the first live call late.
+// slowOnce grants the first live call late.
 type slowOnce struct{ done atomic.Bool }
 
 func (s *slowOnce) DialHook(next redis.DialHook) redis.DialHook { return next }
@@ -203,7 +203,8 @@ func (s *slowOnce) DialHook(next redis.DialHook) redis.DialHook { return next }
 func (s *slowOnce) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
 		err := next(ctx, cmd)
-		if slices.Contains(cmd.Args(), any(string(Live))) && err == nil && s.done.CompareAndSwap(false, true) {
+		reply, ok := cmd.(*redis.Cmd)
+		if ok && err == nil && reply.Val() == int64(0) && slices.Contains(cmd.Args(), any(string(Live))) && s.done.CompareAndSwap(false, true) {
 			time.Sleep(latest + 10*time.Millisecond)
 		}
 		return err
