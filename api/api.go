@@ -139,13 +139,20 @@ type call struct {
 }
 
 // freshness is the oldest of the times at which the parts of a reply were
-// synced; unknown as soon as one of them is.
+// synced; unknown as soon as one of them is. It is unfinished as soon as the
+// history of one part is not wholly held.
 type freshness struct {
-	at      time.Time
-	unknown bool
+	at         time.Time
+	unknown    bool
+	unfinished bool
+	// known: a part was added. ofAll: the reply is a list of the whole account, whose
+	// completeness cannot be told.
+	known, ofAll bool
 }
 
-func (f *freshness) add(t time.Time) {
+func (f *freshness) add(t time.Time, unfinished bool) {
+	f.known = true
+	f.unfinished = f.unfinished || unfinished
 	switch {
 	case t.IsZero():
 		f.unknown = true
@@ -281,6 +288,9 @@ func (h *handler) answer(r *http.Request, header http.Header, log *zap.Logger, a
 	}
 	if !c.fresh.unknown && !c.fresh.at.IsZero() {
 		header.Set("Creditmirror-Synced-At", c.fresh.at.UTC().Format(time.RFC3339Nano))
+	}
+	if c.fresh.known && !c.fresh.ofAll {
+		header.Set("Creditmirror-Complete", strconv.FormatBool(!c.fresh.unfinished))
 	}
 	return response{status: http.StatusOK, body: reshape(body.Bytes(), version)}, nil
 }

@@ -14,7 +14,7 @@ func getCustomer(ctx context.Context, c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.fresh.add(v.SyncedAt)
+	c.fresh.add(v.SyncedAt, v.Unfinished)
 	return customerJSON(v, c.expand)
 }
 
@@ -82,7 +82,7 @@ func getBalanceTransaction(ctx context.Context, c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.fresh.add(v.SyncedAt)
+	c.fresh.add(v.SyncedAt, v.Unfinished)
 	missing := errMissing(http.StatusNotFound, nameBalanceTransaction, id, "transaction")
 	if !validID(id) {
 		return nil, missing

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"time"
 
 	"github.com/creditmirror/creditmirror/mirror"
 )
@@ -19,6 +18,7 @@ func listGrants(ctx context.Context, c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.fresh.ofAll = customer == ""
 	s, err := readPage(c, customer, http.StatusBadRequest, nameGrant,
 		func(p mirror.Page) (mirror.Slice[mirror.CreditGrant], error) {
 			return c.reader.Grants(ctx, c.account, customer, p)
@@ -36,11 +36,9 @@ func getGrant(ctx context.Context, c *call) (any, error) {
 		return nil, err
 	}
 	// Read before the grant, so that the grant is at least as fresh as this says.
-	syncedAt, err := c.creditsSyncedAt(ctx, owner)
-	if err != nil {
+	if err := c.addCredits(ctx, owner); err != nil {
 		return nil, err
 	}
-	c.fresh.add(syncedAt)
 	g, err := c.reader.Grant(ctx, c.account, id)
 	if err != nil {
 		return nil, fmt.Errorf("read credit grant %s: %w", id, err)
@@ -64,14 +62,14 @@ func (c *call) grantOwner(ctx context.Context, id string, status int, param stri
 	return owner, nil
 }
 
-// creditsSyncedAt tells how fresh a customer's billing credits are; zero when
-// the mirror does not know.
-func (c *call) creditsSyncedAt(ctx context.Context, customer string) (time.Time, error) {
+// addCredits notes how fresh and complete a customer's billing credits are.
+func (c *call) addCredits(ctx context.Context, customer string) error {
 	s, err := c.reader.CreditTransactions(ctx, c.account, customer, "", mirror.Page{Limit: 1})
 	if err != nil && !errors.Is(err, mirror.ErrNotFound) {
-		return time.Time{}, fmt.Errorf("read the freshness of the credits of %s: %w", customer, err)
+		return fmt.Errorf("read the freshness of the credits of %s: %w", customer, err)
 	}
-	return s.SyncedAt, nil
+	c.fresh.add(s.SyncedAt, s.Unfinished)
+	return nil
 }
 
 // listCreditTransactions lists those of a customer, of a grant, or of the whole
@@ -91,6 +89,7 @@ func listCreditTransactions(ctx context.Context, c *call) (any, error) {
 			return nil, c.customerFirst(ctx, customer, err)
 		}
 	}
+	c.fresh.ofAll = owner == ""
 	s, err := readPage(c, customer, http.StatusBadRequest, nameCreditTransaction,
 		func(p mirror.Page) (mirror.Slice[mirror.CreditTransaction], error) {
 			return c.reader.CreditTransactions(ctx, c.account, owner, grant, p)
@@ -129,10 +128,8 @@ func getCreditTransaction(ctx context.Context, c *call) (any, error) {
 	}
 	// The row never changes, so a sync since it was read proves it as well. A grant
 	// to be expanded is read after this.
-	syncedAt, err := c.creditsSyncedAt(ctx, t.Customer)
-	if err != nil {
+	if err := c.addCredits(ctx, t.Customer); err != nil {
 		return nil, err
 	}
-	c.fresh.add(syncedAt)
 	return renderCreditTransaction(ctx, c, t)
 }

@@ -35,7 +35,7 @@ func listCustomers(ctx context.Context, c *call) (any, error) {
 	// Each customer has a freshness of its own; the page is as fresh as its oldest.
 	s.SyncedAt = c.now
 	for _, v := range s.Rows {
-		c.fresh.add(v.SyncedAt)
+		c.fresh.add(v.SyncedAt, v.Unfinished)
 	}
 	if len(s.Rows) == 0 {
 		c.fresh.unknown = true

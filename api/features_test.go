@@ -334,6 +334,21 @@ func TestMaxAgeFailures(t *testing.T) {
 		if code := ask(); code != 200 || n != 3 {
 			t.Errorf("a young copy: %d after %d syncs", code, n)
 		}
+		at, n = time.Time{}, 0
+		sync = func(context.Context) error { // three pieces of a history, of which the last joins
+			if n++; n == 3 {
+				at = time.Now()
+			}
+			return nil
+		}
+		if code := ask(); code != 200 || n != 3 {
+			t.Errorf("an open walk: %d after %d pieces", code, n)
+		}
+		at = time.Time{}
+		sync = func(context.Context) error { time.Sleep(time.Second); return nil }
+		if code := ask(); code != 504 {
+			t.Errorf("a walk that does not join in time: %d", code)
+		}
 		if w := serve(New(Options{Reader: world(t)}), local("GET", pathBalance, headerMaxAge, "5s")); w.Code != 504 {
 			t.Errorf("without a Stripe key: %d", w.Code)
 		}

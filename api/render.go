@@ -19,12 +19,12 @@ type list struct {
 	Data    []json.RawMessage `json:"data"`
 }
 
-// renderList renders a page and notes how fresh it is.
+// renderList renders a page and notes how fresh and complete it is.
 func renderList[Row any](
 	ctx context.Context, c *call, url string, s mirror.Slice[Row],
 	render func(context.Context, *call, Row) (json.RawMessage, error),
 ) (any, error) {
-	c.fresh.add(s.SyncedAt)
+	c.fresh.add(s.SyncedAt, s.Unfinished)
 	// SDKs take the last row as the next cursor: an empty page must be the last.
 	out := list{Object: "list", URL: url, HasMore: s.HasMore && len(s.Rows) > 0, Data: make([]json.RawMessage, len(s.Rows))}
 	for i, row := range s.Rows {
@@ -93,7 +93,7 @@ func (c *call) customer(ctx context.Context, id string, x expansion) (json.RawMe
 	}
 	var raw json.RawMessage
 	if err == nil {
-		c.fresh.add(v.SyncedAt)
+		c.fresh.add(v.SyncedAt, v.Unfinished)
 		if raw, err = customerJSON(v, x); err != nil {
 			return nil, err
 		}

@@ -144,13 +144,13 @@ func getSummary(ctx context.Context, c *call) (any, error) {
 	if i := slices.IndexFunc(ledger.grants, unreadable); i >= 0 {
 		return nil, fmt.Errorf("a time of grant %s cannot be read: what is available is not known", ledger.grants[i].ID)
 	}
-	c.fresh.add(ledger.syncedAt)
+	c.fresh.add(ledger.syncedAt, ledger.unfinished)
 	out := summary{
 		Object: "billing.credit_balance_summary", Balances: ledger.summarize(filter, c.now),
 		Customer: id, CustomerAccount: orNull(customer.CustomerAccount), Livemode: customer.Livemode,
 	}
 	if c.expand.has("customer") {
-		c.fresh.add(customer.SyncedAt)
+		c.fresh.add(customer.SyncedAt, customer.Unfinished)
 		raw, err := customerJSON(customer, c.expand["customer"])
 		if err != nil {
 			return nil, err
@@ -166,6 +166,8 @@ type credits struct {
 	left     map[string]int64     // by grant
 	clocks   map[string]time.Time // by test clock: its time, as far as the rows tell
 	syncedAt time.Time
+	// unfinished is as in mirror.Slice.
+	unfinished bool
 }
 
 // summarize adds up per currency, sorted by code. Every grant counts in the
@@ -225,7 +227,7 @@ func (c *call) readCredits(ctx context.Context, customer, grant string) (credits
 		if err != nil {
 			return l, fmt.Errorf("list credit balance transactions: %w", err)
 		}
-		l.syncedAt = s.SyncedAt
+		l.syncedAt, l.unfinished = s.SyncedAt, s.Unfinished
 		for _, t := range s.Rows {
 			l.left[t.Grant] += t.Amount
 			if t.TestClock != "" && t.EffectiveAt.After(l.clocks[t.TestClock]) {

@@ -20,6 +20,9 @@ func fullReadAt(full bool, held SyncState, observed time.Time) time.Time {
 // complete part is missing whatever the events; a newer one only after the time
 // that an event may take.
 func unannounced(created time.Time, held SyncState, observed time.Time, events int, waiting int64) bool {
+	if held.Walk.InProgress() && !created.Before(held.CompleteTo) {
+		return false // the open walk was to bring it
+	}
 	return created.Before(held.CompleteTo) || events == 0 && waiting == 0 && created.Before(observed.Add(-untold))
 }
 

@@ -32,7 +32,7 @@ type SyncState struct {
 	// Grants are the ids of the grants held for the customer, with what may still
 	// change of them; only for ScopeCredits.
 	Grants []HeldGrant
-	// ObservedAt is when the reads of the last committed sync began; zero: never.
+	// ObservedAt is when the reads of the last sync that joined began; zero: never.
 	ObservedAt time.Time
 	// FullReadAt is when the last sync began that read every row; zero where there
 	// is nothing to read again: the history is not complete, or the customer gone.
@@ -63,8 +63,13 @@ type Walk struct {
 	Full bool
 }
 
-// InProgress tells whether a walk has begun and not ended.
+// InProgress reports whether a walk has begun and not ended: it is open.
 func (w Walk) InProgress() bool { return w.Cursor != "" }
+
+// Joins reports whether a commit that leaves this state ends the reading of the
+// ledger. Only such a commit answers events, moves ObservedAt and removes the dead
+// letter: while a walk is open, rows that Stripe holds may be missing.
+func (s SyncState) Joins() bool { return !s.Walk.InProgress() }
 
 // Window is a run of a ledger without a gap, newest first, as Stripe listed it.
 type Window[Row any] struct {
@@ -156,7 +161,8 @@ type Refusal struct {
 type Applied struct {
 	// Inserted and Updated count rows of the two ledgers and of customers.
 	Inserted, Updated int
-	// Answered are the events that this commit answered, each once.
+	// Answered are the events that this commit answered, each once; none before the
+	// pieces of a history join.
 	Answered []EventRef
 	// Findings that were opened by this commit.
 	Findings []Finding

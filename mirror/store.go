@@ -60,8 +60,9 @@ type Fence interface {
 	// before the first read from Stripe.
 	BeginSync(ctx context.Context, t Target) (SyncState, error)
 	// ApplyBalance commits rows, customer, event marks, change records and the
-	// sync state, all or nothing. ErrFenced, ErrDisproved or ErrLedgerRewritten
-	// when it may not.
+	// sync state, all or nothing. A piece that does not join answers no events and
+	// makes nothing fresher (SyncState.Joins). ErrFenced, ErrDisproved or
+	// ErrLedgerRewritten when it may not.
 	ApplyBalance(ctx context.Context, s BalanceSnapshot) (Applied, error)
 	// ApplyCredits is ApplyBalance for the other ledger.
 	ApplyCredits(ctx context.Context, s CreditsSnapshot) (Applied, error)
@@ -127,8 +128,8 @@ type Inbox interface {
 	// instead; with one target the events carry its customer from then on. The
 	// question's dead letter is removed.
 	ResolveEvents(ctx context.Context, question Target, targets []Target) error
-	// ObservedAt tells for each target when the reads of its last commit began;
-	// zero for one never synced.
+	// ObservedAt tells for each target when the reads of the last sync that joined
+	// began; zero for one without any.
 	ObservedAt(ctx context.Context, targets []Target) ([]time.Time, error)
 	// Freshness tells, for the last answered events, the time from their creation
 	// to the commit that answered them, ascending; at most last of them.
@@ -224,13 +225,14 @@ type Progress interface {
 	SeeAccount(ctx context.Context, account string) error
 	AccountSeen(ctx context.Context, account string) (bool, error)
 	Accounts(ctx context.Context) ([]string, error)
-	// Unsynced lists customers after the given one whose history of the scope is not
-	// complete (never read, or in pieces) and that have no dead letter, those with
-	// the largest balance (or grant) first. For ScopeCredits only customers with a
-	// grant count. Deleted customers do not.
+	// Unsynced lists customers after the given one whose history of the scope is
+	// unfinished (never read, or a walk is open, also over a history that was
+	// complete before) and that have no dead letter, those with the largest balance
+	// (or grant) first. For ScopeCredits only customers with a grant count. Deleted
+	// customers do not.
 	Unsynced(ctx context.Context, account string, scope Scope, after Unread, limit int) ([]Unread, error)
 	// UnsyncedCount counts the histories of an account, of both scopes, that are
-	// not complete, those with a dead letter included.
+	// unfinished, those with a dead letter included.
 	UnsyncedCount(ctx context.Context, account string) (int64, error)
 	Incarnations(ctx context.Context) ([]Incarnation, error)
 	SaveIncarnation(ctx context.Context, i Incarnation) error
@@ -268,8 +270,9 @@ type CustomerBalances struct {
 	Credits map[string]int64
 	// BalanceSyncedAt and CreditsSyncedAt are as in Slice.
 	BalanceSyncedAt, CreditsSyncedAt time.Time
-	// BalanceComplete and CreditsComplete tell that the whole history is held, so
-	// that balances of the past are known. A ledger never met is complete.
+	// BalanceComplete and CreditsComplete tell that the whole history is held and no
+	// walk is open, so that balances of the past are known. A ledger never met is
+	// complete.
 	BalanceComplete, CreditsComplete bool
 }
 
@@ -292,9 +295,12 @@ type Slice[Row any] struct {
 	Rows []Row
 	// HasMore tells of more rows in the direction of travel.
 	HasMore bool
-	// SyncedAt is when the reads of the ledger's last committed sync began; zero:
-	// never synced.
+	// SyncedAt is when the reads of the last sync of the ledger that joined began;
+	// zero: none did.
 	SyncedAt time.Time
+	// Unfinished reports that the ledger's history is not wholly held: it was never
+	// read to its end, or a walk is open.
+	Unfinished bool
 }
 
 // CustomerView is a customer as the mirror holds it.
@@ -304,7 +310,9 @@ type CustomerView struct {
 	// what no value of Stripe's can be. Only SQL can have put it there.
 	CreditUnreadable bool
 	Deleted          bool
-	SyncedAt         time.Time
+	// SyncedAt and Unfinished are as in Slice, of the customer balance.
+	SyncedAt   time.Time
+	Unfinished bool
 }
 
 // Print is that of the customer; what cannot be read differs from none.
@@ -322,7 +330,9 @@ type CreditSummary struct {
 	// Stripe's own figure when the summary was last read, moved by the rows since.
 	Balances map[string]CreditBalance
 	Livemode bool
-	SyncedAt time.Time
+	// SyncedAt and Unfinished are as in Slice.
+	SyncedAt   time.Time
+	Unfinished bool
 }
 
 // Totals are the figures of status and metrics.

@@ -203,6 +203,9 @@ func (p *balancesPass) run(ctx context.Context) error {
 			if err := p.summaries(ctx); err != nil {
 				return err
 			}
+			if err := p.unfinished(ctx); err != nil {
+				return err
+			}
 			failpoint.Hit("balances.settled")
 			p.sweep.Watermark, p.sweep.LastSuccess, p.sweep.LastFound = p.at.Begun, p.o.Now().UTC(), p.at.Found
 			p.at = balancesPoint{Summaries: p.at.Summaries, Customers: p.at.Customers, Grants: p.at.Grants}
@@ -509,6 +512,17 @@ func (p *balancesPass) summaries(ctx context.Context) error {
 		p.at.Summaries = ids[len(ids)-1]
 	}
 	return nil
+}
+
+// unfinished marks the histories that are not read to their end: their balances
+// may equal Stripe's while rows are missing.
+func (p *balancesPass) unfinished(ctx context.Context) error {
+	if !repairs(p.o.Repair, p.o.DryRun) {
+		return nil
+	}
+	n, err := MarkUnfinished(ctx, p.store, p.queue, p.account)
+	p.result.Marked += n
+	return err
 }
 
 func (p *balancesPass) mark(ctx context.Context, targets []mirror.Target) error {

@@ -21,7 +21,7 @@ const (
 	countInterval = 2 * time.Second
 )
 
-// copyHistories marks every customer whose history is not complete, a short
+// copyHistories marks every customer whose history is unfinished, a short
 // queue at a time, until none is left but those with a dead letter. The database
 // is the checkpoint: what is complete is not listed again. Both scopes are fed side
 // by side, since they are read from different endpoints, each with a rate of its own.
@@ -141,11 +141,40 @@ func (f *feed) next(ctx context.Context, store Store, account string) ([]mirror.
 	return targets, nil
 }
 
+// MarkUnfinished marks every history of the account that is unfinished and that
+// the queue does not know of, and returns how many: those that were never read to
+// their end, and those with an open walk. The database alone knows of them once
+// Redis has forgotten.
+func MarkUnfinished(ctx context.Context, store Store, queue Queue, account string) (int, error) {
+	marked := 0
+	for _, scope := range []mirror.Scope{mirror.ScopeBalance, mirror.ScopeCredits} {
+		for at := (feed{scope: scope}); ; {
+			targets, err := at.next(ctx, store, account)
+			if err != nil || len(targets) == 0 {
+				if err != nil {
+					return marked, err
+				}
+				break
+			}
+			n, err := markNew(ctx, queue, targets)
+			if marked += n; err != nil {
+				return marked, err
+			}
+		}
+	}
+	return marked, nil
+}
+
 // markNew marks those of the targets that neither wait nor are in work.
 func (f *FirstCopy) markNew(ctx context.Context, targets []mirror.Target) error {
-	queued, err := f.queue.Queued(ctx, targets)
+	_, err := markNew(ctx, f.queue, targets)
+	return err
+}
+
+func markNew(ctx context.Context, queue Queue, targets []mirror.Target) (int, error) {
+	queued, err := queue.Queued(ctx, targets)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	fresh := targets[:0]
 	for i, t := range targets {
@@ -154,8 +183,8 @@ func (f *FirstCopy) markNew(ctx context.Context, targets []mirror.Target) error 
 		}
 	}
 	if len(fresh) == 0 {
-		return nil
+		return 0, nil
 	}
 	failpoint.Hit("copy.feeding")
-	return f.queue.MarkSwept(ctx, fresh)
+	return len(fresh), queue.MarkSwept(ctx, fresh)
 }

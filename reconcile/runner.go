@@ -32,8 +32,6 @@ const (
 	// eventsKept is how long answered events stay in the mirror's database: longer
 	// than Stripe lists them.
 	eventsKept = 35 * 24 * time.Hour
-	// remarkPage is how many unfinished histories are marked at a time.
-	remarkPage = 500
 	// deadRetryInterval is how long a dead letter waits between two tries.
 	deadRetryInterval = time.Hour
 )
@@ -141,7 +139,7 @@ func NewRunner(store Store, queue Queue, events *EventsSweep, copier *FirstCopy,
 				Name: "creditmirror_reconcile_failures_total", Help: "Passes of a sweep that failed and will be tried again.",
 			}, []string{"sweep"}),
 			remarked: f.NewCounter(prometheus.CounterOpts{
-				Name: "creditmirror_remarked_targets_total", Help: "Targets of unanswered inbox events that had to be marked again.",
+				Name: "creditmirror_remarked_targets_total", Help: "Targets of unanswered inbox events, and unfinished histories, that had to be marked again.",
 			}),
 			found: driftFound(o.Registerer),
 			compared: f.NewCounterVec(prometheus.CounterOpts{
@@ -457,6 +455,12 @@ func (r *Runner) redisLoop(ctx context.Context) {
 				r.m.remarked.Add(float64(n))
 				r.o.Log.Warn("events in the inbox had no mark in the queue", zap.Int("targets", n))
 			}
+			if n, err := r.remarkUnfinished(ctx); err != nil {
+				r.failed(ctx, "redis", "", err)
+			} else if n > 0 {
+				r.m.remarked.Add(float64(n))
+				r.o.Log.Warn("unfinished histories had no mark in the queue", zap.Int("targets", n))
+			}
 		}
 		if pause(ctx, checkInterval) != nil {
 			return
@@ -472,7 +476,7 @@ func (r *Runner) heal(ctx context.Context, lost []mirror.Incarnation) bool {
 		err = r.rewindEvents(ctx)
 	}
 	if err == nil {
-		err = r.remarkUnfinished(ctx)
+		_, err = r.remarkUnfinished(ctx)
 	}
 	if err == nil {
 		failpoint.Hit("redis.healing")
@@ -506,42 +510,27 @@ func (r *Runner) rewindEvents(ctx context.Context) error {
 	return err
 }
 
-// remarkUnfinished marks the customers whose history was being read in pieces:
-// the pieces have answered their events, so that only the queue knew of the rest.
-// A first copy that is not done marks its customers itself.
-func (r *Runner) remarkUnfinished(ctx context.Context) error {
+// remarkUnfinished marks the unfinished histories that the queue does not know of,
+// and returns how many. A first copy that is not done marks its customers itself.
+func (r *Runner) remarkUnfinished(ctx context.Context) (int, error) {
 	accounts, err := r.accounts(ctx)
 	if err != nil {
-		return err
+		return 0, err
 	}
+	marked := 0
 	for _, account := range accounts {
 		if done, err := r.copier.Done(ctx, account); err != nil || !done {
 			if err != nil {
-				return err
+				return marked, err
 			}
 			continue
 		}
-		for _, scope := range []mirror.Scope{mirror.ScopeBalance, mirror.ScopeCredits} {
-			for after := (mirror.Unread{}); ; {
-				ids, err := r.store.Unsynced(ctx, account, scope, after, remarkPage)
-				if err != nil {
-					return err
-				}
-				targets := make([]mirror.Target, len(ids))
-				for i, u := range ids {
-					targets[i] = mirror.Target{Account: account, Scope: scope, ID: u.Customer}
-					after = u
-				}
-				if err := r.queue.MarkSwept(ctx, targets); err != nil {
-					return err
-				}
-				if len(ids) < remarkPage {
-					break
-				}
-			}
+		n, err := MarkUnfinished(ctx, r.store, r.queue, account)
+		if marked += n; err != nil {
+			return marked, err
 		}
 	}
-	return nil
+	return marked, nil
 }
 
 // deadLetterLoop tries dead letters again, each once an hour.

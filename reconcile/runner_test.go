@@ -370,6 +370,29 @@ func TestF10_RunnerHealsInOrder(t *testing.T) {
 	})
 }
 
+// A history that is unfinished and that no queue knows of is marked by the regular
+// look, although Redis never told of a loss: a first copy that is done marks nothing.
+func TestI3_RunnerMarksUnfinishedHistories(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory()
+		q := newQueue(&faults{})
+		r := m.replica(t, q, "a", RunnerOptions{})
+		pass(time.Minute)
+		m.mu.Lock()
+		m.unsynced = map[string]bool{"cus_1": true}
+		m.mu.Unlock()
+		pass(pendingAge + checkInterval)
+		q.mu.Lock()
+		marked := slices.Contains(q.swept, mirror.Target{Scope: mirror.ScopeBalance, ID: "cus_1"})
+		q.mu.Unlock()
+		if !marked || testutil.ToFloat64(r.m.remarked) == 0 {
+			t.Errorf("marked %v, %v told; want the unfinished history", marked, testutil.ToFloat64(r.m.remarked))
+		}
+		r.end()
+	})
+}
+
 // oneRefused is a gate that is closed for one account.
 type oneRefused struct {
 	mu       sync.Mutex

@@ -58,7 +58,7 @@ var columns = []struct {
 			"account": byOrder, "customer": byOrder, "currency": byName, "chain_position": byOrder,
 			"amount": byLedger, "ending_balance": byLedger,
 		},
-		rows: map[string]sample{"chain_position": {`account = 'acct_1' AND customer = 'cus_pieces' AND id = 'cbtxn_pieces00003'`, "cus_pieces"}},
+		rows: map[string]sample{"chain_position": {`account = 'acct_1' AND customer = 'cus_b' AND id = 'cbtxn_b00002'`, "cus_b"}},
 	},
 	{
 		table: "credit_grants", full: sample{`account = 'acct_1' AND id = 'credgr_odd005'`, "cus_odd"},

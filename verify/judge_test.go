@@ -356,7 +356,19 @@ func TestJudge(t *testing.T) {
 		{"grants that are still to come", func(t *tables) {
 			t.customers = eur(0)
 			t.credits = []mirror.AuditCredit{credit("credgr_1", "c1", "eur", 1)}
-			t.states = []mirror.AuditState{state(mirror.ScopeCredits, func(s *mirror.AuditState) { s.WalkCursor = "c1" })}
+			t.states = []mirror.AuditState{state(mirror.ScopeCredits, func(s *mirror.AuditState) { s.WalkCursor, s.HistoryComplete = "c1", false })}
+		}, nil},
+		{"I2_a walk that is open over a history that was complete", func(t *tables) {
+			t.customers = eur(0)
+			open := func(s *mirror.AuditState) { s.WalkCursor = "c1" }
+			t.states = []mirror.AuditState{state(mirror.ScopeBalance, open), state(mirror.ScopeCredits, open)}
+		}, []string{
+			"missing_transaction cus_1  sync_state: a walk read to its end, an open walk",
+			"missing_transaction cus_1  sync_state: a walk read to its end, an open walk",
+		}},
+		{"a walk that is open over a history that was never complete", func(t *tables) {
+			t.customers = eur(0)
+			t.states = []mirror.AuditState{state(mirror.ScopeBalance, func(s *mirror.AuditState) { s.WalkCursor, s.HistoryComplete = "c1", false })}
 		}, nil},
 		{"an epoch ahead", func(t *tables) {
 			t.customers = eur(0)

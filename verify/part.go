@@ -174,14 +174,18 @@ func (p *part) judge(k mirror.AuditKey) error {
 	incomplete := false
 	complete := func(scope mirror.Scope) bool {
 		s, held := states[scope]
-		done := !held || s.HistoryComplete && s.WalkCursor == ""
-		incomplete = incomplete || !done && !customer.Deleted
-		return done
+		incomplete = incomplete || held && !s.HistoryComplete && !customer.Deleted
+		return !held || s.HistoryComplete && s.WalkCursor == ""
 	}
 	counts := map[mirror.Scope]int64{}
 	report := func(f mirror.Finding) {
 		counts[f.Scope]++
 		p.report(f)
+	}
+	for _, scope := range []mirror.Scope{mirror.ScopeBalance, mirror.ScopeCredits} {
+		if s, held := states[scope]; held && !customer.Deleted {
+			judgeWalk(s, report)
+		}
 	}
 	balanceDone, creditsDone := complete(mirror.ScopeBalance), complete(mirror.ScopeCredits)
 	if err := p.judgeBalance(k, known, customer, balanceDone, report); err != nil {
@@ -335,6 +339,19 @@ func (p *part) judgeCredits(k mirror.AuditKey, known, synced, sums bool, report 
 		})
 	}
 	return nil
+}
+
+// judgeWalk tells of a walk that is open over a history that was complete: what
+// Stripe holds and the walk has not reached yet is missing.
+func judgeWalk(s mirror.AuditState, report func(mirror.Finding)) {
+	if !s.HistoryComplete || s.WalkCursor == "" {
+		return // complete, or a first copy under way
+	}
+	report(mirror.Finding{
+		Kind: mirror.DriftMissingTransaction, Account: s.Account, Customer: s.Customer, Scope: s.Scope, Object: "sync_state",
+		Expected: "a walk read to its end", Actual: "an open walk",
+		Cause: "the history of the " + string(s.Scope) + " ledger was complete and is being read again; rows may be missing until it joins",
+	})
 }
 
 // judgeState judges the marks that a sync leaves; told says that the ledger's

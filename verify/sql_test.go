@@ -198,7 +198,10 @@ func TestNamesExactlyWhatIsBroken(t *testing.T) {
 		},
 		{
 			"amount in the placed part of a history in pieces",
-			[]string{`UPDATE ` + rows + ` SET amount = 1 WHERE account = '' AND customer = 'cus_pieces' AND id = 'cbtxn_pieces00003'`},
+			[]string{
+				`UPDATE ` + rows + ` SET chain_position = CAST(substr(id, 13) AS bigint) WHERE account = '' AND customer = 'cus_pieces' AND id < 'cbtxn_pieces00009'`,
+				`UPDATE ` + rows + ` SET amount = 1 WHERE account = '' AND customer = 'cus_pieces' AND id = 'cbtxn_pieces00003'`,
+			},
 			[]string{"chain_gap||cus_pieces|eur|cbtxn_pieces00003|-1|-4"},
 		},
 		{

@@ -28,7 +28,8 @@ type Result struct {
 	Customers           int64
 	BalanceTransactions int64
 	CreditTransactions  int64
-	// Incomplete customers have a history that is not held wholly yet.
+	// Incomplete customers have a history that was never held wholly: their first copy
+	// is under way. An open walk over one that was is a finding.
 	Incomplete int64
 	Findings   int64
 }

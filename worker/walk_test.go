@@ -172,6 +172,45 @@ func TestI1_I5_WalkAnyLedger(t *testing.T) {
 	})
 }
 
+// A process that dies after a piece of a catch-up leaves all that is needed to go on
+// in the database: the events that wait, and the open walk.
+func TestI3_PieceLeavesItsEventsAndItself(t *testing.T) {
+	t.Parallel()
+	b := setup(t, SyncOptions{PagesPerPiece: 1})
+	a := b.stripe.add(cus)
+	b.stripe.pageCap = 2
+	b.stripe.adjust(a, -100)
+	b.sync(t, balanceOf(cus))
+	for range 9 {
+		b.stripe.adjust(a, -1)
+	}
+	event := mirror.Event{ID: "evt_1", Type: "customer.updated", Customer: cus, Created: t0}
+	if _, err := b.store.RecordEvents(t.Context(), []mirror.Event{event}); err != nil {
+		t.Fatal(err)
+	}
+	for pieces := 0; ; pieces++ {
+		if r := b.sync(t, balanceOf(cus)); !r.More {
+			if len(r.Answered) != 1 || pieces < 2 {
+				t.Fatalf("answered %v after %d pieces", r.Answered, pieces)
+			}
+			break
+		} else if len(r.Answered) > 0 {
+			t.Fatalf("piece %d answered %v", pieces, r.Answered)
+		}
+		waiting, err := b.store.PendingEvents(t.Context(), 0, 10)
+		if err != nil || len(waiting) != 1 {
+			t.Fatalf("after piece %d: %v, %v", pieces, waiting, err)
+		}
+		unread, err := b.store.Unsynced(t.Context(), "", mirror.ScopeBalance, mirror.Unread{}, 10)
+		if err != nil || len(unread) != 1 {
+			t.Fatalf("after piece %d: unfinished %v, %v", pieces, unread, err)
+		}
+	}
+	if held := b.held(t); len(held) != 10 {
+		t.Fatalf("%d rows held", len(held))
+	}
+}
+
 // A second with more rows than a piece holds is got over all the same.
 func TestF41_WalkSecondLongerThanAPiece(t *testing.T) {
 	t.Parallel()

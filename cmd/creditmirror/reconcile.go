@@ -138,7 +138,9 @@ func runReconcile(ctx context.Context, e *env, cfg config.Config, o reconcileOpt
 	begun := time.Now()
 	_, unread, err := passes(ctx, e.err, parts, o, accounts, log)
 	if err == nil {
-		err = settle(ctx, e.err, parts, accounts, begun)
+		var left int
+		left, err = settle(ctx, e.err, parts, o, accounts, begun)
+		unread += left
 	}
 	// Before the workers are waited for: a second signal may end that at once.
 	look, stopLooking := context.WithTimeout(context.WithoutCancel(ctx), lookTimeout)
@@ -213,26 +215,50 @@ func passes(ctx context.Context, progress io.Writer, parts *app.Parts, o reconci
 	return found, unread, nil
 }
 
+// unfinished lists histories of the accounts that are not read to their end.
+func unfinished(ctx context.Context, parts *app.Parts, accounts []string) (targets []mirror.Target, err error) {
+	for _, account := range accounts {
+		for _, scope := range []mirror.Scope{mirror.ScopeBalance, mirror.ScopeCredits} {
+			list, err := parts.Store.Unsynced(ctx, account, scope, mirror.Unread{}, 500)
+			if err != nil {
+				return nil, err
+			}
+			for _, u := range list {
+				targets = append(targets, mirror.Target{Account: account, Scope: scope, ID: u.Customer})
+			}
+		}
+	}
+	return targets, nil
+}
+
 // settle waits until the queue has worked off what the pass marked. It does not
-// wait for further tries of a reply that was refused.
-func settle(ctx context.Context, talk io.Writer, parts *app.Parts, accounts []string, since time.Time) error {
+// wait for further tries of a reply that was refused. After a pass over balances it
+// waits for histories that are not read to their end too, whose balances may equal
+// Stripe's all the same, and returns how many are left.
+func settle(ctx context.Context, talk io.Writer, parts *app.Parts, o reconcileOptions, accounts []string, since time.Time) (left int, err error) {
 	deadline := time.Now().Add(repairWait)
 	for {
 		list, err := recorded(ctx, parts, accounts, since)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		refused := map[mirror.Target]bool{}
 		for _, account := range accounts {
 			targets, err := parts.Store.Refused(ctx, account, since)
 			if err != nil {
-				return err
+				return 0, err
 			}
 			for _, t := range targets {
 				refused[t] = true
 			}
 		}
 		var targets []mirror.Target
+		if o.sweep == reconcile.SweepBalances {
+			if targets, err = unfinished(ctx, parts, accounts); err != nil {
+				return 0, err
+			}
+			left = len(targets)
+		}
 		for _, f := range list {
 			t := mirror.Target{Account: f.Account, Scope: f.Scope, ID: f.Customer}
 			if f.RepairedAt.IsZero() && t.Valid() && !refused[t] {
@@ -240,16 +266,21 @@ func settle(ctx context.Context, talk io.Writer, parts *app.Parts, accounts []st
 			}
 		}
 		waiting, err := parts.Waiting(ctx, targets)
-		if err != nil || waiting == 0 {
-			return err
+		if err != nil {
+			return left, err
 		}
-		if time.Now().After(deadline) {
-			fmt.Fprintf(talk, "%d customers still wait for their repair\n", waiting)
-			return nil
+		if late := time.Now().After(deadline); waiting == 0 || late {
+			if left > 0 {
+				fmt.Fprintf(talk, "%d histories are not read to their end, and not proven\n", left)
+			}
+			if late {
+				fmt.Fprintf(talk, "%d customers still wait for their repair\n", waiting)
+			}
+			return left, nil
 		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return left, ctx.Err()
 		case <-time.After(200 * time.Millisecond):
 		}
 	}

@@ -236,10 +236,11 @@ func (m *machine) check(t *rapid.T) {
 	}
 }
 
+// latestObserved is how fresh the ledger is: a piece makes nothing fresher.
 func latestObserved(list []mirror.BalanceSnapshot) time.Time {
 	var at time.Time
 	for _, s := range list {
-		if s.ObservedAt.After(at) {
+		if s.Joined && s.ObservedAt.After(at) {
 			at = s.ObservedAt
 		}
 	}

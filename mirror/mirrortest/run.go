@@ -35,6 +35,7 @@ func Run(t *testing.T, open func(t *testing.T) mirror.Store) {
 	}{
 		{"Fence", fenceCases()},
 		{"History", historyCases()},
+		{"Walks", walkCases()},
 		{"Inbox", inboxCases()},
 		{"Credits", creditsCases()},
 		{"DeadLetters", letterCases()},

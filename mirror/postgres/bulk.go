@@ -109,7 +109,8 @@ func (s *Store) CustomerOfAccount(ctx context.Context, account, customerAccount 
 const pageOfCustomers = `SELECT id FROM creditmirror.customers WHERE account = $1 AND id > $2 ORDER BY id LIMIT $3`
 
 const (
-	balancesPage = `SELECT c.id, c.deleted, b.observed_at, coalesce(b.history_complete, true), k.observed_at, coalesce(k.history_complete, true)
+	balancesPage = `SELECT c.id, c.deleted, b.observed_at, coalesce(b.history_complete AND b.walk_cursor = '', true),
+  k.observed_at, coalesce(k.history_complete AND k.walk_cursor = '', true)
 FROM creditmirror.customers AS c
 LEFT JOIN creditmirror.sync_state AS b ON b.account = c.account AND b.customer = c.id AND b.scope = 'balance'
 LEFT JOIN creditmirror.sync_state AS k ON k.account = c.account AND k.customer = c.id AND k.scope = 'credits'

@@ -119,7 +119,11 @@ RETURNING e.id, e.created, coalesce(e.object, ''), e.type`
 // queue queues the writes; what they did is added to applied.
 func (c *commitment) queue(b *pgx.Batch, applied *mirror.Applied) {
 	t, st := c.target, c.state
-	b.Queue(writeState, t.Account, t.ID, string(t.Scope), st.Epoch, optTime(c.observedAt), st.HistoryComplete, optTime(st.CompleteTo),
+	var observed optTime
+	if st.Joins() {
+		observed = optTime(c.observedAt)
+	}
+	b.Queue(writeState, t.Account, t.ID, string(t.Scope), st.Epoch, observed, st.HistoryComplete, optTime(st.CompleteTo),
 		clean(st.Walk.Cursor), optTime(st.Walk.Top), st.Walk.Full, st.Disproved, optTime(st.FullReadAt))
 	if len(c.changes) > 0 {
 		b.Queue(insertChanges, t.Account, t.ID,
@@ -143,9 +147,11 @@ func (c *commitment) queue(b *pgx.Batch, applied *mirror.Applied) {
 		column(c.close.Objects, func(id *string) string { return clean(*id) }), optTime(c.close.MissedBefore),
 		column(c.close.Compared, func(id *string) string { return clean(*id) })).Query(closed)
 	queueFindings(b, t.Account, c.open, func(f mirror.Finding) { applied.Findings = append(applied.Findings, f) })
-	c.queueEvents(b, applied)
+	if st.Joins() {
+		c.queueEvents(b, applied)
+		b.Queue(dropTargetLetter, t.Account, t.ID, string(t.Scope))
+	}
 	b.Queue(closeMissed, t.Account, t.ID).Query(closed)
-	b.Queue(dropTargetLetter, t.Account, t.ID, string(t.Scope))
 }
 
 func (c *commitment) queueEvents(b *pgx.Batch, applied *mirror.Applied) {

@@ -19,7 +19,9 @@ const (
   EXISTS (SELECT 1 FROM creditmirror.customers WHERE account = $1 AND id = $2)
     OR EXISTS (SELECT 1 FROM creditmirror.credit_grants WHERE account = $1 AND customer = $2),
   $3::text = '' OR EXISTS (SELECT 1 FROM creditmirror.credit_balance_transactions WHERE account = $1 AND customer = $2 AND id = $3),
-  (SELECT observed_at FROM creditmirror.sync_state WHERE account = $1 AND customer = $2 AND scope = 'credits')`
+  (SELECT observed_at FROM creditmirror.sync_state WHERE account = $1 AND customer = $2 AND scope = 'credits'),
+  coalesce((SELECT NOT history_complete OR walk_cursor <> '' FROM creditmirror.sync_state
+    WHERE account = $1 AND customer = $2 AND scope = 'credits'), false)`
 
 	customerCreditsNewest = `SELECT ` + creditColumns + ` FROM creditmirror.credit_balance_transactions
 WHERE account = $1 AND customer = $2 ORDER BY created DESC, id DESC LIMIT $3`
@@ -37,7 +39,7 @@ ORDER BY created, id LIMIT $4`
 	// A page of the whole account comes from no single sync.
 	accountCreditsHead = `SELECT true,
   $2::text = '' OR EXISTS (SELECT 1 FROM creditmirror.credit_balance_transactions WHERE account = $1 AND id = $2),
-  NULL::timestamptz`
+  NULL::timestamptz, false`
 
 	accountCreditsNewest = `SELECT ` + creditColumns + ` FROM creditmirror.credit_balance_transactions
 WHERE account = $1 ORDER BY created DESC, id DESC LIMIT $2`
@@ -57,7 +59,9 @@ ORDER BY created, id LIMIT $3`
     OR EXISTS (SELECT 1 FROM creditmirror.credit_grants WHERE account = $1 AND customer = $2),
   $4::text = '' OR EXISTS (SELECT 1 FROM creditmirror.credit_balance_transactions
     WHERE account = $1 AND customer = $2 AND "grant" = $3 AND id = $4),
-  (SELECT observed_at FROM creditmirror.sync_state WHERE account = $1 AND customer = $2 AND scope = 'credits')`
+  (SELECT observed_at FROM creditmirror.sync_state WHERE account = $1 AND customer = $2 AND scope = 'credits'),
+  coalesce((SELECT NOT history_complete OR walk_cursor <> '' FROM creditmirror.sync_state
+    WHERE account = $1 AND customer = $2 AND scope = 'credits'), false)`
 
 	grantCreditsNewest = `SELECT ` + creditColumns + ` FROM creditmirror.credit_balance_transactions
 WHERE account = $1 AND customer = $2 AND "grant" = $3 ORDER BY created DESC, id DESC LIMIT $4`
@@ -119,7 +123,9 @@ const (
     (SELECT livemode FROM creditmirror.credit_grants WHERE account = $1 AND customer = $2 LIMIT 1),
     (SELECT livemode FROM creditmirror.customers WHERE account = $1 AND id = $2),
     false),
-  (SELECT observed_at FROM creditmirror.sync_state WHERE account = $1 AND customer = $2 AND scope = 'credits')`
+  (SELECT observed_at FROM creditmirror.sync_state WHERE account = $1 AND customer = $2 AND scope = 'credits'),
+  coalesce((SELECT NOT history_complete OR walk_cursor <> '' FROM creditmirror.sync_state
+    WHERE account = $1 AND customer = $2 AND scope = 'credits'), false)`
 
 	creditsPerCurrency = `SELECT coalesce(t.currency, b.currency), coalesce(t.ledger, 0), coalesce(b.available_balance, 0)
 FROM (
@@ -136,7 +142,7 @@ func (s *Store) CreditSummary(ctx context.Context, account, customer string) (mi
 	var known bool
 	err := s.snapshot(ctx, func(b *pgx.Batch) {
 		b.Queue(creditsHead, account, customer).QueryRow(func(row pgx.Row) error {
-			return row.Scan(&known, &out.Livemode, (*optTime)(&out.SyncedAt))
+			return row.Scan(&known, &out.Livemode, (*optTime)(&out.SyncedAt), &out.Unfinished)
 		})
 		b.Queue(creditsPerCurrency, account, customer).Query(func(rows pgx.Rows) error {
 			out.Balances = map[string]mirror.CreditBalance{}

@@ -13,7 +13,8 @@ const (
 	lastAnswered = `SELECT created, applied_at FROM creditmirror.stripe_events
 WHERE pending_scopes = 0 AND applied_at IS NOT NULL ORDER BY created DESC LIMIT $1`
 
-	countUnsynced = `SELECT count(*) FROM creditmirror.sync_state AS s WHERE s.account = $1 AND NOT s.history_complete
+	countUnsynced = `SELECT count(*) FROM creditmirror.sync_state AS s 
+WHERE s.account = $1 AND (NOT s.history_complete OR s.walk_cursor <> '')
   AND NOT EXISTS (SELECT 1 FROM creditmirror.customers AS c WHERE c.account = s.account AND c.id = s.customer AND c.deleted)`
 )
 
@@ -32,7 +33,7 @@ func (s *Store) Freshness(ctx context.Context, last int) ([]time.Duration, error
 	return list, nil
 }
 
-// UnsyncedCount counts the histories of an account that are not complete.
+// UnsyncedCount counts the histories of an account that are unfinished.
 func (s *Store) UnsyncedCount(ctx context.Context, account string) (int64, error) {
 	list, err := query(ctx, s, pgx.RowTo[int64], countUnsynced, account)
 	if err != nil {

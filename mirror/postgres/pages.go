@@ -17,7 +17,8 @@ import (
 // at any depth.
 type listing[Row any] struct {
 	// head tells whether the list's owner is known, whether the cursor is in the
-	// list (true without a cursor), and when the ledger was last synced.
+	// list (true without a cursor), when the ledger was last synced, and whether its
+	// history is unfinished.
 	head                  string
 	newest, after, before string
 	scan                  pgx.RowToFunc[Row]
@@ -39,7 +40,7 @@ func (l listing[Row]) page(ctx context.Context, s *Store, p mirror.Page, chosen 
 			owner = slices.Clip(chosen[:l.owner])
 		}
 		b.Queue(l.head, append(owner, cursor)...).QueryRow(func(row pgx.Row) error {
-			return row.Scan(&known, &placed, (*optTime)(&out.SyncedAt))
+			return row.Scan(&known, &placed, (*optTime)(&out.SyncedAt), &out.Unfinished)
 		})
 		statement, args := l.newest, append(chosen, p.Limit+1)
 		if cursor != "" {
@@ -80,7 +81,9 @@ WHERE account = $1 AND customer = $2 AND id = $3`
 
 	balanceHead = `SELECT EXISTS (SELECT 1 FROM creditmirror.customers WHERE account = $1 AND id = $2),
   $3::text = '' OR EXISTS (SELECT 1 FROM creditmirror.customer_balance_transactions WHERE account = $1 AND customer = $2 AND id = $3),
-  (SELECT observed_at FROM creditmirror.sync_state WHERE account = $1 AND customer = $2 AND scope = 'balance')`
+  (SELECT observed_at FROM creditmirror.sync_state WHERE account = $1 AND customer = $2 AND scope = 'balance'),
+  coalesce((SELECT NOT history_complete OR walk_cursor <> '' FROM creditmirror.sync_state
+    WHERE account = $1 AND customer = $2 AND scope = 'balance'), false)`
 
 	balanceNewest = `SELECT ` + balanceColumns + ` FROM creditmirror.customer_balance_transactions
 WHERE account = $1 AND customer = $2 AND created >= $4 AND created <= $5
@@ -169,7 +172,9 @@ const (
   EXISTS (SELECT 1 FROM creditmirror.customers WHERE account = $1 AND id = $2)
     OR EXISTS (SELECT 1 FROM creditmirror.credit_grants WHERE account = $1 AND customer = $2),
   $3::text = '' OR EXISTS (SELECT 1 FROM creditmirror.credit_grants WHERE account = $1 AND customer = $2 AND id = $3),
-  (SELECT observed_at FROM creditmirror.sync_state WHERE account = $1 AND customer = $2 AND scope = 'credits')`
+  (SELECT observed_at FROM creditmirror.sync_state WHERE account = $1 AND customer = $2 AND scope = 'credits'),
+  coalesce((SELECT NOT history_complete OR walk_cursor <> '' FROM creditmirror.sync_state
+    WHERE account = $1 AND customer = $2 AND scope = 'credits'), false)`
 
 	customerGrantsNewest = `SELECT ` + grantColumns + ` FROM creditmirror.credit_grants
 WHERE account = $1 AND customer = $2 ORDER BY created DESC, id DESC LIMIT $3`
@@ -187,7 +192,7 @@ ORDER BY created, id LIMIT $4`
 	// A page of the whole account comes from no single sync.
 	accountGrantsHead = `SELECT true,
   $2::text = '' OR EXISTS (SELECT 1 FROM creditmirror.credit_grants WHERE account = $1 AND id = $2),
-  NULL::timestamptz`
+  NULL::timestamptz, false`
 
 	accountGrantsNewest = `SELECT ` + grantColumns + ` FROM creditmirror.credit_grants
 WHERE account = $1 ORDER BY created DESC, id DESC LIMIT $2`

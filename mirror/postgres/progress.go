@@ -135,19 +135,19 @@ func (s *Store) Accounts(ctx context.Context) ([]string, error) {
 	return list, nil
 }
 
-// Both queries walk the index of incomplete histories, which is short once the
+// Both queries walk the index of unfinished histories, which is short once the
 // first copy is done; whoever stores a customer or a grant makes it known there.
 const (
 	unsyncedBalances = `SELECT s.customer, s.read_rank FROM creditmirror.sync_state AS s
 JOIN creditmirror.customers AS c ON c.account = s.account AND c.id = s.customer AND NOT c.deleted
-WHERE s.account = $1 AND s.scope = 'balance' AND (s.read_rank, s.customer) > ($2, $3) AND NOT s.history_complete
+WHERE s.account = $1 AND s.scope = 'balance' AND (s.read_rank, s.customer) > ($2, $3) AND (NOT s.history_complete OR s.walk_cursor <> '')
   AND NOT EXISTS (SELECT 1 FROM creditmirror.dead_letters AS d
     WHERE d.account = s.account AND d.customer = s.customer AND d.scope = s.scope)
 ORDER BY s.read_rank, s.customer LIMIT $4`
 
 	// A grant may be known before its customer is.
 	unsyncedCredits = `SELECT s.customer, s.read_rank FROM creditmirror.sync_state AS s
-WHERE s.account = $1 AND s.scope = 'credits' AND (s.read_rank, s.customer) > ($2, $3) AND NOT s.history_complete
+WHERE s.account = $1 AND s.scope = 'credits' AND (s.read_rank, s.customer) > ($2, $3) AND (NOT s.history_complete OR s.walk_cursor <> '')
   AND EXISTS (SELECT 1 FROM creditmirror.credit_grants AS g WHERE g.account = s.account AND g.customer = s.customer)
   AND NOT EXISTS (SELECT 1 FROM creditmirror.customers AS c WHERE c.account = s.account AND c.id = s.customer AND c.deleted)
   AND NOT EXISTS (SELECT 1 FROM creditmirror.dead_letters AS d
@@ -155,7 +155,7 @@ WHERE s.account = $1 AND s.scope = 'credits' AND (s.read_rank, s.customer) > ($2
 ORDER BY s.read_rank, s.customer LIMIT $4`
 )
 
-// Unsynced lists customers whose history of the scope is not complete.
+// Unsynced lists customers whose history of the scope is unfinished.
 func (s *Store) Unsynced(ctx context.Context, account string, scope mirror.Scope, after mirror.Unread, limit int) ([]mirror.Unread, error) {
 	statement := unsyncedBalances
 	if scope == mirror.ScopeCredits {

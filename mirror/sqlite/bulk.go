@@ -13,7 +13,8 @@ import (
 const (
 	customerSelect = `
 SELECT c.account, c.id, c.balance, c.currency, c.invoice_credit_balance, c.created, c.livemode, c.test_clock,
-       c.customer_account, c.raw, c.deleted, s.observed_at, c.digest
+       c.customer_account, c.raw, c.deleted, s.observed_at,
+       ifnull(NOT s.history_complete OR s.walk_cursor <> '', 0), c.digest
 FROM customers c LEFT JOIN sync_state s ON s.account = c.account AND s.customer = c.id AND s.scope = 'balance'
 `
 
@@ -97,7 +98,8 @@ func (s *Store) CustomerOfAccount(ctx context.Context, account, customerAccount 
 
 const (
 	balancesPage = `
-SELECT c.id, c.deleted, b.observed_at, ifnull(b.history_complete, 1), k.observed_at, ifnull(k.history_complete, 1)
+SELECT c.id, c.deleted, b.observed_at, ifnull(b.history_complete AND b.walk_cursor = '', 1),
+       k.observed_at, ifnull(k.history_complete AND k.walk_cursor = '', 1)
 FROM customers c
 LEFT JOIN sync_state b ON b.account = c.account AND b.customer = c.id AND b.scope = 'balance'
 LEFT JOIN sync_state k ON k.account = c.account AND k.customer = c.id AND k.scope = 'credits'

@@ -14,7 +14,8 @@ import (
 // has seen has none.
 const readCustomer = `
 SELECT c.account, c.id, c.balance, c.currency, c.invoice_credit_balance, c.created, c.livemode, c.test_clock,
-       c.customer_account, c.raw, c.deleted, s.observed_at, c.digest
+       c.customer_account, c.raw, c.deleted, s.observed_at,
+       ifnull(NOT s.history_complete OR s.walk_cursor <> '', 0), c.digest
 FROM customers c LEFT JOIN sync_state s ON s.account = c.account AND s.customer = c.id AND s.scope = 'balance'
 WHERE c.account = ?1 AND c.id = ?2`
 
@@ -30,6 +31,7 @@ func customerColumns(v *mirror.CustomerView, digest *string) []any {
 		jsonColumn{&v.Raw},
 		&v.Deleted,
 		timeColumn{&v.SyncedAt},
+		&v.Unfinished,
 		digest,
 	}
 }

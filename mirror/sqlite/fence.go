@@ -127,24 +127,32 @@ func (c *commit) leave(st mirror.SyncState, open, repaired []mirror.Finding, shu
 	if err := c.writeChanges(); err != nil {
 		return err
 	}
-	if err := c.answerEvents(); err != nil {
-		return err
+	if st.Joins() {
+		if err := c.answerEvents(); err != nil {
+			return err
+		}
 	}
 	if err := c.closeMissed(); err != nil {
 		return err
 	}
 	// Clocks of two hosts differ; what readers are told of freshness never goes back.
-	observed := max(c.observed, c.observedWas)
+	observed := c.observedWas
+	if st.Joins() {
+		observed = max(c.observed, c.observedWas)
+	}
 	same := c.applied == c.epoch && observed == c.observedWas && st.HistoryComplete == c.was.HistoryComplete &&
 		st.CompleteTo.Equal(c.was.CompleteTo) && st.Walk.Cursor == c.was.Walk.Cursor &&
 		st.Walk.Top.Equal(c.was.Walk.Top) && st.Walk.Full == c.was.Walk.Full && st.Disproved == c.was.Disproved && st.FullReadAt.Equal(c.was.FullReadAt) &&
 		c.was.RefusedAt.IsZero()
 	if !same {
-		if err := c.exec(writeState, t.Account, t.ID, string(t.Scope), c.epoch, observed,
+		if err := c.exec(writeState, t.Account, t.ID, string(t.Scope), c.epoch, null(observed),
 			flag(st.HistoryComplete), nullTime(st.CompleteTo), st.Walk.Cursor, nullTime(st.Walk.Top),
 			flag(st.Walk.Full), flag(st.Disproved), c.at, nullTime(st.FullReadAt)); err != nil {
 			return err
 		}
+	}
+	if !st.Joins() {
+		return nil
 	}
 	return c.exec(dropTargetLetter, t.Account, mirror.DeadLetterID(t))
 }

@@ -10,7 +10,8 @@ import (
 
 const (
 	lastAnswered  = `SELECT created, applied_at FROM stripe_events WHERE pending_scopes = 0 AND applied_at IS NOT NULL ORDER BY created DESC LIMIT ?1`
-	countUnsynced = `SELECT count(*) FROM sync_state AS s WHERE s.account = ?1 AND NOT s.history_complete
+	countUnsynced = `SELECT count(*) FROM sync_state AS s INDEXED BY sync_state_unfinished
+WHERE s.account = ?1 AND (NOT s.history_complete OR s.walk_cursor <> '')
   AND NOT EXISTS (SELECT 1 FROM customers AS c WHERE c.account = s.account AND c.id = s.customer AND c.deleted)`
 )
 
@@ -33,7 +34,7 @@ func (s *Store) Freshness(ctx context.Context, last int) ([]time.Duration, error
 	return list, nil
 }
 
-// UnsyncedCount counts the histories of an account that are not complete.
+// UnsyncedCount counts the histories of an account that are unfinished.
 func (s *Store) UnsyncedCount(ctx context.Context, account string) (n int64, err error) {
 	err = s.read(ctx, func(r *reading) error {
 		return r.each(countUnsynced, []any{account}, func(rows *sql.Rows) error { return rows.Scan(&n) })

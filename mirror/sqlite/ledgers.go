@@ -73,7 +73,7 @@ func (s *Store) BalanceTransactions(ctx context.Context, account, customer strin
 		if out, err = list.page(r, account, customer, "", p); err != nil {
 			return err
 		}
-		out.SyncedAt, err = r.syncedAt(account, customer, mirror.ScopeBalance)
+		out.SyncedAt, out.Unfinished, err = r.synced(account, customer, mirror.ScopeBalance)
 		return err
 	})
 	if err != nil {
@@ -182,7 +182,7 @@ func (s *Store) Grants(ctx context.Context, account, customer string, p mirror.P
 		if out, err = customersGrants.page(r, account, customer, "", p); err != nil {
 			return err
 		}
-		out.SyncedAt, err = r.syncedAt(account, customer, mirror.ScopeCredits)
+		out.SyncedAt, out.Unfinished, err = r.synced(account, customer, mirror.ScopeCredits)
 		return err
 	})
 	if err != nil {
@@ -281,7 +281,7 @@ func (s *Store) CreditTransactions(ctx context.Context, account, customer, grant
 		if out, err = list.page(r, account, customer, grant, p); err != nil {
 			return err
 		}
-		out.SyncedAt, err = r.syncedAt(account, customer, mirror.ScopeCredits)
+		out.SyncedAt, out.Unfinished, err = r.synced(account, customer, mirror.ScopeCredits)
 		return err
 	})
 	if err != nil {

@@ -22,8 +22,8 @@ func TestHotQueriesUseTheirIndexes(t *testing.T) {
 	// What a planner that knows nothing of the data gets wrong if left alone.
 	mustUse := map[string]string{
 		"heldGrants": "credit_grants_customer_list (account=? AND customer=?)", "heldGrantRows": "credit_grants_customer_list (account=? AND customer=?)",
-		"placeRows": "(account=? AND customer=? AND id=?)", "unsyncedBalances": "sync_state_incomplete (account=? AND scope=? AND (read_rank,customer)>(?,?))",
-		"unsyncedCredits": "sync_state_incomplete (account=? AND scope=? AND (read_rank,customer)>(?,?))",
+		"placeRows": "(account=? AND customer=? AND id=?)", "unsyncedBalances": "sync_state_unfinished (account=? AND scope=? AND (read_rank,customer)>(?,?))",
+		"unsyncedCredits": "sync_state_unfinished (account=? AND scope=? AND (read_rank,customer)>(?,?))",
 		"livingAfter":     "customers_living (account=? AND created>? AND created<?)", "clockNewest": "customers_test_clock (account=? AND test_clock=?)",
 		"emailAfter": "customers_email (account=? AND <expr>=?)", "invoiceAfter": "(account=? AND customer=? AND invoice=?)",
 		"customerOfAccount": "customers_account (account=? AND customer_account=?)", "changesAfter": "changes_account_seq (account=? AND seq>?)",

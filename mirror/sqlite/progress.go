@@ -157,25 +157,25 @@ func (s *Store) Accounts(ctx context.Context) ([]string, error) {
 }
 
 const (
-	// unsyncedBalances walks the index of incomplete ledgers, which is short once the
+	// unsyncedBalances walks the index of unfinished ledgers, which is short once the
 	// first copy is done. The planner would rather walk through all ledgers.
 	unsyncedBalances = `
-SELECT s.customer, s.read_rank FROM sync_state s INDEXED BY sync_state_incomplete
+SELECT s.customer, s.read_rank FROM sync_state s INDEXED BY sync_state_unfinished
 CROSS JOIN customers c ON c.account = s.account AND c.id = s.customer AND NOT c.deleted
-WHERE s.account = ?1 AND s.scope = 'balance' AND (s.read_rank, s.customer) > (?2, ?3) AND NOT s.history_complete
+WHERE s.account = ?1 AND s.scope = 'balance' AND (s.read_rank, s.customer) > (?2, ?3) AND (NOT s.history_complete OR s.walk_cursor <> '')
   AND NOT EXISTS (SELECT 1 FROM dead_letters d WHERE d.account = s.account AND d.customer = s.customer AND d.scope = s.scope)
 ORDER BY s.read_rank, s.customer LIMIT ?4`
 
 	unsyncedCredits = `
-SELECT s.customer, s.read_rank FROM sync_state s INDEXED BY sync_state_incomplete
-WHERE s.account = ?1 AND s.scope = 'credits' AND (s.read_rank, s.customer) > (?2, ?3) AND NOT s.history_complete
+SELECT s.customer, s.read_rank FROM sync_state s INDEXED BY sync_state_unfinished
+WHERE s.account = ?1 AND s.scope = 'credits' AND (s.read_rank, s.customer) > (?2, ?3) AND (NOT s.history_complete OR s.walk_cursor <> '')
   AND EXISTS (SELECT 1 FROM credit_grants g WHERE g.account = s.account AND g.customer = s.customer)
   AND NOT EXISTS (SELECT 1 FROM customers c WHERE c.account = s.account AND c.id = s.customer AND c.deleted)
   AND NOT EXISTS (SELECT 1 FROM dead_letters d WHERE d.account = s.account AND d.customer = s.customer AND d.scope = s.scope)
 ORDER BY s.read_rank, s.customer LIMIT ?4`
 )
 
-// Unsynced lists customers whose history of the scope is not complete.
+// Unsynced lists customers whose history of the scope is unfinished.
 func (s *Store) Unsynced(ctx context.Context, account string, scope mirror.Scope, after mirror.Unread, limit int) ([]mirror.Unread, error) {
 	query := unsyncedBalances
 	if scope == mirror.ScopeCredits {

@@ -167,13 +167,13 @@ func (l listing[Row]) page(r *reading, account, customer, grant string, p mirror
 	return out, nil
 }
 
-const syncedAt = `SELECT observed_at FROM sync_state WHERE account = ?1 AND customer = ?2 AND scope = ?3`
+const synced = `SELECT observed_at, NOT history_complete OR walk_cursor <> ''
+FROM sync_state WHERE account = ?1 AND customer = ?2 AND scope = ?3`
 
-// syncedAt tells when the reads of a ledger's last committed sync began.
-func (r *reading) syncedAt(account, customer string, scope mirror.Scope) (time.Time, error) {
-	var at time.Time
-	_, err := r.row(syncedAt, []any{account, customer, string(scope)}, timeColumn{&at})
-	return at, err
+// synced returns SyncedAt and Unfinished of a ledger, as in mirror.Slice.
+func (r *reading) synced(account, customer string, scope mirror.Scope) (at time.Time, unfinished bool, err error) {
+	_, err = r.row(synced, []any{account, customer, string(scope)}, timeColumn{&at}, &unfinished)
+	return at, unfinished, err
 }
 
 const (

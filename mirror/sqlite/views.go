@@ -11,7 +11,8 @@ import (
 const (
 	listCustomers = `
 SELECT c.account, c.id, c.balance, c.currency, c.invoice_credit_balance, c.created, c.livemode, c.test_clock,
-       c.customer_account, c.raw, c.deleted, s.observed_at, c.digest
+       c.customer_account, c.raw, c.deleted, s.observed_at,
+       ifnull(NOT s.history_complete OR s.walk_cursor <> '', 0), c.digest
 FROM customers c LEFT JOIN sync_state s ON s.account = c.account AND s.customer = c.id AND s.scope = 'balance'
 WHERE c.account = ?1 AND c.id > ?2 ORDER BY c.id LIMIT ?3`
 
@@ -128,7 +129,7 @@ func (s *Store) CreditSummary(ctx context.Context, account, customer string) (mi
 		if _, err := r.row(creditsMode, key, &out.Livemode); err != nil {
 			return err
 		}
-		out.SyncedAt, err = r.syncedAt(account, customer, mirror.ScopeCredits)
+		out.SyncedAt, out.Unfinished, err = r.synced(account, customer, mirror.ScopeCredits)
 		return err
 	})
 	if err != nil {

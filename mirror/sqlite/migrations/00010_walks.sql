@@ -1,0 +1,7 @@
+-- What is unfinished: histories that were never complete, and those with an open
+-- walk, which may have been complete before. The old index stays for programs of the
+-- version before, which name it in their queries.
+
+-- +goose Up
+CREATE INDEX sync_state_unfinished ON sync_state (account, scope, read_rank, customer)
+    WHERE NOT history_complete OR walk_cursor <> '';
