@@ -115,7 +115,7 @@ func (a *App) open(ctx context.Context) error {
 		}
 	}
 	if a.has(config.RoleWebhook) {
-		a.arrivals = newArrivals(a.parts.Store, a.log)
+		a.arrivals = newArrivals(a.parts.Store, a.o.Outside.Now, a.log)
 		if a.receiver, err = a.newReceiver(); err != nil {
 			return err
 		}
@@ -325,6 +325,7 @@ func (a *App) Run(ctx context.Context) error {
 	run("gauges", func() error { a.gauges.loop(background); return nil })
 	run("inbox", func() error { a.inbox.loop(background); return nil })
 	if a.arrivals != nil {
+		a.arrivals.begin(ctx)
 		run("arrivals", func() error { a.arrivals.loop(background); return nil })
 	}
 	var workers sync.WaitGroup
@@ -350,6 +351,9 @@ func (a *App) Run(ctx context.Context) error {
 	}
 	a.log.Info("stopping")
 	a.stopping.Store(true)
+	if a.arrivals != nil {
+		a.arrivals.stops()
+	}
 	deadline, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 	defer cancel()
 	// No new work is taken from now on; what is under way is finished side by side.

@@ -15,29 +15,36 @@ const (
 	// arrivalInterval is how often arrivals are written down: often enough for a
 	// grace of minutes, and no cost per webhook.
 	arrivalInterval = 5 * time.Second
-	// receiverInterval is how often a receiver says that it runs.
-	receiverInterval = time.Minute
+	// beginTimeout bounds how long a start waits for the database to take note.
+	beginTimeout = 2 * time.Second
 )
 
 // arrivals lets the other replicas know that webhooks arrive here: the one that
 // sweeps the events need not be one that receives.
 type arrivals struct {
 	store mirror.Progress
+	now   func() time.Time
 	log   *zap.Logger
+	// told is when the receiver last said that it runs; of begin and then loop.
+	told time.Time
 
-	mu  sync.Mutex
-	new map[reconcile.Endpoint]arrival
+	mu      sync.Mutex
+	new     map[reconcile.Endpoint]arrival
+	stopped time.Time
 }
 
 type arrival struct{ at, created time.Time }
 
-func newArrivals(store mirror.Progress, log *zap.Logger) *arrivals {
-	return &arrivals{store: store, log: log, new: map[reconcile.Endpoint]arrival{}}
+func newArrivals(store mirror.Progress, now func() time.Time, log *zap.Logger) *arrivals {
+	if now == nil {
+		now = time.Now
+	}
+	return &arrivals{store: store, now: now, log: log, new: map[reconcile.Endpoint]arrival{}}
 }
 
 // arrived takes note of an event; it does no input or output.
 func (a *arrivals) arrived(account string, created time.Time) {
-	now := time.Now()
+	now := a.now()
 	endpoint := reconcile.EndpointOf(account)
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -49,24 +56,57 @@ func (a *arrivals) arrived(account string, created time.Time) {
 	a.new[endpoint] = last
 }
 
+// begin says that a receiver starts. It is called before the sweeps begin, which must
+// not take for missed what came while none ran; a database that is away is told later.
+func (a *arrivals) begin(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, beginTimeout)
+	defer cancel()
+	a.note(ctx)
+}
+
+// note says that the receiver runs, and the first time that it starts.
+func (a *arrivals) note(ctx context.Context) {
+	now := a.now()
+	if now.Sub(a.told) < reconcile.ReceiverInterval || !a.stoppedAt().IsZero() {
+		return
+	}
+	if err := reconcile.NoteReceiver(ctx, a.store, now, a.told.IsZero()); err != nil {
+		a.failed(ctx, err)
+		return
+	}
+	a.told = now
+}
+
+// stops takes note that no more requests are taken from now on.
+func (a *arrivals) stops() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.stopped = a.now()
+}
+
+func (a *arrivals) stoppedAt() time.Time {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.stopped
+}
+
 // loop writes down what arrived until ctx ends, and then once more.
 func (a *arrivals) loop(ctx context.Context) {
 	ticker := time.NewTicker(arrivalInterval)
 	defer ticker.Stop()
-	for told := (time.Time{}); ; {
-		if now := time.Now(); now.Sub(told) >= receiverInterval {
-			if err := reconcile.NoteReceiver(ctx, a.store, now); err != nil {
-				a.failed(ctx, err)
-			} else {
-				told = now
-			}
-		}
+	for {
+		a.note(ctx)
 		a.flush(ctx)
 		select {
 		case <-ctx.Done():
 			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 			defer cancel()
 			a.flush(last)
+			if at := a.stoppedAt(); !at.IsZero() {
+				if err := reconcile.NoteReceiverStops(last, a.store, at); err != nil {
+					a.failed(last, err)
+				}
+			}
 			return
 		case <-ticker.C:
 		}

@@ -61,7 +61,7 @@ func TestArrivalsAreWrittenDown(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := &rows{all: map[string]mirror.Sweep{}}
-		a := newArrivals(r, zap.NewNop())
+		a := newArrivals(r, nil, zap.NewNop())
 		ctx, stop := context.WithCancel(t.Context())
 		ended := make(chan struct{})
 		go func() { defer close(ended); a.loop(ctx) }()

@@ -154,11 +154,13 @@ func (p *Parts) Balances(dry bool, log *zap.Logger) *reconcile.BalancesSweep {
 	})
 }
 
-// Events is the events sweep with these parts; dry writes nothing.
+// Events is the events sweep of a command with these parts; dry writes nothing. It
+// names what came while no receiver ran, with that as the cause: the person who asks
+// wants to see it, and nothing else may bring it.
 func (p *Parts) Events(dry bool, log *zap.Logger) *reconcile.EventsSweep {
 	return reconcile.NewEventsSweep(p.Stripe.For(stripeapi.PurposeEvents), p.Store, p.marks, reconcile.EventsOptions{
 		Inbox:    func() bool { return p.Config.Inbox != config.InboxOff },
-		Livemode: p.Config.Mode() == config.ModeLive, Repair: &p.Config.Repair, DryRun: dry, Log: log, Now: p.outside.Now,
+		Livemode: p.Config.Mode() == config.ModeLive, Repair: &p.Config.Repair, DryRun: dry, TellAway: true, Log: log, Now: p.outside.Now,
 	})
 }
 
@@ -201,7 +203,7 @@ func (p *Parts) pool(gate *worker.Gate, registry prometheus.Registerer, log *zap
 		return worker.NewSyncer(p.Stripe.For(purpose), p.Store, p.marks, p.syncOptions(log))
 	}
 	return worker.NewPool(p.Queue, syncer(stripeapi.PurposeLive), syncer(stripeapi.PurposeBackfill), p.Store, gate, worker.Options{
-		Workers: p.Config.Workers, MaxAttempts: p.Config.MaxAttempts, Registerer: registry, Log: log, Now: p.outside.Now,
+		Workers: p.Config.Workers, MaxAttempts: p.Config.MaxAttempts, Late: newLateEvents(p.Store, p.outside.Now).excused, Registerer: registry, Log: log, Now: p.outside.Now,
 	})
 }
 

@@ -49,7 +49,8 @@ type QueueStatus struct {
 }
 
 // FreshnessStatus is the time from an event to the commit that answered it, over
-// the last events, in seconds; null where no event was answered yet.
+// the last events, in seconds; null where no event was answered yet. Events from
+// before the first copy, and of a time in which no receiver ran, do not count.
 type FreshnessStatus struct {
 	P50 *float64 `json:"p50"`
 	P99 *float64 `json:"p99"`
@@ -127,7 +128,7 @@ func (p *Parts) Status(ctx context.Context, gate *worker.Gate) (Status, error) {
 		s.DriftByKind[kind] = n
 	}
 	s.Balances = append(totalsOf("balance", totals.Balances), totalsOf("credits", totals.Credits)...)
-	fresh, err := p.Store.Freshness(ctx, freshnessSample)
+	fresh, err := p.freshness(ctx)
 	if err != nil {
 		return s, err
 	}

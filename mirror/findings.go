@@ -13,6 +13,9 @@ const (
 	CauseSilentEdit = "edit without event"
 	// CauseTornRead: Stripe's replies did not fit each other.
 	CauseTornRead = "torn read"
+	// CauseAway: no receiver of ours ran when Stripe delivered the event; it delivers it
+	// again.
+	CauseAway = "we were away"
 	// CauseLostRedis: the mark of a received event was lost with Redis.
 	CauseLostRedis = "lost Redis"
 	// CauseRewritten: Stripe's reply contradicts a row that lies here as it was

@@ -112,6 +112,12 @@ type PendingEvent struct {
 	Target Target
 }
 
+// AnsweredEvent is an event with the time of the commit that answered it.
+type AnsweredEvent struct {
+	Account          string
+	Created, Applied time.Time
+}
+
 // Inbox is the durable list of verified events (table stripe_events).
 type Inbox interface {
 	// RecordEvents stores events that are new, in one transaction, and tells for
@@ -131,9 +137,8 @@ type Inbox interface {
 	// ObservedAt tells for each target when the reads of the last sync that joined
 	// began; zero for one without any.
 	ObservedAt(ctx context.Context, targets []Target) ([]time.Time, error)
-	// Freshness tells, for the last answered events, the time from their creation
-	// to the commit that answered them, ascending; at most last of them.
-	Freshness(ctx context.Context, last int) ([]time.Duration, error)
+	// Freshness lists the last answered events, newest first; at most last of them.
+	Freshness(ctx context.Context, last int) ([]AnsweredEvent, error)
 	// PruneEvents deletes answered events created before t and tells how many.
 	PruneEvents(ctx context.Context, before time.Time) (int64, error)
 }

@@ -34,8 +34,8 @@ const (
 	// eventHorizon is how far back events can be trusted to be listed; Stripe keeps
 	// them for 30 days.
 	eventHorizon = 25 * 24 * time.Hour
-	// eventGrace leaves events alone whose webhook may still be on its way: they are
-	// seen again in the overlap of the next pass.
+	// eventGrace leaves events alone whose webhook may still be on its way: Again
+	// looks at them once it is over.
 	eventGrace = 2 * time.Second
 	// syncMargin is how much later than an event a sync must have begun so that it
 	// answered the event whatever the difference of the two clocks.
@@ -53,6 +53,10 @@ type EventsOptions struct {
 	Repair *bool
 	// DryRun writes nothing: neither findings nor marks nor the watermark.
 	DryRun bool
+	// TellAway makes findings, with a cause of their own, of the events whose webhooks
+	// failed because no receiver ran. Without it they are marked and no more is said:
+	// Stripe delivers them again.
+	TellAway bool
 	// Livemode of the API key: events of the other mode are passed over.
 	Livemode bool
 	// Progress, where set, is told of each page.
@@ -87,6 +91,13 @@ func NewEventsSweep(stripe Stripe, store Store, queue Queue, o EventsOptions) *E
 type EventsResult struct {
 	// Seen events of interest, and those of them that were Missed and are marked now.
 	Seen, Missed int
+	// Late are events that no webhook had brought either, and that are no fault of
+	// any: see Late. They are marked as those missed are.
+	Late int
+	// Left are events whose webhook may still be on its way, for Again, and Wait is
+	// how long that has to wait.
+	Left []mirror.Event
+	Wait time.Duration
 	// Unbrought are the events that no webhook had brought when they were seen. With
 	// the inbox off only those are known that were missed, too.
 	Unbrought []mirror.Event
@@ -98,6 +109,24 @@ type EventsResult struct {
 	// they changed.
 	Beyond bool
 	From   time.Time
+
+	cause string
+}
+
+// add puts the result of another look to this one.
+func (r *EventsResult) add(other EventsResult) {
+	r.Seen += other.Seen
+	r.Missed += other.Missed
+	r.Late += other.Late
+	r.Unbrought = append(r.Unbrought, other.Unbrought...)
+	r.Findings = append(r.Findings, other.Findings...)
+	for kind, n := range other.Opened {
+		if r.Opened == nil {
+			r.Opened = map[mirror.DriftKind]int{}
+		}
+		r.Opened[kind] += n
+	}
+	r.Left, r.Wait = nil, 0
 }
 
 // eventsCheckpoint is how far a pass got; the list is read newest first.
@@ -124,17 +153,28 @@ func (c eventsCheckpoint) watermark(before time.Time) time.Time {
 }
 
 // Rewind makes the next pass begin an hour before the watermark, for a Redis that
-// forgot. It is durable, so that the pass may fail, wait for a refused key, or
-// go on after a crash.
-func (s *EventsSweep) Rewind(ctx context.Context, account string) error {
+// forgot, though never before the first copy began. cause is what the pass puts
+// missed events down to. It is durable, so that the pass may fail, wait for a refused
+// key, or go on after a crash.
+func (s *EventsSweep) Rewind(ctx context.Context, account, cause string) error {
 	sweep, err := s.store.Sweep(ctx, account, SweepEvents)
 	if err != nil || sweep.Watermark.IsZero() {
 		return err
 	}
-	if sweep.State, err = json.Marshal(eventsCheckpoint{Cause: mirror.CauseLostRedis}); err != nil {
+	late, err := LateEvents(ctx, s.store, account, s.o.Now())
+	if err != nil {
 		return err
 	}
-	sweep.Watermark = sweep.Watermark.Add(-rewindOverlap)
+	if sweep.State, err = json.Marshal(eventsCheckpoint{Cause: cause}); err != nil {
+		return err
+	}
+	mark := sweep.Watermark.Add(-rewindOverlap)
+	if first := late.copied.Add(-clockTolerance); !late.copied.IsZero() && mark.Before(first) {
+		mark = first
+	}
+	if mark.Before(sweep.Watermark) {
+		sweep.Watermark = mark
+	}
 	return s.store.SaveSweep(ctx, sweep)
 }
 
@@ -147,7 +187,11 @@ func (s *EventsSweep) Run(ctx context.Context, account string) (EventsResult, er
 		return EventsResult{}, err
 	}
 	point, resumed := s.checkpoint(sweep)
-	result := EventsResult{From: point.From}
+	result := EventsResult{From: point.From, cause: point.Cause}
+	late, err := LateEvents(ctx, s.store, account, s.o.Now())
+	if err != nil {
+		return result, err
+	}
 	if horizon := s.o.Now().Add(-eventHorizon); point.From.Before(horizon) {
 		result.Beyond = true
 		s.o.Log.Warn("the last pass over events is older than Stripe's list can be trusted to reach; run the balances sweep",
@@ -172,7 +216,7 @@ func (s *EventsSweep) Run(ctx context.Context, account string) (EventsResult, er
 				point.Newest = e.Created
 			}
 		}
-		if err := s.apply(ctx, account, page, point.Cause, &result); err != nil {
+		if err := s.apply(ctx, account, page, late, &result); err != nil {
 			return result, err
 		}
 		if !page.HasMore {
@@ -222,8 +266,35 @@ func (s *EventsSweep) checkpoint(sweep mirror.Sweep) (point eventsCheckpoint, re
 	return eventsCheckpoint{From: from.Add(-eventOverlap), Begun: now, Cause: cause}, false
 }
 
-// apply marks the events of a page that were missed.
-func (s *EventsSweep) apply(ctx context.Context, account string, page stripeapi.EventsPage, cause string, result *EventsResult) error {
+// Again looks at the events that a pass left to their webhooks. It makes no call to
+// Stripe; the caller has waited for as long as the pass asked.
+func (s *EventsSweep) Again(ctx context.Context, account string, before EventsResult) (EventsResult, error) {
+	result := EventsResult{From: before.From, cause: before.cause}
+	late, err := LateEvents(ctx, s.store, account, s.o.Now())
+	if err != nil {
+		return result, err
+	}
+	return result, s.settle(ctx, account, before.Left, late, &result)
+}
+
+// RunToEnd is Run and, where that left events to their webhooks, Again once they had
+// their time.
+func (s *EventsSweep) RunToEnd(ctx context.Context, account string) (EventsResult, error) {
+	result, err := s.Run(ctx, account)
+	if err != nil || len(result.Left) == 0 {
+		return result, err
+	}
+	if err := pause(ctx, result.Wait); err != nil {
+		return result, err
+	}
+	again, err := s.Again(ctx, account, result)
+	result.add(again)
+	return result, err
+}
+
+// apply keeps what cannot be read of a page, leaves the events whose webhook may still
+// be on its way, and settles the others.
+func (s *EventsSweep) apply(ctx context.Context, account string, page stripeapi.EventsPage, late Late, result *EventsResult) error {
 	now := s.o.Now()
 	for _, raw := range page.Unreadable {
 		if s.o.DryRun {
@@ -241,61 +312,79 @@ func (s *EventsSweep) apply(ctx context.Context, account string, page stripeapi.
 		}
 	}
 	var events []mirror.Event
-	var ids []string
 	for _, e := range page.Events {
-		if e.Livemode == s.o.Livemode && mirror.Interesting(e.Type) && now.Sub(e.Created) >= eventGrace {
-			e.Account = account // the list is the account's; only Connect deliveries say so in the event
-			events = append(events, e)
-			ids = append(ids, e.ID)
+		if e.Livemode != s.o.Livemode || !mirror.Interesting(e.Type) {
+			continue
 		}
+		e.Account = account // the list is the account's; only Connect deliveries say so in the event
+		if left := eventGrace - now.Sub(e.Created); left > 0 {
+			result.Left = append(result.Left, e)
+			// It exists already: a clock of ours that is behind adds nothing to its grace.
+			result.Wait = max(result.Wait, min(left, eventGrace))
+			continue
+		}
+		events = append(events, e)
 	}
+	return s.settle(ctx, account, events, late, result)
+}
+
+// settle marks those of the events that were missed.
+func (s *EventsSweep) settle(ctx context.Context, account string, events []mirror.Event, late Late, result *EventsResult) error {
 	if len(events) == 0 {
 		return nil
 	}
 	result.Seen += len(events)
-	receipts, err := s.store.EventReceipts(ctx, account, ids)
+	sorted, err := s.sort(ctx, account, events)
 	if err != nil {
 		return err
 	}
-	missed, unsure, err := s.missed(ctx, events, receipts)
-	if s.o.Inbox() {
-		for i, e := range events {
-			if receipts[i] == mirror.ReceiptNew && len(e.Targets()) > 0 { // without any it is not recorded when it arrives
-				result.Unbrought = append(result.Unbrought, e)
-			}
+	result.Unbrought = append(result.Unbrought, sorted.unbrought...)
+	var missed []mirror.Event
+	var findings []mirror.Event
+	for _, e := range sorted.missed {
+		why := late.judge(e.Created)
+		if why == onTime {
+			missed = append(missed, e)
+		} else {
+			result.Late++
 		}
-	} else {
-		result.Unbrought = append(result.Unbrought, missed...)
-	}
-	again := append(slices.Clone(missed), unsure...)
-	if err != nil || len(again) == 0 {
-		return err
+		if why == onTime || why == whileAway && s.o.TellAway {
+			findings = append(findings, e)
+		}
 	}
 	result.Missed += len(missed)
-	if err := s.record(ctx, account, missed, cause, result); err != nil || !repairs(s.o.Repair, s.o.DryRun) {
+	if err := s.record(ctx, account, findings, late, result); err != nil {
 		return err
 	}
+	return s.mark(ctx, append(sorted.missed, sorted.unsure...))
+}
+
+// mark records and marks events, where the sweep may repair.
+func (s *EventsSweep) mark(ctx context.Context, events []mirror.Event) error {
+	if len(events) == 0 || !repairs(s.o.Repair, s.o.DryRun) {
+		return nil
+	}
 	if s.o.Inbox() {
-		if _, err := s.store.RecordEvents(ctx, again); err != nil {
+		if _, err := s.store.RecordEvents(ctx, events); err != nil {
 			return err
 		}
 	}
-	failpoint.Hit("events.recorded")
 	var marks []Mark
-	for _, e := range again {
+	for _, e := range events {
 		for _, t := range e.Targets() {
 			marks = append(marks, Mark{Target: t, Event: e.Ref()})
 		}
-	}
-	for _, e := range missed {
-		s.o.Log.Debug("missed event", zap.String("event_id", e.ID), zap.String("event_type", e.Type), zap.String("account", account))
+		s.o.Log.Debug("event marked by the sweep", zap.String("event_id", e.ID), zap.String("event_type", e.Type), zap.String("account", e.Account))
 	}
 	return s.queue.MarkLive(ctx, marks)
 }
 
 // record opens a finding for each missed event, before anything is marked: the
 // sync that answers the event closes it.
-func (s *EventsSweep) record(ctx context.Context, account string, missed []mirror.Event, cause string, result *EventsResult) error {
+func (s *EventsSweep) record(ctx context.Context, account string, missed []mirror.Event, late Late, result *EventsResult) error {
+	if len(missed) == 0 {
+		return nil
+	}
 	now := s.o.Now()
 	var list []mirror.Finding
 	for _, e := range missed {
@@ -305,7 +394,10 @@ func (s *EventsSweep) record(ctx context.Context, account string, missed []mirro
 		}
 		f := mirror.Finding{
 			Kind: mirror.DriftMissedEvent, Account: account, Scope: mirror.ScopeBalance, Object: e.ID,
-			Expected: e.Type, Cause: cause, FoundAt: now,
+			Expected: e.Type, Cause: result.cause, FoundAt: now,
+		}
+		if late.judge(e.Created) == whileAway {
+			f.Cause = mirror.CauseAway
 		}
 		for _, t := range targets {
 			if t.Scope == mirror.ScopeBalance || t.Scope == mirror.ScopeCredits {
@@ -319,69 +411,141 @@ func (s *EventsSweep) record(ctx context.Context, account string, missed []mirro
 	return openAll(ctx, s.store, list, s.o.DryRun, &result.Opened)
 }
 
-// missed leaves out the events that were applied, those whose targets wait, are
-// in work or have a dead letter, and those whose targets were synced well after them.
-//
-// Of those whose targets wait or are in work, it returns the ones that no webhook
-// brought in unsure: a sync that runs may have read Stripe before the event.
-func (s *EventsSweep) missed(ctx context.Context, events []mirror.Event, receipts []mirror.Receipt) (missed, unsure []mirror.Event, err error) {
-	type suspect struct {
-		event   mirror.Event
-		ledgers []mirror.Target
-		unknown bool // no webhook brought it
+// sortedEvents are the events that were not answered.
+type sortedEvents struct {
+	// missed wait for nothing. unsure are those that no webhook brought, and whose
+	// targets wait or are in work: a sync that runs may have read Stripe before them.
+	missed, unsure []mirror.Event
+	// unbrought are those that no webhook had brought. Without the inbox only those
+	// are known that were missed, too.
+	unbrought []mirror.Event
+}
+
+// sort leaves out the events that were applied, those whose targets wait, are in work
+// or have a dead letter, and those whose targets were synced well after them.
+func (s *EventsSweep) sort(ctx context.Context, account string, events []mirror.Event) (sortedEvents, error) {
+	open, receipts, err := s.unanswered(ctx, account, events)
+	if err != nil {
+		return sortedEvents{}, err
 	}
-	var suspects []suspect
-	var targets []mirror.Target
+	first, err := s.look(ctx, account, open)
+	if err != nil || len(first.missed) == 0 {
+		first.unbrought = s.unbrought(open, receipts, first)
+		return first, err
+	}
+	// What a webhook brings at this moment is in the inbox before it is in the queue,
+	// and may be answered before the queue was asked: what was missed is so twice.
+	again, receipts2, err := s.unanswered(ctx, account, first.missed)
+	if err != nil {
+		return sortedEvents{}, err
+	}
+	second, err := s.look(ctx, account, again)
+	if err != nil {
+		return sortedEvents{}, err
+	}
+	before := map[string]mirror.Receipt{}
+	for i, e := range open {
+		before[e.ID] = receipts[i]
+	}
+	arrived := map[string]bool{}
+	for i, e := range again {
+		arrived[e.ID] = before[e.ID] != receipts2[i]
+	}
+	first.missed = slices.DeleteFunc(second.missed, func(e mirror.Event) bool { return arrived[e.ID] })
+	first.unsure = append(first.unsure, second.unsure...)
+	first.unbrought = s.unbrought(open, receipts, first)
+	return first, nil
+}
+
+// unbrought are the events of which the inbox knew nothing.
+func (s *EventsSweep) unbrought(events []mirror.Event, receipts []mirror.Receipt, sorted sortedEvents) []mirror.Event {
+	if !s.o.Inbox() {
+		return slices.Clone(sorted.missed)
+	}
+	var list []mirror.Event
 	for i, e := range events {
-		if receipts[i] == mirror.ReceiptApplied {
-			continue
+		if receipts[i] == mirror.ReceiptNew && len(e.Targets()) > 0 { // without any it is not recorded when it arrives
+			list = append(list, e)
 		}
-		ledgers, err := s.ledgerTargets(ctx, e)
+	}
+	return list
+}
+
+// unanswered are the events that no sync has answered, with what is known of each.
+func (s *EventsSweep) unanswered(ctx context.Context, account string, events []mirror.Event) ([]mirror.Event, []mirror.Receipt, error) {
+	ids := make([]string, len(events))
+	for i, e := range events {
+		ids[i] = e.ID
+	}
+	receipts, err := s.store.EventReceipts(ctx, account, ids)
+	if err != nil {
+		return nil, nil, err
+	}
+	var open []mirror.Event
+	var known []mirror.Receipt
+	for i, e := range events {
+		if receipts[i] != mirror.ReceiptApplied {
+			open, known = append(open, e), append(known, receipts[i])
+		}
+	}
+	return open, known, nil
+}
+
+// look asks what becomes of unanswered events: the queue first, and then the inbox
+// once more, so that what is answered meanwhile is seen in one of them.
+func (s *EventsSweep) look(ctx context.Context, account string, events []mirror.Event) (out sortedEvents, err error) {
+	ledgers := map[string][]mirror.Target{}
+	var targets []mirror.Target
+	for _, e := range events {
+		list, err := s.ledgerTargets(ctx, e)
 		if err != nil {
-			return nil, nil, err
+			return out, err
 		}
-		suspects = append(suspects, suspect{e, ledgers, receipts[i] == mirror.ReceiptNew})
-		targets = append(append(targets, ledgers...), e.Targets()...)
+		ledgers[e.ID] = list
+		targets = append(append(targets, list...), e.Targets()...)
 	}
 	if len(targets) == 0 {
-		return nil, nil, nil
+		return out, nil
 	}
 	queued, err := s.queue.Queued(ctx, targets)
 	if err != nil {
-		return nil, nil, err
+		return out, err
 	}
 	observed, err := s.store.ObservedAt(ctx, targets)
 	if err != nil {
-		return nil, nil, err
+		return out, err
 	}
 	dead, err := deadTargets(ctx, s.store)
 	if err != nil {
-		return nil, nil, err
+		return out, err
+	}
+	events, receipts, err := s.unanswered(ctx, account, events)
+	if err != nil {
+		return out, err
 	}
 	syncedAt, waiting := map[mirror.Target]time.Time{}, map[mirror.Target]bool{}
 	for i, t := range targets {
 		syncedAt[t], waiting[t] = observed[i], queued[i]
 	}
-	for _, sus := range suspects {
-		// A question that waits will lead to the ledger.
-		if slices.ContainsFunc(sus.event.Targets(), func(t mirror.Target) bool { return waiting[t] }) {
-			if sus.unknown {
-				unsure = append(unsure, sus.event)
-			}
-			continue
-		}
+	waits := func(t mirror.Target) bool { return waiting[t] }
+	for i, e := range events {
+		unknown := receipts[i] == mirror.ReceiptNew
 		unanswered := func(t mirror.Target) bool {
 			// With the inbox on, answered events are known by name. Without, time has to do.
-			return !waiting[t] && !dead[t] && (s.o.Inbox() || syncedAt[t].Before(sus.event.Created.Add(syncMargin)))
+			return !waiting[t] && !dead[t] && (s.o.Inbox() || syncedAt[t].Before(e.Created.Add(syncMargin)))
 		}
 		switch {
-		case slices.ContainsFunc(sus.ledgers, unanswered):
-			missed = append(missed, sus.event)
-		case sus.unknown && slices.ContainsFunc(sus.ledgers, func(t mirror.Target) bool { return waiting[t] }):
-			unsure = append(unsure, sus.event)
+		case slices.ContainsFunc(e.Targets(), waits): // a question that waits will lead to the ledger
+			if unknown {
+				out.unsure = append(out.unsure, e)
+			}
+		case slices.ContainsFunc(ledgers[e.ID], unanswered):
+			out.missed = append(out.missed, e)
+		case unknown && slices.ContainsFunc(ledgers[e.ID], waits):
+			out.unsure = append(out.unsure, e)
 		}
 	}
-	return missed, unsure, nil
+	return out, nil
 }
 
 // ledgerTargets are an event's targets with questions answered from the mirror

@@ -60,7 +60,7 @@ func TestEventsBounds(t *testing.T) {
 		}
 		sweep := b.events(true)
 		if test.rewound {
-			if err := sweep.Rewind(t.Context(), ""); err != nil {
+			if err := sweep.Rewind(t.Context(), "", mirror.CauseLostRedis); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -168,7 +168,7 @@ func TestI18_EventsPassIsIdle(t *testing.T) {
 		t.Fatalf("%+v, %v; want it left alone while it waits", r, err)
 	}
 	b.work(t)
-	if err := sweep.Rewind(t.Context(), ""); err != nil {
+	if err := sweep.Rewind(t.Context(), "", mirror.CauseLostRedis); err != nil {
 		t.Fatal(err)
 	}
 	if r, err := sweep.Run(t.Context(), ""); err != nil || r.Missed != 0 || len(b.queue.live) != 1 {
@@ -231,7 +231,7 @@ func TestI11_F03_EventsFailEverywhere(t *testing.T) {
 				sweep := b.events(true)
 				var err error
 				if rewound {
-					err = sweep.Rewind(t.Context(), "")
+					err = sweep.Rewind(t.Context(), "", mirror.CauseLostRedis)
 				}
 				if err == nil {
 					_, err = sweep.Run(t.Context(), "")
@@ -302,7 +302,7 @@ func TestF03_EventsResume(t *testing.T) {
 	}
 	// A rewound pass reaches further back and does not go on with a shallower one.
 	b.stripe.queries = nil
-	if err := sweep.Rewind(t.Context(), ""); err != nil {
+	if err := sweep.Rewind(t.Context(), "", mirror.CauseLostRedis); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := sweep.Run(t.Context(), ""); err != nil || b.stripe.queries[0].After != "" || !b.stripe.queries[0].CreatedGTE.Equal(t0.Add(-62*time.Minute)) {
@@ -344,12 +344,12 @@ func TestF26_EventsCursorGone(t *testing.T) {
 func TestF10_EventsRewind(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
-	if err := b.events(true).Rewind(t.Context(), ""); err != nil || !b.watermark(t).IsZero() {
+	if err := b.events(true).Rewind(t.Context(), "", mirror.CauseLostRedis); err != nil || !b.watermark(t).IsZero() {
 		t.Errorf("%v, watermark %v; want nothing to rewind before the first copy", err, b.watermark(t))
 	}
 	b.since(t, t0)
 	b.stripe.events = []mirror.Event{updated(1, 50*time.Minute), updated(2, 70*time.Minute)}
-	if err := b.events(true).Rewind(t.Context(), ""); err != nil {
+	if err := b.events(true).Rewind(t.Context(), "", mirror.CauseLostRedis); err != nil {
 		t.Fatal(err)
 	}
 	b.faults.hook = func(call string) error {

@@ -88,6 +88,9 @@ func NewFirstCopy(stripe Stripe, store Store, queue Queue, o FirstCopyOptions) *
 type Copied struct {
 	// Phase is customers, clocks, grants, histories or done.
 	Phase string `json:"phase"`
+	// Since is when the account was first copied: what happened before is no event
+	// that the mirror could have missed. A copy that is made anew keeps it.
+	Since time.Time `json:"since,omitzero"`
 	// Customers and Grants listed so far.
 	Customers int64 `json:"customers"`
 	Grants    int64 `json:"grants"`
@@ -192,8 +195,12 @@ func (f *FirstCopy) run(ctx context.Context, account string, progress func(Copie
 	}
 	var at Copied
 	if len(sweep.State) == 0 || json.Unmarshal(sweep.State, &at) != nil || at.Phase == phaseDone || at.Phase == "" {
-		at = Copied{Phase: phaseCustomers, Ranges: []*CustomerRange{{}}}
+		since := at.Since
 		sweep.StartedAt = f.o.Now().UTC()
+		if sweep.LastSuccess.IsZero() {
+			since = sweep.StartedAt
+		}
+		at = Copied{Phase: phaseCustomers, Since: since, Ranges: []*CustomerRange{{}}}
 		if err := f.beginEvents(ctx, account, sweep.StartedAt); err != nil {
 			return err
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -137,11 +138,14 @@ func RemarkPending(ctx context.Context, store Store, queue Queue, now time.Time,
 			if err != nil {
 				return marked, err
 			}
-			lost := marks[:0]
+			var lost []Mark
 			for i, m := range marks {
 				if !queued[i] && !dead[m.Target] {
 					lost = append(lost, m)
 				}
+			}
+			if lost, err = stillPending(ctx, store, lost); err != nil {
+				return marked, err
 			}
 			if len(lost) > 0 {
 				if err := queue.MarkLive(ctx, lost); err != nil {
@@ -154,4 +158,24 @@ func RemarkPending(ctx context.Context, store Store, queue Queue, now time.Time,
 			return marked, nil
 		}
 	}
+}
+
+// stillPending leaves out the marks whose events were answered between the look at the
+// inbox and that at the queue.
+func stillPending(ctx context.Context, store Store, marks []Mark) ([]Mark, error) {
+	byAccount := map[string][]string{}
+	for _, m := range marks {
+		byAccount[m.Target.Account] = append(byAccount[m.Target.Account], m.Event.ID)
+	}
+	answered := map[string]bool{}
+	for account, ids := range byAccount {
+		receipts, err := store.EventReceipts(ctx, account, ids)
+		if err != nil {
+			return nil, err
+		}
+		for i, id := range ids {
+			answered[account+" "+id] = receipts[i] == mirror.ReceiptApplied
+		}
+	}
+	return slices.DeleteFunc(marks, func(m Mark) bool { return answered[m.Target.Account+" "+m.Event.ID] }), nil
 }

@@ -80,6 +80,10 @@ type Runner struct {
 
 	// balancesNow asks for a pass at once, with the cause of what it will find.
 	balancesNow chan string
+	// eventsNow asks for a pass over events at once.
+	eventsNow chan struct{}
+	// firstPass is closed after the first pass over events under the present lease.
+	firstPass chan struct{}
 
 	// eventsTurn keeps a catch-up and a regular pass over events apart: they share a
 	// checkpoint. It holds one token while neither runs: a catch-up that waits for a
@@ -124,7 +128,7 @@ func NewRunner(store Store, queue Queue, events *EventsSweep, copier *FirstCopy,
 	turn <- struct{}{}
 	return &Runner{
 		store: store, queue: queue, events: events, copier: copier, o: o, eventsTurn: turn,
-		detector: NewRewindDetector(store, queue, o.Log), balancesNow: make(chan string, 1), moved: map[string]time.Time{},
+		detector: NewRewindDetector(store, queue, o.Log), balancesNow: make(chan string, 1), eventsNow: make(chan struct{}, 1), moved: map[string]time.Time{},
 		m: &runnerMetrics{
 			lastSuccess: f.NewGaugeVec(prometheus.GaugeOpts{
 				Name: "creditmirror_reconcile_last_success_timestamp_seconds", Help: "When each sweep last ended well, Unix time.",
@@ -198,6 +202,7 @@ func (r *Runner) lead(ctx context.Context, expires time.Time) {
 	}
 	r.silence = newSilenceWatch(r.store, r.o.Webhooks, r.o.Now(), r.o.Log)
 	r.giveEvents()
+	r.firstPass = make(chan struct{})
 	for _, sweep := range []string{SweepEvents, SweepBalances, SweepScrub} {
 		r.progress(sweep)
 	}
@@ -262,19 +267,55 @@ func (r *Runner) accounts(ctx context.Context) ([]string, error) {
 }
 
 // eventsLoop passes over the events of all accounts, at once and then at the
-// interval.
+// interval. What a pass left to its webhooks is looked at again when they had their
+// time.
 func (r *Runner) eventsLoop(ctx context.Context) {
-	for {
-		r.sweepEvents(ctx)
-		if pause(ctx, r.o.EventsInterval) != nil {
+	for first := true; ; first = false {
+		left := r.sweepEvents(ctx)
+		if first {
+			close(r.firstPass)
+		}
+		next := time.NewTimer(r.o.EventsInterval)
+		if wait := left.wait(); wait > 0 {
+			if pause(ctx, min(wait, r.o.EventsInterval)) != nil {
+				next.Stop()
+				return
+			}
+			r.eventsAgain(ctx, left)
+		}
+		select {
+		case <-ctx.Done():
+			next.Stop()
 			return
+		case <-r.eventsNow:
+			next.Stop()
+		case <-next.C:
 		}
 	}
 }
 
-func (r *Runner) sweepEvents(ctx context.Context) {
+// askEvents asks for a pass of the events sweep at once.
+func (r *Runner) askEvents() {
+	select {
+	case r.eventsNow <- struct{}{}:
+	default: // one is asked for already
+	}
+}
+
+// leftEvents are, by account, the passes that left events to their webhooks.
+type leftEvents map[string]EventsResult
+
+// wait is how long they have to be waited for.
+func (l leftEvents) wait() (longest time.Duration) {
+	for _, result := range l {
+		longest = max(longest, result.Wait)
+	}
+	return longest
+}
+
+func (r *Runner) sweepEvents(ctx context.Context) leftEvents {
 	if r.takeEvents(ctx) != nil {
-		return
+		return nil
 	}
 	defer r.giveEvents()
 	accounts, err := r.accounts(ctx)
@@ -282,6 +323,7 @@ func (r *Runner) sweepEvents(ctx context.Context) {
 	if !ok {
 		r.failed(ctx, SweepEvents, "", err)
 	}
+	left := leftEvents{}
 	unbrought := map[Endpoint][]mirror.Event{}
 	for _, account := range accounts {
 		var result EventsResult
@@ -289,19 +331,16 @@ func (r *Runner) sweepEvents(ctx context.Context) {
 			result, err = r.events.Run(ctx, account)
 			return err
 		})
-		r.m.missed.Add(float64(result.Missed))
-		r.count(result.Opened)
-		unbrought[EndpointOf(account)] = append(unbrought[EndpointOf(account)], result.Unbrought...)
+		r.told(account, result, unbrought)
+		if len(result.Left) > 0 {
+			left[account] = result
+		}
 		if result.Beyond && err == nil {
 			r.takeOver(ctx, account)
 		}
 		if err != nil { // the others go on
 			ok = false
 			r.failed(ctx, SweepEvents, account, err)
-			continue
-		}
-		if result.Missed > 0 {
-			r.o.Log.Warn("events were missed and are marked", zap.String("account", account), zap.Int("events", result.Missed))
 		}
 	}
 	if r.silence != nil {
@@ -312,6 +351,43 @@ func (r *Runner) sweepEvents(ctx context.Context) {
 	if ok {
 		r.progress(SweepEvents)
 		r.m.lastSuccess.WithLabelValues(SweepEvents).Set(float64(r.o.Now().Unix()))
+	}
+	return left
+}
+
+// eventsAgain looks at what the passes left. It makes no call to Stripe; what fails
+// is seen by the next pass, whose overlap is longer than the grace.
+func (r *Runner) eventsAgain(ctx context.Context, left leftEvents) {
+	if r.takeEvents(ctx) != nil {
+		return
+	}
+	defer r.giveEvents()
+	unbrought := map[Endpoint][]mirror.Event{}
+	for account, before := range left {
+		result, err := r.events.Again(ctx, account, before)
+		r.told(account, result, unbrought)
+		if err != nil {
+			r.failed(ctx, SweepEvents, account, err)
+		}
+	}
+	if r.silence == nil {
+		return
+	}
+	if err := r.silence.judge(ctx, unbrought, r.o.Now()); err != nil {
+		r.failed(ctx, "webhooks", "", err)
+	}
+}
+
+// told counts and logs what a look at events found.
+func (r *Runner) told(account string, result EventsResult, unbrought map[Endpoint][]mirror.Event) {
+	r.m.missed.Add(float64(result.Missed))
+	r.count(result.Opened)
+	unbrought[EndpointOf(account)] = append(unbrought[EndpointOf(account)], result.Unbrought...)
+	if result.Missed > 0 {
+		r.o.Log.Warn("events were missed and are marked", zap.String("account", account), zap.Int("events", result.Missed))
+	}
+	if result.Late > 0 {
+		r.o.Log.Info("events of a time in which nothing here listened are marked", zap.String("account", account), zap.Int("events", result.Late))
 	}
 }
 
@@ -443,7 +519,7 @@ func (r *Runner) redisLoop(ctx context.Context) {
 				r.m.lost.Inc()
 				r.o.Log.Warn("redis was flushed, rewound or exchanged; marking again what it must have held", zap.Int("partitions", len(lost)))
 			}
-			losing = !r.heal(ctx, lost)
+			losing = !r.heal(ctx, lost, fresh || r.o.EmbeddedRedis)
 			if !losing {
 				healed, lastRemark = true, r.o.Now()
 			}
@@ -468,12 +544,18 @@ func (r *Runner) redisLoop(ctx context.Context) {
 	}
 }
 
-func (r *Runner) heal(ctx context.Context, lost []mirror.Incarnation) bool {
+// heal marks again what Redis forgot; expected: that of one that ends with its
+// process, or that was never used, is no fault of anything.
+func (r *Runner) heal(ctx context.Context, lost []mirror.Incarnation, expected bool) bool {
+	cause := mirror.CauseLostRedis
+	if expected {
+		cause = mirror.CauseMissedEvent
+	}
 	n, err := RemarkPending(ctx, r.store, r.queue, r.o.Now(), 0)
 	failpoint.Hit("redis.remarked")
 	r.m.remarked.Add(float64(n))
 	if err == nil {
-		err = r.rewindEvents(ctx)
+		err = r.rewindEvents(ctx, cause)
 	}
 	if err == nil {
 		_, err = r.remarkUnfinished(ctx)
@@ -486,17 +568,17 @@ func (r *Runner) heal(ctx context.Context, lost []mirror.Incarnation) bool {
 		r.failed(ctx, "redis", "", err)
 		return false
 	}
-	if !r.o.EmbeddedRedis { // an embedded one is lost at every start; its balances have their turn then
-		r.askBalances(mirror.CauseLostRedis)
+	if !expected { // their balances have their turn anyway
+		r.askBalances(cause)
 	}
 	r.o.Log.Info("redis healed", zap.Int("remarked", n))
-	r.sweepEvents(ctx)
+	r.askEvents()
 	return true
 }
 
 // rewindEvents lets the next pass over events go back far enough to see what
 // Redis may have forgotten.
-func (r *Runner) rewindEvents(ctx context.Context) error {
+func (r *Runner) rewindEvents(ctx context.Context, cause string) error {
 	if err := r.takeEvents(ctx); err != nil {
 		return err
 	}
@@ -504,7 +586,7 @@ func (r *Runner) rewindEvents(ctx context.Context) error {
 	accounts, err := r.accounts(ctx)
 	for _, account := range accounts {
 		if err == nil {
-			err = r.events.Rewind(ctx, account)
+			err = r.events.Rewind(ctx, account, cause)
 		}
 	}
 	return err

@@ -40,6 +40,7 @@ type memory struct {
 	unsynced map[string]bool
 	dead     int
 	overdue  []mirror.FullRead
+	events   []mirror.Event // at Stripe
 }
 
 type held struct {
@@ -189,7 +190,7 @@ type replica struct {
 
 func (m *memory) replica(t *testing.T, q *fakeQueue, name string, o RunnerOptions) *replica {
 	t.Helper()
-	stripe := &fakeStripe{faults: &faults{}, pageCap: 100}
+	stripe := &fakeStripe{faults: &faults{}, pageCap: 100, events: m.events}
 	stripe.hook = func(call string) error {
 		m.mu.Lock()
 		defer m.mu.Unlock()
@@ -329,6 +330,7 @@ func TestF10_RunnerHealsInOrder(t *testing.T) {
 		m.pending = []mirror.PendingEvent{{Seq: 1, Event: lost, Target: lost.Targets()[0]}}
 		seen := time.Now().Add(-time.Minute)
 		m.sweeps["/"+SweepEvents] = mirror.Sweep{Watermark: seen}
+		m.sweeps["/"+SweepBackfill] = mirror.Sweep{Name: SweepBackfill, LastSuccess: seen.Add(-24 * time.Hour)}
 		m.set("events", &stripeapi.Error{Kind: stripeapi.KindUnavailable})
 		m.set("pending", errors.New("away"))
 		r := m.replica(t, q, "a", RunnerOptions{EventsInterval: time.Hour})

@@ -37,7 +37,8 @@ func EndpointOf(account string) Endpoint {
 // the inbox is on or off. Receivers write the first two, the replica with the
 // lease the third:
 //
-//	webhook_receivers      started_at: when a receiver last said that it runs
+//	webhook_receivers      started_at: when a receiver last said that it runs;
+//	                       state: see receivers
 //	webhook_<endpoint>     last_success: when an event last arrived, by our clock;
 //	                       watermark: created of the newest that did, by Stripe's
 //	webhook_<endpoint>_silence  state: see silence
@@ -53,11 +54,6 @@ const (
 
 // IsWebhookRow tells whether a row of the sweeps' table is about webhooks.
 func IsWebhookRow(name string) bool { return strings.HasPrefix(name, webhookRows) }
-
-// NoteReceiver says that a process with the webhook role runs.
-func NoteReceiver(ctx context.Context, store mirror.Progress, now time.Time) error {
-	return store.SaveSweep(ctx, mirror.Sweep{Name: rowReceivers, StartedAt: now})
-}
 
 // NoteArrival says that a webhook of an event brought by the endpoint has
 // arrived at a time. created is zero where the event could not be read.

@@ -62,6 +62,12 @@ func (r *Runner) balancesLoop(ctx context.Context) {
 		r.progress(SweepBalances)
 		r.m.compared.WithLabelValues(SweepBalances).Add(float64(n))
 	}
+	// What came while nothing ran here is in the queue then, and explains what differs.
+	select {
+	case <-r.firstPass:
+	case <-ctx.Done():
+		return
+	}
 	cause, forced := "", false
 	for {
 		next := r.o.Now().Add(r.o.BalancesInterval)

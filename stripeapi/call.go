@@ -43,6 +43,9 @@ type request struct {
 	values   *form.Values
 	// idempotencyKey is required for writes.
 	idempotencyKey string
+	// makesSense, where set, judges a whole reply: one that makes no sense is as good as
+	// none, and asked for again. Writes have none: they have happened.
+	makesSense func(Reply) error
 }
 
 // result is what one attempt came to.
@@ -147,6 +150,11 @@ func (c *Client) try(ctx context.Context, r request) result {
 		body = raw.LastResponse.RawJSON
 	}
 	res := c.judge(ctx, seen, body, err)
+	if res.err == nil && r.makesSense != nil {
+		if err := r.makesSense(res.reply); err != nil {
+			res = result{err: c.garbled(r.endpoint, res.reply, err), retry: true}
+		}
+	}
 	counted := seen.status
 	if res.err != nil {
 		res.err.Endpoint = r.endpoint
@@ -252,7 +260,7 @@ func judgeCode(status int, code string, envelope bool) (kind Kind, retry bool) {
 		return KindNotFound, false
 	case status == http.StatusNotFound && !envelope:
 		// Some proxy's page: it must not pass for "Stripe has no such object".
-		return KindGarbled, false
+		return KindGarbled, true
 	}
 	return KindRefused, false
 }
@@ -306,15 +314,14 @@ func read[T any](ctx context.Context, c *Client, r request, decode func(body []b
 
 // readReply is read for those who look at the header too.
 func readReply[T any](ctx context.Context, c *Client, r request, decode func(Reply) (T, error)) (T, error) {
-	var zero T
+	var v, zero T
 	r.method = http.MethodGet
-	reply, err := c.call(ctx, r)
-	if err != nil {
-		return zero, err
+	r.makesSense = func(reply Reply) (err error) {
+		v, err = decode(reply)
+		return err
 	}
-	v, err := decode(reply)
-	if err != nil {
-		return zero, c.garbled(r.endpoint, reply, err)
+	if _, err := c.call(ctx, r); err != nil {
+		return zero, err
 	}
 	return v, nil
 }

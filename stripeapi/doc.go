@@ -17,13 +17,15 @@
 //	408, 409, 424, 429 lock_timeout        yes      ErrUnavailable
 //	429                                    yes      ErrRateLimited
 //	2xx that is not JSON                   yes      ErrGarbled
-//	2xx that makes no sense, 3xx           no       ErrGarbled
+//	2xx to a read that makes no sense      yes      ErrGarbled
+//	2xx to a write that makes no sense     no       ErrGarbled
+//	3xx                                    no       ErrGarbled
 //	reply over Options.MaxReply            no       ErrGarbled
 //	401                                    no       ErrUnauthorized
 //	403 account_invalid                    no       ErrAccountRefused
 //	403                                    no       ErrForbidden
 //	404 resource_missing                   no       ErrNotFound
-//	404 without Stripe's error envelope    no       ErrGarbled
+//	404 without Stripe's error envelope    yes      ErrGarbled
 //	any other 4xx                          no       ErrRefused
 //
 // Stripe-Should-Retry, where Stripe sends it, overrules the second column for

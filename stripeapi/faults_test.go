@@ -108,20 +108,20 @@ func TestFaults(t *testing.T) {
 		{"HTML 502", once(502, "<html>bad gateway</html>"), ErrUnavailable, 2},
 		{"HTML 503", once(503, "<html>"), ErrUnavailable, 2},
 		{"HTML 200", once(200, "<html>maintenance</html>"), ErrGarbled, 2},
-		{"HTML 404", once(404, "<html>no such page</html>"), ErrGarbled, 1},
-		{"empty 404", once(404, ""), ErrGarbled, 1},
+		{"HTML 404", once(404, "<html>no such page</html>"), ErrGarbled, 2},
+		{"empty 404", once(404, ""), ErrGarbled, 2},
 		{"empty 200", once(200, ""), ErrGarbled, 2},
 		{"204", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(204) }, ErrGarbled, 2},
-		{"200 with error JSON", once(200, `{"error":{"type":"api_error","message":"x"}}`), ErrGarbled, 1},
+		{"200 with error JSON", once(200, `{"error":{"type":"api_error","message":"x"}}`), ErrGarbled, 2},
 		{"500 with null", once(500, "null"), ErrUnavailable, 2},
 		{"500 with an odd error", once(500, `{"error":{"type":5,"payment_intent":[]}}`), ErrUnavailable, 2},
 		{"NaN", with(`"amount": -500`, `"amount": NaN`), ErrGarbled, 2},
-		{"2^63", with(`"amount": -500`, `"amount": 9223372036854775808`), ErrGarbled, 1},
-		{"wrong type", with(`"amount": -500`, `"amount": "-500"`), ErrGarbled, 1},
-		{"null", with(`"amount": -500`, `"amount": null`), ErrGarbled, 1},
-		{"missing", with(`"amount": -500,`, ``), ErrGarbled, 1},
+		{"2^63", with(`"amount": -500`, `"amount": 9223372036854775808`), ErrGarbled, 2},
+		{"wrong type", with(`"amount": -500`, `"amount": "-500"`), ErrGarbled, 2},
+		{"null", with(`"amount": -500`, `"amount": null`), ErrGarbled, 2},
+		{"missing", with(`"amount": -500,`, ``), ErrGarbled, 2},
 		{"unknown field", with(`"amount": -500`, `"new": [{}], "amount": -500`), nil, 1},
-		{"has_more lies", once(200, `{"object":"list","has_more":true,"data":[]}`), ErrGarbled, 1},
+		{"has_more lies", once(200, `{"object":"list","has_more":true,"data":[]}`), ErrGarbled, 2},
 		{"deep", once(200, strings.Repeat("[", 1<<20)), ErrGarbled, 2},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -194,6 +194,39 @@ func TestReplyOfExactlyTheBound(t *testing.T) {
 				})
 			if _, err := c.Customer(t.Context(), "", cusBalance); !errors.Is(err, want) {
 				t.Errorf("bound %+d, declared %v: %v", extra, declared, err)
+			}
+		}
+	}
+}
+
+// One reply that makes no sense is no more than one: the next try tells.
+func TestNonsenseIsAskedForAgain(t *testing.T) {
+	t.Parallel()
+	for name, nonsense := range map[string]string{
+		"has_more with an empty page": `{"object":"list","has_more":true,"data":[]}`,
+		"another object":              `{"object":"invoice","id":"in_1"}`,
+		"no object":                   `[]`,
+		"an element that is none":     `{"object":"list","has_more":false,"data":[5]}`,
+	} {
+		var asked atomic.Int32
+		c := newTestServer(t, Options{Retries: 1}, func(w http.ResponseWriter, _ *http.Request) {
+			if asked.Add(1)%2 == 1 {
+				_, _ = io.WriteString(w, nonsense)
+				return
+			}
+			_, _ = io.WriteString(w, `{"object":"list","has_more":false,"data":[]}`)
+		})
+		for list, call := range map[string]func() error{
+			"balance":   func() error { _, err := c.BalancePage(t.Context(), "", cusBalance, "", 10); return err },
+			"credits":   func() error { _, err := c.CreditPage(t.Context(), "", cusBalance, "", 10); return err },
+			"grants":    func() error { _, err := c.GrantsPage(t.Context(), "", "", "", 10); return err },
+			"customers": func() error { _, err := c.CustomersPage(t.Context(), "", CustomersQuery{}); return err },
+			"events":    func() error { _, err := c.EventsPage(t.Context(), "", EventsQuery{}); return err },
+			"clocks":    func() error { _, _, err := c.TestClocks(t.Context(), "", "", 10); return err },
+		} {
+			asked.Store(0)
+			if err := call(); err != nil || asked.Load() != 2 {
+				t.Errorf("%s, %s: %v after %d attempts", list, name, err, asked.Load())
 			}
 		}
 	}

@@ -50,9 +50,12 @@ type Options struct {
 	// SyncTimeout bounds one sync, a piece of a long history included. Defaults to
 	// 5 minutes.
 	SyncTimeout time.Duration
-	Registerer  prometheus.Registerer
-	Log         *zap.Logger
-	Now         func() time.Time
+	// Late tells of an event that the time until it is answered says nothing of how
+	// fresh the mirror is. Defaults to none.
+	Late       func(ctx context.Context, account string, created time.Time) bool
+	Registerer prometheus.Registerer
+	Log        *zap.Logger
+	Now        func() time.Time
 }
 
 // Pool syncs targets from the queue, many at once.
@@ -89,6 +92,9 @@ func NewPool(q Queue, live, swept *Syncer, dead DeadLetters, gate *Gate, o Optio
 	}
 	if o.SyncTimeout <= 0 {
 		o.SyncTimeout = 5 * time.Minute
+	}
+	if o.Late == nil {
+		o.Late = func(context.Context, string, time.Time) bool { return false }
 	}
 	if o.Log == nil {
 		o.Log = zap.NewNop()
@@ -261,7 +267,9 @@ func (p *Pool) settle(ctx context.Context, c queue.Claim, t mirror.Target, refs 
 	p.m.syncs.WithLabelValues(string(t.Scope), v.outcome).Inc()
 	p.m.duration.WithLabelValues(string(t.Scope)).Observe(now.Sub(began).Seconds())
 	for _, e := range r.Answered {
-		p.m.freshness.Observe(max(now.Sub(e.Created), 0).Seconds())
+		if !p.o.Late(ctx, t.Account, e.Created) {
+			p.m.freshness.Observe(max(now.Sub(e.Created), 0).Seconds())
+		}
 	}
 	for _, f := range r.Findings { // of a sync that was refused too
 		p.m.driftFound.WithLabelValues(string(f.Kind)).Inc()

@@ -171,12 +171,15 @@ func passes(ctx context.Context, progress io.Writer, parts *app.Parts, o reconci
 	for _, account := range accounts {
 		switch o.sweep {
 		case reconcile.SweepEvents:
-			result, err := parts.Events(o.dryRun, log).Run(ctx, account)
+			result, err := parts.Events(o.dryRun, log).RunToEnd(ctx, account)
 			found = append(found, result.Findings...)
 			if err != nil {
 				return found, unread, err
 			}
 			fmt.Fprintf(progress, "account %q: %d events since %s, %d missed\n", account, result.Seen, rfc3339(result.From), result.Missed)
+			if result.Late > 0 {
+				fmt.Fprintf(progress, "%d more came while no receiver ran, or before the first copy: they are brought, and nothing was lost\n", result.Late)
+			}
 			if result.Beyond {
 				fmt.Fprintln(progress, "older events are no longer listed by Stripe: run reconcile balances and reconcile scrub")
 			}

@@ -4,33 +4,31 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
-	"slices"
-	"time"
+
+	"github.com/creditmirror/creditmirror/mirror"
 )
 
 const (
-	lastAnswered  = `SELECT created, applied_at FROM stripe_events WHERE pending_scopes = 0 AND applied_at IS NOT NULL ORDER BY created DESC LIMIT ?1`
+	lastAnswered  = `SELECT account, created, applied_at FROM stripe_events WHERE pending_scopes = 0 AND applied_at IS NOT NULL ORDER BY created DESC LIMIT ?1`
 	countUnsynced = `SELECT count(*) FROM sync_state AS s INDEXED BY sync_state_unfinished
 WHERE s.account = ?1 AND (NOT s.history_complete OR s.walk_cursor <> '')
   AND NOT EXISTS (SELECT 1 FROM customers AS c WHERE c.account = s.account AND c.id = s.customer AND c.deleted)`
 )
 
-// Freshness tells, for the last answered events, the time from their creation to
-// the commit that answered them, ascending.
-func (s *Store) Freshness(ctx context.Context, last int) ([]time.Duration, error) {
-	var list []time.Duration
+// Freshness lists the last answered events, newest first.
+func (s *Store) Freshness(ctx context.Context, last int) ([]mirror.AnsweredEvent, error) {
+	var list []mirror.AnsweredEvent
 	err := s.read(ctx, func(r *reading) error {
 		return r.each(lastAnswered, []any{last}, func(rows *sql.Rows) error {
-			var created, applied time.Time
-			err := rows.Scan(timeColumn{&created}, timeColumn{&applied})
-			list = append(list, max(applied.Sub(created), 0))
+			var a mirror.AnsweredEvent
+			err := rows.Scan(&a.Account, timeColumn{&a.Created}, timeColumn{&a.Applied})
+			list = append(list, a)
 			return err
 		})
 	})
 	if err != nil {
 		return nil, fmt.Errorf("freshness: %w", err)
 	}
-	slices.Sort(list)
 	return list, nil
 }
 
