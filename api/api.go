@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/creditmirror/creditmirror/access"
+	"github.com/creditmirror/creditmirror/doors"
 	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/tracing"
 	"go.opentelemetry.io/otel/trace"
@@ -46,7 +48,11 @@ type Options struct {
 	Reader reader
 	// Keys are accepted from callers. With none, only requests from this machine
 	// are answered, and none that writes.
-	Keys []Key
+	Keys *access.Keys
+	// Journal records who wrote what. Defaults to none.
+	Journal *Journal
+	// Proxies are believed in where a request comes from. Defaults to none.
+	Proxies doors.Proxies
 	// Writes sends on what changes something at Stripe. Defaults to none: writes
 	// are refused.
 	Writes *Writes
@@ -81,7 +87,7 @@ func New(o Options) http.Handler {
 		panic("api: no Reader")
 	}
 	h := &handler{
-		reader: o.Reader, keys: newKeyring(o.Keys), writes: o.Writes, syncs: o.Syncs, version: o.Version,
+		reader: o.Reader, keys: o.Keys, journal: o.Journal, proxies: o.Proxies, writes: o.Writes, syncs: o.Syncs, version: o.Version,
 		accounts: o.Accounts, emails: o.Emails, stopping: o.Stopping, log: o.Log, tracer: o.Tracer, metrics: o.Metrics, now: o.Now,
 		timeout:  cmp.Or(o.Timeout, 10*time.Second),
 		refused:  rate.Sometimes{Interval: time.Second},
@@ -94,12 +100,17 @@ func New(o Options) http.Handler {
 	if h.now == nil {
 		h.now = time.Now
 	}
+	if h.journal == nil {
+		h.journal, _ = NewJournal(nil, JournalOptions{Log: o.Log, Now: o.Now}) // without a registerer nothing can fail
+	}
 	return h
 }
 
 type handler struct {
 	reader   reader
-	keys     keyring
+	keys     *access.Keys
+	journal  *Journal
+	proxies  doors.Proxies
 	writes   *Writes
 	syncs    *Syncs
 	version  string
@@ -134,6 +145,8 @@ type call struct {
 	// form and key are what a write sends on: the parameters and the Idempotency-Key.
 	form     url.Values
 	key      string
+	holder   *access.Holder // nil where no keys are configured
+	about    *asked
 	stopping <-chan struct{}
 	log      *zap.Logger
 }
@@ -183,7 +196,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method == http.MethodPost {
 		header.Set(headerWrite, outcomeNotDone) // until it is sent on
 	}
-	asked := asked{span: tracing.Off}
+	asked := asked{span: tracing.Off, write: mirror.APIWrite{ID: requestID, Created: h.now().UTC().Truncate(time.Microsecond), RemoteAddr: h.proxies.Caller(r)}}
 	out, err := h.answer(r, header, log, &asked)
 	if err != nil {
 		e := h.classify(r, header, err, log)
@@ -191,9 +204,16 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		for name, value := range e.header {
 			header.Set(name, value)
 		}
+		if changes(r) && !asked.sent {
+			h.journal.refused(asked.write, e, asked.holder)
+		}
 	}
 	for name, values := range out.header {
 		header[name] = values
+	}
+	if asked.sent {
+		asked.write.Status, asked.write.Outcome = out.status, mirror.APIOutcome(header.Get(headerWrite))
+		h.journal.end(r.Context(), asked.write)
 	}
 	out = encode(r, header, out)
 	header.Set("Content-Length", strconv.Itoa(len(out.body)))
@@ -236,6 +256,16 @@ type asked struct {
 	route *route
 	// span is the one that the request runs in.
 	span trace.Span
+	// holder has the key that was accepted, or was until it expired; nil: none.
+	holder *access.Holder
+	// write is what the journal will tell, and sent that it has been told already.
+	write mirror.APIWrite
+	sent  bool
+}
+
+// changes reports whether a request is one that changes something.
+func changes(r *http.Request) bool {
+	return r.Method == http.MethodPost || r.Method == http.MethodDelete
 }
 
 // answer takes a request through its steps.
@@ -245,7 +275,9 @@ func (h *handler) answer(r *http.Request, header http.Header, log *zap.Logger, a
 			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
 		}
 	}()
-	access, err := h.authenticate(r, log)
+	if about.holder, err = h.authenticate(r, about.write.RemoteAddr, log); about.holder != nil {
+		about.write.Key = about.holder.Name
+	}
 	if err != nil {
 		return response{}, err
 	}
@@ -253,17 +285,27 @@ func (h *handler) answer(r *http.Request, header http.Header, log *zap.Logger, a
 	if err != nil {
 		return response{}, err
 	}
-	account, err := h.account(r)
+	account, err := h.account(r, about.holder)
 	if err != nil {
 		return response{}, err
 	}
-	rt, ids, err := match(r, access)
+	about.write.Account = account
+	rt, ids, err := match(r)
+	about.name(rt, ids)
+	if err == nil {
+		err = h.authorize(rt, about.holder)
+	} else if e := h.readOnly(r, rt, about.holder); e != nil {
+		err = e
+	}
 	if err != nil {
 		return response{}, err
 	}
 	about.route = rt
 	r, about.span = h.span(r, rt, account)
-	c := &call{reader: h.reader, account: account, ids: ids, now: h.now(), emails: h.emails, stopping: h.stopping, log: log}
+	c := &call{
+		reader: h.reader, account: account, ids: ids, now: h.now(), emails: h.emails, holder: about.holder, about: about,
+		stopping: h.stopping, log: log,
+	}
 	if rt.write != nil {
 		if out, err = h.write(r, header, rt, c); err == nil {
 			out.body = reshape(out.body, version)
@@ -271,6 +313,9 @@ func (h *handler) answer(r *http.Request, header http.Header, log *zap.Logger, a
 		return out, err
 	}
 	if err := rt.parse(r.URL.RawQuery, c); err != nil {
+		return response{}, err
+	}
+	if err := authorizeExpand(rt, c.expand, about.holder); err != nil {
 		return response{}, err
 	}
 	if err := h.refresh(r, rt, c); err != nil {
@@ -313,13 +358,16 @@ func (h *handler) serve(r *http.Request, rt *route, c *call) (v any, err error) 
 }
 
 // account picks the connected account; empty is the platform's own.
-func (h *handler) account(r *http.Request) (string, error) {
+func (h *handler) account(r *http.Request, holder *access.Holder) (string, error) {
 	values := r.Header.Values("Stripe-Account")
 	if len(values) == 0 {
+		if holder != nil && !holder.MaySee("") {
+			return "", errPlatform()
+		}
 		return "", nil
 	}
 	account := values[0]
-	if len(values) > 1 || !mirror.ValidAccountID(account) {
+	if len(values) > 1 || !mirror.ValidAccountID(account) || holder != nil && !holder.MaySee(account) {
 		return "", errAccount(account)
 	}
 	if h.accounts == nil || r.Method == http.MethodPost && h.writes != nil && h.writes.Seen != nil {

@@ -1,85 +1,17 @@
 package api
 
 import (
-	"crypto/sha256"
-	"crypto/subtle"
 	"encoding/base64"
-	"math"
-	"net"
+	"errors"
 	"net/http"
-	"net/netip"
+	"slices"
 	"strings"
 
 	"go.uber.org/zap"
-	"golang.org/x/time/rate"
+
+	"github.com/creditmirror/creditmirror/access"
+	"github.com/creditmirror/creditmirror/doors"
 )
-
-// Key is one that callers may present.
-type Key struct {
-	// Secret is compared as a whole; an empty one matches nothing.
-	Secret string
-	// Write allows what changes something in Stripe.
-	Write bool
-	// RPS bounds the key's requests per second, in this process; up to a second's
-	// worth may come at once. Defaults to no limit.
-	RPS float64
-}
-
-// access is what a request may do.
-type access int
-
-const (
-	accessNone  access = 0
-	accessRead  access = 1
-	accessWrite access = 3 // reading too
-)
-
-// keyring holds digests instead of keys: they are all of one length, so that
-// comparing takes the same time for every key presented.
-type keyring []hashedKey
-
-type hashedKey struct {
-	digest [sha256.Size]byte
-	access access
-	// number is the key's place in the list, from 1: how it is named in the log.
-	number int
-	// limiter is nil for a key without a limit.
-	limiter *rate.Limiter
-}
-
-func newKeyring(keys []Key) keyring {
-	ring := make(keyring, 0, len(keys))
-	for i, k := range keys {
-		h := hashedKey{digest: sha256.Sum256([]byte(k.Secret)), number: i + 1}
-		switch {
-		case k.Secret == "": // stays in the ring, so that a ring of empty keys is not an open door
-		case k.Write:
-			h.access = accessWrite
-		default:
-			h.access = accessRead
-		}
-		if k.RPS > 0 {
-			h.limiter = rate.NewLimiter(rate.Limit(k.RPS), int(math.Ceil(k.RPS)))
-		}
-		ring = append(ring, h)
-	}
-	return ring
-}
-
-// find compares with every key, whether one has matched or not. What is in the
-// ring twice opens what its last place does. The zero value is for a key that is
-// not in it.
-func (ring keyring) find(presented string) hashedKey {
-	digest := sha256.Sum256([]byte(presented))
-	found := -1
-	for i := range ring {
-		found = subtle.ConstantTimeSelect(subtle.ConstantTimeCompare(digest[:], ring[i].digest[:]), i, found)
-	}
-	if found < 0 {
-		return hashedKey{}
-	}
-	return ring[found]
-}
 
 // Wrong keys beyond these are answered with 429, so that guessing shows. A right
 // key is always let in: a flood of wrong ones must not lock everybody out.
@@ -88,31 +20,75 @@ const (
 	failuresAtOnce    = 200
 )
 
-// authenticate tells what the request may do, or why it may do nothing.
-func (h *handler) authenticate(r *http.Request, log *zap.Logger) (access, error) {
-	if len(h.keys) == 0 {
-		if !fromLoopback(r.RemoteAddr) || !namesLoopback(r.Host) {
-			return accessNone, errNotLocal()
+// authenticate tells who holds the key that was presented, or why the request may do
+// nothing. It is nil where no keys are configured.
+func (h *handler) authenticate(r *http.Request, caller string, log *zap.Logger) (*access.Holder, error) {
+	if h.keys.None() {
+		if !doors.Local(r) {
+			return nil, errNotLocal()
 		}
-		return accessRead, nil // writes need a key that allows them
+		return nil, nil // writes need a key that allows them
 	}
 	key, ok := presentedKey(r.Header.Values("Authorization"))
 	if !ok {
-		return accessNone, errNoKey()
+		return nil, errNoKey()
 	}
-	held := h.keys.find(key)
-	if held.access == accessNone {
+	holder, err := h.keys.Find(key)
+	switch {
+	case errors.Is(err, access.ErrExpired):
+		h.refused.Do(func() {
+			log.Warn("expired api key refused", zap.String("key_name", holder.Name), zap.String("remote_addr", caller))
+		})
+		return holder, errExpired()
+	case err != nil:
 		if !h.failures.Allow() {
-			return accessNone, errThrottled()
+			return nil, errThrottled()
 		}
-		h.refused.Do(func() { log.Warn("api key refused", zap.String("remote_addr", r.RemoteAddr)) })
-		return accessNone, errWrongKey()
+		h.refused.Do(func() { log.Warn("api key refused", zap.String("remote_addr", caller)) })
+		return nil, errWrongKey()
+	case !holder.Allow():
+		h.limited.Do(func() { log.Warn("api key is over its limit", zap.String("key_name", holder.Name)) })
+		return holder, errLimited(holder)
 	}
-	if held.limiter != nil && !held.limiter.Allow() {
-		h.limited.Do(func() { log.Warn("api key is over its limit", zap.Int("key_number", held.number)) })
-		return accessNone, errLimited(held.limiter)
+	return holder, nil
+}
+
+// authorize judges whether a key may do what it asks for.
+func (h *handler) authorize(rt *route, holder *access.Holder) error {
+	if rt.write != nil {
+		switch {
+		case holder == nil || !holder.Write:
+			return errReadOnlyKey()
+		case !holder.MayDo(rt.operation):
+			return errNotAllowed("operation", "it may not "+string(rt.operation))
+		}
 	}
-	return held.access, nil
+	if holder == nil {
+		return nil
+	}
+	for _, l := range rt.ledgers {
+		if !holder.MayRead(l) {
+			return errNotAllowed("ledger", "it may not see the ledger "+string(l))
+		}
+	}
+	return nil
+}
+
+// readOnly is the error for a write that is not served, by a caller that may not write.
+func (h *handler) readOnly(r *http.Request, rt *route, holder *access.Holder) error {
+	if rt != nil && changes(r) && (holder == nil || !holder.Write) {
+		return errReadOnlyKey()
+	}
+	return nil
+}
+
+// authorizeExpand keeps the balance of a customer, which comes with it, from a key that
+// may not see balances.
+func authorizeExpand(rt *route, x expansion, holder *access.Holder) error {
+	if holder == nil || holder.MayRead(access.Balance) || slices.Contains(rt.ledgers, access.Balance) || !x.deep("customer") {
+		return nil
+	}
+	return errNotAllowed("ledger", "it may not see the ledger balance, which a customer comes with")
 }
 
 // presentedKey reads the key as Stripe takes it: Bearer, or the user of Basic.
@@ -140,23 +116,4 @@ func presentedKey(headers []string) (string, bool) {
 		return "", false
 	}
 	return key, key != ""
-}
-
-// namesLoopback tells whether a request is for this machine by a name that is only
-// its own. A page in a browser here could otherwise read everything, by having its
-// own name resolve to this machine.
-func namesLoopback(host string) bool {
-	name := host
-	if h, _, err := net.SplitHostPort(host); err == nil {
-		name = h
-	}
-	addr, err := netip.ParseAddr(strings.Trim(name, "[]"))
-	return strings.EqualFold(name, "localhost") || err == nil && addr.Unmap().IsLoopback()
-}
-
-// fromLoopback looks at the connection alone: what a header says about where a
-// request comes from is the caller's own word.
-func fromLoopback(remoteAddr string) bool {
-	addr, err := netip.ParseAddrPort(remoteAddr)
-	return err == nil && addr.Addr().Unmap().IsLoopback()
 }

@@ -3,13 +3,12 @@ package api
 import (
 	"encoding/json"
 	"fmt"
-	"math"
 	"net/http"
 	"strconv"
 	"strings"
 	"unicode/utf8"
 
-	"golang.org/x/time/rate"
+	"github.com/creditmirror/creditmirror/access"
 )
 
 // apiError is a refusal in Stripe's shape. Every text in it is for the caller.
@@ -20,6 +19,8 @@ type apiError struct {
 	message string
 	param   string
 	header  map[string]string
+	// reason is a word for the journal; empty: status and code say enough.
+	reason string
 }
 
 func (e *apiError) Error() string { return fmt.Sprintf("%d %s: %s", e.status, e.typ, e.message) }
@@ -90,7 +91,31 @@ func errNoKey() *apiError {
 }
 
 // errWrongKey says the same of every wrong key, and repeats none of it.
-func errWrongKey() *apiError { return errKey("Invalid API Key provided.") }
+func errWrongKey() *apiError {
+	e := errKey("Invalid API Key provided.")
+	e.reason = "wrong_key"
+	return e
+}
+
+// errExpired is Stripe's for a key whose time is over.
+func errExpired() *apiError {
+	e := errKey("Expired API Key provided.")
+	e.code, e.reason = "api_key_expired", "expired_key"
+	return e
+}
+
+// errNotAllowed refuses what the key is bound not to do.
+func errNotAllowed(reason, what string) *apiError {
+	return &apiError{
+		status: http.StatusForbidden, typ: typeInvalidRequest, reason: reason,
+		message: "The provided key does not have the required permissions for this request: " + what + ".",
+	}
+}
+
+// errPlatform is for a key that is bound to connected accounts.
+func errPlatform() *apiError {
+	return errNotAllowed("account", "it may not see the platform's own account; name one of its accounts in Stripe-Account")
+}
 
 func errKey(message string) *apiError {
 	return &apiError{
@@ -102,17 +127,23 @@ func errKey(message string) *apiError {
 func errNotLocal() *apiError {
 	return &apiError{
 		status: http.StatusForbidden, typ: typeInvalidRequest,
-		message: "No API keys are configured, so only requests from the same machine are answered, to localhost or a loopback address.",
+		message: "No API keys are configured, so only requests from the same machine are answered, to localhost or a loopback address and not through a proxy.",
 	}
 }
 
 // errThrottled answers wrong keys that come in a flood.
-func errThrottled() *apiError { return errTooMany("Too many requests with wrong keys.", 1) }
+func errThrottled() *apiError {
+	e := errTooMany("Too many requests with wrong keys.", 1)
+	e.reason = "wrong_key"
+	return e
+}
 
 // errLimited tells a key that is over its limit when it gets its next request.
-func errLimited(l *rate.Limiter) *apiError {
-	return errTooMany("Request rate limit exceeded: this key may make "+strconv.FormatFloat(float64(l.Limit()), 'g', -1, 64)+
-		" requests per second.", max(1, math.Ceil((1-l.Tokens())/float64(l.Limit()))))
+func errLimited(holder *access.Holder) *apiError {
+	e := errTooMany("Request rate limit exceeded: this key may make "+strconv.FormatFloat(holder.RPS, 'g', -1, 64)+
+		" requests per second.", holder.RetryAfter())
+	e.reason = "rate"
+	return e
 }
 
 // errTooMany is Stripe's for a limit over all endpoints; seconds are until the
@@ -134,14 +165,14 @@ func errWritesOff() *apiError {
 
 func errReadOnlyKey() *apiError {
 	return &apiError{
-		status: http.StatusForbidden, typ: typeInvalidRequest,
+		status: http.StatusForbidden, typ: typeInvalidRequest, reason: "read_only",
 		message: "The provided key does not have the required permissions for this endpoint: it may only read.",
 	}
 }
 
 func errAccount(account string) *apiError {
 	return &apiError{
-		status: http.StatusForbidden, typ: typeInvalidRequest, code: "account_invalid",
+		status: http.StatusForbidden, typ: typeInvalidRequest, code: "account_invalid", reason: "account",
 		message: fmt.Sprintf("The provided key does not have access to account '%s' (or that account does not exist). "+
 			"Application access may have been revoked.", clip(account)),
 	}

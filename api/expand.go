@@ -11,6 +11,16 @@ func (x expansion) has(name string) bool {
 	return ok
 }
 
+// deep reports whether a property is expanded at any depth.
+func (x expansion) deep(name string) bool {
+	for n, inner := range x {
+		if n == name || inner.deep(name) {
+			return true
+		}
+	}
+	return false
+}
+
 // maxExpandDepth is Stripe's.
 const maxExpandDepth = 4
 

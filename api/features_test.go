@@ -274,7 +274,7 @@ func TestBulkBalances(t *testing.T) {
 // Wrong keys in a flood are told to come slower; right ones always pass.
 func TestWrongKeysAreThrottled(t *testing.T) {
 	t.Parallel()
-	h := New(Options{Reader: world(t), Keys: []Key{{Secret: "right"}}})
+	h := New(Options{Reader: world(t), Keys: keysOf([]testKey{{Secret: "right"}}...)})
 	counts := map[int]int{}
 	for range 1000 {
 		w := serve(h, local("GET", pathBalance, "Authorization", "Bearer wrong"))
@@ -357,7 +357,7 @@ func TestMaxAgeFailures(t *testing.T) {
 
 func TestWriteBodies(t *testing.T) {
 	t.Parallel()
-	h := New(Options{Reader: world(t), Keys: []Key{{Secret: "w", Write: true}}, Writes: &Writes{}})
+	h := New(Options{Reader: world(t), Keys: keysOf([]testKey{{Secret: "w", Write: true}}...), Writes: &Writes{}})
 	for name, c := range map[string]struct {
 		body, kind string
 		status     int

@@ -114,14 +114,23 @@ func pause(ctx context.Context, d time.Duration) error {
 // refresh syncs what the request is about when it asks for a younger copy.
 func (h *handler) refresh(r *http.Request, rt *route, c *call) error {
 	values := r.Header.Values(headerMaxAge)
-	if len(values) == 0 {
+	asked := len(values) > 0
+	var age time.Duration
+	var err error
+	switch {
+	case asked:
+		if age, err = maxAge(values); err != nil {
+			return err
+		}
+	case c.holder != nil && c.holder.MaxAge != nil:
+		age = *c.holder.MaxAge
+	default:
 		return nil
 	}
-	age, err := maxAge(values)
-	if err != nil {
-		return err
-	}
 	if rt.targets == nil {
+		if !asked { // the key's own age is for what can be synced
+			return nil
+		}
 		return errMaxAge("lists of the whole account cannot be synced first; leave the header out")
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), syncTimeout+h.timeout)
@@ -131,6 +140,9 @@ func (h *handler) refresh(r *http.Request, rt *route, c *call) error {
 		return err
 	}
 	if len(targets) == 0 {
+		if !asked {
+			return nil
+		}
 		return errMaxAge("only what belongs to one customer can be synced first; name the customer, or leave the header out")
 	}
 	if h.syncs == nil {

@@ -100,7 +100,7 @@ func FuzzRequest(f *testing.F) {
 		f.Add("POST", seed, "", "Basic cmlnaHQ6", "", "x")
 	}
 	reader := &strict{}
-	h := New(Options{Reader: reader, Keys: []Key{{Secret: "right"}}})
+	h := New(Options{Reader: reader, Keys: keysOf([]testKey{{Secret: "right"}}...)})
 	f.Fuzz(func(t *testing.T, method, path, query, authorization, account, version string) {
 		r := local("GET", "/")
 		r.Method, r.URL.Path, r.URL.RawQuery = method, path, query

@@ -42,7 +42,7 @@ func TestMetricsOfRequests(t *testing.T) {
 	if counts, series := told(); len(counts) != 0 || series != 2*len(routes) {
 		t.Errorf("before the first request %v, %d series, want two of each of the %d routes", counts, series, len(routes))
 	}
-	h := New(Options{Reader: world(t), Keys: []Key{{Secret: "key-of-the-test"}}, Metrics: metrics})
+	h := New(Options{Reader: world(t), Keys: keysOf([]testKey{{Secret: "key-of-the-test"}}...), Metrics: metrics})
 	key := []string{"Authorization", "Bearer key-of-the-test"}
 	for _, target := range []string{pathBalance, pathBalance, "/v1/customers/cus_unknown", "/v1/customers?limit=x", "/v1/charges", "/v1/cus_1/cus_2"} {
 		serve(h, local("GET", target, key...))

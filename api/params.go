@@ -18,7 +18,9 @@ const (
 	paramLimit  = "limit"
 	paramAfter  = "starting_after"
 	paramBefore = "ending_before"
-	paramExpand = "expand[]"
+	paramExpand = paramExpandName + "[]"
+	// paramExpandName is how a write may name it too: expand[0].
+	paramExpandName = "expand"
 )
 
 // paramsCreated is the filter by created in both of its forms: one second, or a

@@ -4,10 +4,10 @@ import (
 	"context"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
 	"time"
 
+	"github.com/creditmirror/creditmirror/access"
 	"github.com/creditmirror/creditmirror/mirror"
 )
 
@@ -38,6 +38,10 @@ type route struct {
 	serve   func(context.Context, *call) (any, error)
 	// write sends a POST on; then serve is nil.
 	write func(context.Context, *Writes, *call) (written, error)
+	// operation is what a write does.
+	operation access.Operation
+	// ledgers are those that the operation shows or changes.
+	ledgers []access.Ledger
 }
 
 const (
@@ -80,12 +84,12 @@ var routes = []route{
 		arrays: []string{filterPrices}, expand: expandSummary, targets: paramCredits, serve: getSummary,
 	}),
 
-	post("customers/{id}/balance_transactions", createBalanceTransaction),
-	post("customers/{id}/balance_transactions/{id}", updateBalanceTransaction),
-	post("billing/credit_grants", createGrant),
-	post("billing/credit_grants/{id}", updateGrant),
-	post("billing/credit_grants/{id}/expire", expireGrant),
-	post("billing/credit_grants/{id}/void", voidGrant),
+	post("customers/{id}/balance_transactions", access.Adjust, createBalanceTransaction),
+	post("customers/{id}/balance_transactions/{id}", access.Edit, updateBalanceTransaction),
+	post("billing/credit_grants", access.Grant, createGrant),
+	post("billing/credit_grants/{id}", access.Edit, updateGrant),
+	post("billing/credit_grants/{id}/expire", access.Expire, expireGrant),
+	post("billing/credit_grants/{id}/void", access.Void, voidGrant),
 
 	beyond("credits/balances", route{
 		params: []string{paramLimit, paramAfter, "as_of"}, single: true, serve: listBalances,
@@ -98,6 +102,14 @@ var routes = []route{
 // placed puts an operation at its path.
 func placed(method, path string, rt route) route {
 	rt.method, rt.path, rt.name = method, strings.Split(path, "/"), "/v1/"+path
+	switch rt.path[0] {
+	case "customers":
+		rt.ledgers = []access.Ledger{access.Balance}
+	case "billing":
+		rt.ledgers = []access.Ledger{access.Credits}
+	default:
+		rt.ledgers = access.Ledgers()
+	}
 	return rt
 }
 
@@ -114,8 +126,8 @@ func get(path string, rt route) route {
 	return rt
 }
 
-func post(path string, write func(context.Context, *Writes, *call) (written, error)) route {
-	return placed(http.MethodPost, path, route{write: write})
+func post(path string, operation access.Operation, write func(context.Context, *Writes, *call) (written, error)) route {
+	return placed(http.MethodPost, path, route{operation: operation, write: write})
 }
 
 // beyond is an operation that Stripe does not have.
@@ -148,28 +160,22 @@ func (rt *route) ids(segments []string) ([]string, bool) {
 
 // match finds the route of a request. It takes the path as it was sent: cleaning
 // it would mean a redirect, which no SDK expects, and an escaped slash inside an
-// id must not become a new segment.
-func match(r *http.Request, granted access) (*route, []string, error) {
-	known := false
+// id must not become a new segment. With the error for a method that the path does not
+// have comes a route of another method.
+func match(r *http.Request) (*route, []string, error) {
+	var other *route
 	if rest, ok := strings.CutPrefix(r.URL.EscapedPath(), "/v1/"); ok {
 		segments := strings.Split(rest, "/")
 		for i := range routes {
 			ids, ok := routes[i].ids(segments)
-			if !ok {
-				continue
+			switch {
+			case !ok:
+			case routes[i].method == r.Method:
+				return &routes[i], ids, nil
+			default:
+				other = &routes[i]
 			}
-			known = true
-			if routes[i].method != r.Method {
-				continue
-			}
-			if routes[i].write != nil && granted != accessWrite {
-				return nil, nil, errReadOnlyKey()
-			}
-			return &routes[i], ids, nil
 		}
 	}
-	if known && granted != accessWrite && slices.Contains([]string{http.MethodPost, http.MethodDelete}, r.Method) {
-		return nil, nil, errReadOnlyKey()
-	}
-	return nil, nil, errUnrecognized(r.Method, r.URL.Path)
+	return other, nil, errUnrecognized(r.Method, r.URL.Path)
 }

@@ -19,7 +19,7 @@ const sdkKey = "rk_test_sdk"
 // sdk is Stripe's own client on the API.
 func sdk(t *testing.T, f *fake) (*client.API, stripe.Backend) {
 	t.Helper()
-	srv := httptest.NewServer(New(Options{Reader: f, Keys: []Key{{Secret: sdkKey}}, Now: func() time.Time { return now }}))
+	srv := httptest.NewServer(New(Options{Reader: f, Keys: keysOf([]testKey{{Secret: sdkKey}}...), Now: func() time.Time { return now }}))
 	t.Cleanup(srv.Close)
 	backend := stripe.GetBackendWithConfig(stripe.APIBackend, &stripe.BackendConfig{
 		URL: stripe.String(srv.URL), EnableTelemetry: stripe.Bool(false), MaxNetworkRetries: stripe.Int64(0),

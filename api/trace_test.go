@@ -17,7 +17,7 @@ func TestTraceOfARequest(t *testing.T) {
 	spans := tracetest.NewSpanRecorder()
 	f := world(t)
 	h := New(Options{
-		Reader: f, Keys: []Key{{Secret: "key-of-the-test"}},
+		Reader: f, Keys: keysOf([]testKey{{Secret: "key-of-the-test"}}...),
 		Tracer: sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans)).Tracer("test"),
 	})
 	const from = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

@@ -1,8 +1,11 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,6 +20,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/creditmirror/creditmirror/access"
 	"github.com/creditmirror/creditmirror/internal/failpoint"
 	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/stripeapi"
@@ -128,9 +132,11 @@ func (h *handler) write(r *http.Request, header http.Header, rt *route, c *call)
 	default:
 		c.key = keys[0]
 	}
+	if err := h.beginWrite(r.Context(), rt, c); err != nil {
+		return response{}, err
+	}
 	ctx, cancel := h.writes.bound(r.Context(), c.stopping)
 	defer cancel()
-	began := time.Now()
 	// Whatever goes wrong from here on, the caller learns that it may have happened.
 	// An SDK may repeat it by itself only with a key of its own: without one it would
 	// be a second write.
@@ -152,8 +158,7 @@ func (h *handler) write(r *http.Request, header http.Header, rt *route, c *call)
 	if outcome == outcomeDone && c.account != "" && h.writes.Seen != nil {
 		h.writes.remember(ctx, c)
 	}
-	c.log.Info("api write", zap.String("customer_id", w.target.ID), zap.String("scope", string(w.target.Scope)),
-		zap.Int("code", w.reply.Status), zap.String("outcome", outcome), zap.Duration("duration", time.Since(began)))
+	c.about.ended(w, outcome)
 	header.Set(headerWrite, outcome)
 	out, err := w.response(c)
 	switch {
@@ -163,6 +168,85 @@ func (h *handler) write(r *http.Request, header http.Header, rt *route, c *call)
 		header.Del(headerRetry)
 	}
 	return out, err
+}
+
+// beginWrite judges what a write is to do, and notes it before it is sent.
+func (h *handler) beginWrite(ctx context.Context, rt *route, c *call) error {
+	digest := sha256.Sum256([]byte(c.key))
+	c.about.write.IdempotencyDigest = hex.EncodeToString(digest[:])
+	var perDay *int64
+	if currency, amount, ok := amountOf(rt.operation, c.form); ok {
+		c.about.write.Currency, c.about.write.Amount = currency, amount
+		if c.holder != nil {
+			perDay = c.holder.PerDay(currency)
+		}
+	}
+	if rt.operation == access.Grant && mirror.ValidCustomerID(c.form.Get("customer")) {
+		c.about.write.Customer = c.form.Get("customer")
+	}
+	if err := authorizeAmount(rt.operation, c.form, c.holder); err != nil {
+		return err
+	}
+	if err := authorizeReply(rt, c.form, c.holder); err != nil {
+		return err
+	}
+	if err := h.journal.begin(ctx, c.about.write, perDay); err != nil {
+		return err
+	}
+	c.about.sent = true
+	return nil
+}
+
+// authorizeReply refuses what would have Stripe's reply tell more than the key may see.
+func authorizeReply(rt *route, form url.Values, holder *access.Holder) error {
+	for name := range form {
+		if base, _, _ := strings.Cut(name, "["); base == paramExpandName {
+			if err := authorizeExpand(rt, expansion{nameCustomer: nil}, holder); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// name notes what a request is about, as far as the path tells it.
+func (a *asked) name(rt *route, ids []string) {
+	if rt == nil || rt.write == nil {
+		return
+	}
+	a.write.Operation = string(rt.operation)
+	for _, id := range ids {
+		switch {
+		case mirror.ValidCustomerID(id):
+			a.write.Customer = id
+		case validID(id):
+			a.write.Object = id
+		}
+	}
+}
+
+// ended notes what became of a write that was sent.
+func (a *asked) ended(w written, outcome string) {
+	if w.target.Valid() {
+		a.write.Customer = w.target.ID
+	}
+	a.write.StripeRequestID = w.reply.Header.Get("Request-Id")
+	if !validID(a.write.StripeRequestID) {
+		a.write.StripeRequestID = ""
+	}
+	var body struct {
+		ID    string
+		Error struct{ Code, Type string }
+	}
+	if json.Unmarshal(w.reply.Body, &body) != nil {
+		return
+	}
+	if outcome == outcomeDone && validID(body.ID) {
+		a.write.Object = body.ID
+	}
+	if reason := cmp.Or(body.Error.Code, body.Error.Type); outcome != outcomeDone && validID(reason) {
+		a.write.Reason = reason
+	}
 }
 
 // remember takes note of the account of a write that was done, so that it can be
@@ -220,6 +304,11 @@ func readForm(r *http.Request) (url.Values, error) {
 	}
 	if err != nil {
 		return nil, errInvalid("", "", "Invalid parameters: they are not properly encoded.")
+	}
+	// Which of two counts is not defined, and need not be the one that the caller has
+	// looked at.
+	if name := twice(form); name != "" {
+		return nil, errInvalid("", name, "You passed '%s' more than once.", clip(name))
 	}
 	return form, nil
 }

@@ -141,7 +141,7 @@ func TestWriteOutcomes(t *testing.T) {
 			ledger := &ledgerStub{apply: c.apply}
 			syncs, marks := 0, 0
 			h := New(Options{
-				Reader: world(t), Keys: []Key{{Secret: "w", Write: true}},
+				Reader: world(t), Keys: keysOf([]testKey{{Secret: "w", Write: true}}...),
 				Writes: &Writes{
 					Stripe: &c.stripe, Store: ledger, Timeout: 300 * time.Millisecond,
 					Sync: func(_ context.Context, target mirror.Target, _ string) error {
@@ -210,7 +210,7 @@ func postForm(target, form string, header ...string) *http.Request {
 // writing is a handler that may write, on an ordinary world.
 func writing(t *testing.T, stripe stripeWriter, ledger writeStore, marked *[]mirror.Target, more ...func(*Options)) http.Handler {
 	o := Options{
-		Reader: world(t), Keys: []Key{{Secret: "w", Write: true}, {Secret: "r"}},
+		Reader: world(t), Keys: keysOf([]testKey{{Secret: "w", Write: true}, {Secret: "r"}}...),
 		Writes: &Writes{
 			Stripe: stripe, Store: ledger,
 			Sync: func(context.Context, mirror.Target, string) error { return errors.New("no stripe") },

@@ -4,14 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
 	"go.uber.org/zap"
 
+	"github.com/creditmirror/creditmirror/access"
 	"github.com/creditmirror/creditmirror/api"
 	"github.com/creditmirror/creditmirror/config"
+	"github.com/creditmirror/creditmirror/doors"
 	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/stripeapi"
 	"github.com/creditmirror/creditmirror/worker"
@@ -25,18 +26,20 @@ func (a *App) newAPI() error {
 	if err != nil {
 		return err
 	}
-	keys := make([]api.Key, len(cfg.APIKeys))
-	for i, k := range cfg.APIKeys {
-		keys[i] = api.Key{Secret: k.Key.Reveal(), Write: k.Write, RPS: k.RPS}
-	}
 	log := a.log.With(zap.String("component", "api"))
+	a.keys = access.New(cfg.APIKeys, nil)
+	rows, _ := a.parts.Store.(mirror.APIJournal) // a store that tests put in its place may be none
+	a.journal, err = api.NewJournal(rows, api.JournalOptions{Keys: a.keys, Retention: cfg.AuditRetention, Registerer: a.o.Registry, Log: log})
+	if err != nil {
+		return err
+	}
 	stopping := make(chan struct{})
 	o := api.Options{
-		Reader: a.parts.Store, Keys: keys, Version: cfg.StripeAPIVersion, Accounts: a.mirrored(),
+		Reader: a.parts.Store, Keys: a.keys, Journal: a.journal, Proxies: doors.Proxies(cfg.TrustedProxies), Version: cfg.StripeAPIVersion, Accounts: a.mirrored(),
 		Emails: cfg.CustomerFields == config.CustomerFieldsFull, Stopping: stopping, Log: log, Tracer: a.traces.Tracer("api"),
 		Metrics: metrics, Now: a.o.Outside.Now,
 	}
-	writes := slices.ContainsFunc(cfg.APIKeys, func(k config.APIKey) bool { return k.Write })
+	writes := a.keys.CanWrite()
 	switch {
 	case a.parts.Stripe != nil:
 		client := a.parts.Stripe.For(stripeapi.PurposeAPI)

@@ -19,6 +19,8 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/creditmirror/creditmirror/access"
+	"github.com/creditmirror/creditmirror/api"
 	"github.com/creditmirror/creditmirror/config"
 	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/notify"
@@ -67,6 +69,8 @@ type App struct {
 	receiver *webhook.Receiver
 	inbox    *switchedInbox
 	arrivals *arrivals
+	keys     *access.Keys // of the API
+	journal  *api.Journal
 
 	webhookServer, apiServer, opsServer *http.Server
 	webhookListener                     net.Listener
@@ -327,6 +331,9 @@ func (a *App) Run(ctx context.Context) error {
 	if a.arrivals != nil {
 		a.arrivals.begin(ctx)
 		run("arrivals", func() error { a.arrivals.loop(background); return nil })
+	}
+	if a.journal != nil {
+		run("journal", func() error { a.journal.Run(background); return nil })
 	}
 	var workers sync.WaitGroup
 	if a.pool != nil {

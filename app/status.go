@@ -35,8 +35,23 @@ type Status struct {
 	DeadLetters   DeadStatus    `json:"dead_letters"`
 	PendingEvents int64         `json:"pending_events"`
 	Balances      []TotalStatus `json:"balances"`
-	Build         Build         `json:"build"`
-	At            time.Time     `json:"at"`
+	// APIKeys tells of the API's keys by name, the configured ones first.
+	APIKeys []KeyStatus `json:"api_keys"`
+	Build   Build       `json:"build"`
+	At      time.Time   `json:"at"`
+}
+
+// KeyStatus tells of a key of the API.
+type KeyStatus struct {
+	Name string `json:"name"`
+	// Configured tells a key of this process from one that is only remembered.
+	Configured bool `json:"configured"`
+	Write      bool `json:"write"`
+	// LastUsed is when it was last accepted, to some seconds; null: never.
+	LastUsed *time.Time `json:"last_used"`
+	// Expires is when it stops working; null: never.
+	Expires *time.Time `json:"expires"`
+	Expired bool       `json:"expired"`
 }
 
 // QueueStatus counts targets by state.
@@ -154,6 +169,9 @@ func (p *Parts) Status(ctx context.Context, gate *worker.Gate) (Status, error) {
 	if err := p.addTrouble(ctx, &s); err != nil {
 		return s, err
 	}
+	if s.APIKeys, err = p.keyStatus(ctx, s.At); err != nil {
+		return s, err
+	}
 	counts, err := p.Queue.Stats(ctx)
 	if err != nil {
 		return s, err
@@ -188,6 +206,30 @@ func (p *Parts) addTrouble(ctx context.Context, s *Status) error {
 		Unreadable: ages.Unreadable, Oldest: optional(ages.Oldest),
 	}
 	return err
+}
+
+// keyStatus tells of the configured keys, and of those that were used in the last 90 days.
+func (p *Parts) keyStatus(ctx context.Context, now time.Time) ([]KeyStatus, error) {
+	list, place := []KeyStatus{}, map[string]int{}
+	for _, k := range p.Config.APIKeys {
+		place[k.Name] = len(list)
+		list = append(list, KeyStatus{
+			Name: k.Name, Configured: true, Write: k.Write, Expires: optional(k.Expires), Expired: !k.Expires.IsZero() && !now.Before(k.Expires),
+		})
+	}
+	journal, ok := p.Store.(mirror.APIJournal)
+	if !ok {
+		return list, nil
+	}
+	uses, err := journal.APIKeyUses(ctx)
+	for _, u := range uses {
+		if i, known := place[u.Name]; known {
+			list[i].LastUsed = optional(u.LastUsed)
+		} else if now.Sub(u.LastUsed) < 90*24*time.Hour {
+			list = append(list, KeyStatus{Name: u.Name, LastUsed: optional(u.LastUsed)})
+		}
+	}
+	return list, err
 }
 
 // optional is a time in UTC; nil for the zero time.

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/creditmirror/creditmirror/access"
 )
 
 // Config is the whole configuration. [Load] fills every field; one that was not
@@ -35,8 +37,15 @@ type Config struct {
 	APIAddr string
 	// OpsAddr is the host:port of the metrics and health listener.
 	OpsAddr string
-	// APIKeys open the API and console.
-	APIKeys []APIKey
+	// APIKeys open the API and console. They hold digests of the keys alone.
+	APIKeys []access.Key
+	// TrustedProxies are networks of proxies whose X-Forwarded-For is believed.
+	TrustedProxies Networks
+	// WebhookTLS, APITLS and OpsTLS are for the listeners; without files they speak
+	// plain HTTP.
+	WebhookTLS, APITLS, OpsTLS TLS
+	// AuditRetention is how long api_writes is kept.
+	AuditRetention time.Duration
 
 	// StripeRPS is in calls per second, all replicas together.
 	StripeRPS float64
@@ -146,15 +155,11 @@ func (n Networks) String() string {
 // Equal tells whether both are the same networks in the same order.
 func (n Networks) Equal(other Networks) bool { return slices.Equal(n, other) }
 
-// APIKey is one key of the API and console.
-type APIKey struct {
-	// Key is what the caller presents, without its prefix (read:, write@5: and so on).
-	Key Secret
-	// Write allows changes; every key may read.
-	Write bool
-	// RPS is how many requests a second one process answers; 0: no limit.
-	RPS float64
-}
+// TLS names the files of a listener's certificate and key; both are empty for none.
+type TLS struct{ Cert, Key string }
+
+// On reports whether there is TLS.
+func (t TLS) On() bool { return t.Cert != "" }
 
 // Mode returns the mode of the Stripe key, [ModeUnknown] if there is no key.
 func (c Config) Mode() Mode { return KeyMode(c.StripeAPIKey) }

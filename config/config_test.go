@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/creditmirror/creditmirror/access"
 )
 
 const (
@@ -47,7 +49,8 @@ func TestDefaults(t *testing.T) {
 	want := Config{
 		StripeAPIBase: "https://api.stripe.com", StripeAPIVersion: "2026-08-26.dahlia",
 		DatabaseURL: NewSecret("sqlite:creditmirror.db"), Inbox: InboxAuto,
-		WebhookAddr: ":8080", APIAddr: "127.0.0.1:8081", OpsAddr: "127.0.0.1:9090",
+		AuditRetention: 17520 * time.Hour,
+		WebhookAddr:    ":8080", APIAddr: "127.0.0.1:8081", OpsAddr: "127.0.0.1:9090",
 		StripeRPS: 20, StripeEndpointRPS: 20, Workers: 16,
 		EventsInterval: time.Minute, BalancesInterval: time.Hour, ScrubPeriod: 720 * time.Hour,
 		Repair: true, CustomerFields: CustomerFieldsCredit, LogLevel: LogInfo, MaxAttempts: 12,
@@ -73,10 +76,13 @@ func TestEverythingSet(t *testing.T) {
 		"CREDITMIRROR_DATABASE_URL=postgres://me:p%40ss@db1:5432,db2/mirror?sslmode=verify-full",
 		"CREDITMIRROR_REDIS_URL=rediss+cluster://:pw@r1:6379,r2:6379", "CREDITMIRROR_INBOX=off",
 		"CREDITMIRROR_WEBHOOK_ADDR=[::]:80", "CREDITMIRROR_API_ADDR=0.0.0.0:81", "CREDITMIRROR_OPS_ADDR=localhost:0",
-		"CREDITMIRROR_API_KEYS=" + apiKey + "1,read:" + apiKey + "2,write:" + apiKey + "3,read@50:" + apiKey + "4,write@0.5:" + apiKey + "5,read:" + apiKey + "@50",
+		"CREDITMIRROR_API_KEYS=" + apiKey + "1,read:" + apiKey + "2,write:" + apiKey + "3,read@50:" + apiKey + "4,write[billing-team]@0.5:" + apiKey + "5,read:" + apiKey + "@50",
 		"CREDITMIRROR_STRIPE_ENDPOINT_RPS=150.5", "CREDITMIRROR_WORKERS=1024", "CREDITMIRROR_EVENTS_INTERVAL=1s",
 		"CREDITMIRROR_BALANCES_INTERVAL=10s", "CREDITMIRROR_SCRUB_PERIOD=1m", "CREDITMIRROR_REPAIR=false",
 		"CREDITMIRROR_CUSTOMER_FIELDS=full", "CREDITMIRROR_LOG_LEVEL=debug", "CREDITMIRROR_MAX_ATTEMPTS=100",
+		"CREDITMIRROR_TRUSTED_PROXIES=10.0.0.0/8, 192.0.2.1", "CREDITMIRROR_AUDIT_RETENTION=720h",
+		"CREDITMIRROR_WEBHOOK_TLS_CERT=w.crt", "CREDITMIRROR_WEBHOOK_TLS_KEY=w.key", "CREDITMIRROR_API_TLS_CERT=a.crt", "CREDITMIRROR_API_TLS_KEY=a.key",
+		"CREDITMIRROR_OPS_TLS_CERT=o.crt", "CREDITMIRROR_OPS_TLS_KEY=o.key",
 		"CREDITMIRROR_NOTIFY_URL=https://[2001:db8::1]:8443/token?a=b", "CREDITMIRROR_NOTIFY_SECRET=" + apiKey + "0123, " + apiKey + "4567",
 		"CREDITMIRROR_NOTIFY_ALLOW=10.0.0.0/8, 2001:db8::1",
 		"OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318/base/", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=https://traces.example/v1/traces",
@@ -95,15 +101,18 @@ func TestEverythingSet(t *testing.T) {
 		DatabaseURL:    NewSecret("postgres://me:p%40ss@db1:5432,db2/mirror?sslmode=verify-full"),
 		RedisURL:       NewSecret("rediss+cluster://:pw@r1:6379,r2:6379"), Inbox: InboxOff,
 		WebhookAddr: "[::]:80", APIAddr: "0.0.0.0:81", OpsAddr: "localhost:0",
-		APIKeys: []APIKey{
-			{Key: NewSecret(apiKey + "1")},
-			{Key: NewSecret(apiKey + "2")},
-			{Key: NewSecret(apiKey + "3"), Write: true},
-			{Key: NewSecret(apiKey + "4"), RPS: 50},
-			{Key: NewSecret(apiKey + "5"), Write: true, RPS: 0.5},
-			{Key: NewSecret(apiKey + "@50")}, // of the key itself, which may hold any sign but a colon
+		APIKeys: []access.Key{
+			{Name: "key-1", Digest: access.DigestOf(apiKey + "1")},
+			{Name: "key-2", Digest: access.DigestOf(apiKey + "2")},
+			{Name: "key-3", Digest: access.DigestOf(apiKey + "3"), Write: true},
+			{Name: "key-4", Digest: access.DigestOf(apiKey + "4"), RPS: 50},
+			{Name: "billing-team", Digest: access.DigestOf(apiKey + "5"), Write: true, RPS: 0.5},
+			{Name: "key-6", Digest: access.DigestOf(apiKey + "@50")}, // of the key itself, which may hold any sign but a colon
 		},
-		StripeRPS: 80, StripeEndpointRPS: 150.5, Workers: 1024,
+		TrustedProxies: Networks{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("192.0.2.1/32")},
+		WebhookTLS:     TLS{"w.crt", "w.key"}, APITLS: TLS{"a.crt", "a.key"}, OpsTLS: TLS{"o.crt", "o.key"},
+		AuditRetention: 720 * time.Hour,
+		StripeRPS:      80, StripeEndpointRPS: 150.5, Workers: 1024,
 		EventsInterval: time.Second, BalancesInterval: 10 * time.Second, ScrubPeriod: time.Minute,
 		CustomerFields: CustomerFieldsFull, LogLevel: LogDebug, MaxAttempts: 100,
 		NotifyURL: NewSecret("https://[2001:db8::1]:8443/token?a=b"), NotifySecrets: []Secret{NewSecret(apiKey + "0123"), NewSecret(apiKey + "4567")},
@@ -130,6 +139,9 @@ func TestEverythingSet(t *testing.T) {
 		t.Fatalf("traces go to %s with %+v", url, headers)
 	}
 	wantEffective := map[string]string{
+		"CREDITMIRROR_TRUSTED_PROXIES": "10.0.0.0/8,192.0.2.1/32", "CREDITMIRROR_AUDIT_RETENTION": "720h0m0s",
+		"CREDITMIRROR_WEBHOOK_TLS_CERT": "w.crt", "CREDITMIRROR_WEBHOOK_TLS_KEY": "w.key", "CREDITMIRROR_API_TLS_CERT": "a.crt",
+		"CREDITMIRROR_API_TLS_KEY": "a.key", "CREDITMIRROR_OPS_TLS_CERT": "o.crt", "CREDITMIRROR_OPS_TLS_KEY": "o.key",
 		"STRIPE_API_KEY": "set", "STRIPE_WEBHOOK_SECRET": "set", "STRIPE_API_BASE": "http://127.0.0.1:12111",
 		"STRIPE_API_VERSION": "2025-02-24.acacia", "STRIPE_ACCOUNTS": "acct_1,acct_2",
 		"CREDITMIRROR_DATABASE_URL": "postgres://[redacted]@db1:5432,db2/mirror?[redacted]",
@@ -234,8 +246,8 @@ func TestSecretFiles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := []string{good.StripeAPIKey.Reveal(), good.DatabaseURL.Reveal(), good.RedisURL.Reveal(), good.APIKeys[0].Key.Reveal(), good.StripeWebhookSecrets[1].Reveal()}
-	if diff := cmp.Diff([]string{testKey, "postgres://u:pw@db/x", "redis://:pw@r:6379/1", apiKey, otherKey}, got); diff != "" {
+	got := []string{good.StripeAPIKey.Reveal(), good.DatabaseURL.Reveal(), good.RedisURL.Reveal(), good.StripeWebhookSecrets[1].Reveal()}
+	if diff := cmp.Diff([]string{testKey, "postgres://u:pw@db/x", "redis://:pw@r:6379/1", otherKey}, got); diff != "" {
 		t.Fatal(diff)
 	}
 

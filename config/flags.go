@@ -10,32 +10,44 @@ import (
 type Overrides struct {
 	values  map[Var]string
 	files   map[Var]string
+	refused map[Var]string // secrets that were given by flags all the same
 	unknown []Var
 }
 
 // Bind registers the flags of the given variables on fs and returns where their
-// values will be found once fs is parsed, to be passed to [Load]. A secret gets
-// a second flag, ending in -file, that names a file to read it from, because
-// what stands on a command line can be seen by every process of the machine.
+// values will be found once fs is parsed, to be passed to [Load]. A secret has a flag
+// that ends in -file and names a file to read it from, because what stands on a
+// command line can be seen by every process of the machine. URLs that may hold a
+// password have both.
 //
 // Flags take any text and it is Load that judges it: an error of the flag
 // parser itself would come alone, and would quote a secret.
 func Bind(fs *pflag.FlagSet, vars ...Var) *Overrides {
-	o := &Overrides{values: map[Var]string{}, files: map[Var]string{}}
+	o := &Overrides{values: map[Var]string{}, files: map[Var]string{}, refused: map[Var]string{}}
 	for _, v := range vars {
 		s, ok := lookup(v)
 		if !ok { // reported by Load, as any other wrong name
 			o.unknown = append(o.unknown, v)
 			continue
 		}
-		f := fs.VarPF(&flagValue{into: o.values, spec: s, kind: s.kind}, s.Flag, "", s.Help+" [$"+string(v)+"]")
+		name := v.flagName()
+		if v.hidden() {
+			// Known so that whoever gives it is told what to do, and not that there is none.
+			fs.VarPF(&flagValue{into: o.refused, spec: s, kind: s.kind}, name, "", "").Hidden = true
+			fs.Var(&flagValue{into: o.files, spec: s, kind: "path"}, name+fileFlag, "file holding the "+s.Help+" [$"+string(v)+fileSuffix+"]")
+			continue
+		}
+		help := s.Help
+		if s.Secret {
+			help += "; not one with a password"
+		}
+		f := fs.VarPF(&flagValue{into: o.values, spec: s, kind: s.kind}, name, "", help+" [$"+string(v)+"]")
 		f.DefValue = s.Default
 		if s.kind == "bool" {
 			f.NoOptDefVal = "true"
 		}
 		if s.Secret {
-			fs.Var(&flagValue{into: o.files, spec: s, kind: "path"}, s.Flag+"-file",
-				"file holding what --"+s.Flag+" takes [$"+string(v)+fileSuffix+"]")
+			fs.Var(&flagValue{into: o.files, spec: s, kind: "path"}, name+fileFlag, "file holding what --"+name+" takes [$"+string(v)+fileSuffix+"]")
 		}
 	}
 	return o
@@ -43,13 +55,14 @@ func Bind(fs *pflag.FlagSet, vars ...Var) *Overrides {
 
 // merge returns all overrides as one, later ones winning.
 func merge(list []*Overrides) Overrides {
-	all := Overrides{values: map[Var]string{}, files: map[Var]string{}}
+	all := Overrides{values: map[Var]string{}, files: map[Var]string{}, refused: map[Var]string{}}
 	for _, o := range list {
 		if o == nil {
 			continue
 		}
 		maps.Copy(all.values, o.values)
 		maps.Copy(all.files, o.files)
+		maps.Copy(all.refused, o.refused)
 		all.unknown = append(all.unknown, o.unknown...)
 	}
 	return all

@@ -24,19 +24,22 @@ func bind(t *testing.T, args []string, vars ...Var) (*Overrides, *pflag.FlagSet)
 func TestTableIsTheContract(t *testing.T) {
 	t.Parallel()
 	want := []string{
-		"STRIPE_API_KEY --stripe-api-key", "STRIPE_WEBHOOK_SECRET --stripe-webhook-secret",
+		"STRIPE_API_KEY --stripe-api-key-file", "STRIPE_WEBHOOK_SECRET --stripe-webhook-secret-file",
 		"STRIPE_API_BASE --stripe-api-base", "STRIPE_API_VERSION --stripe-api-version", "STRIPE_ACCOUNTS --stripe-accounts",
 		"CREDITMIRROR_DATABASE_URL --database-url", "CREDITMIRROR_REDIS_URL --redis-url", "CREDITMIRROR_INBOX --inbox",
 		"CREDITMIRROR_WEBHOOK_ADDR --webhook-addr", "CREDITMIRROR_API_ADDR --api-addr", "CREDITMIRROR_OPS_ADDR --ops-addr",
-		"CREDITMIRROR_API_KEYS --api-keys", "CREDITMIRROR_STRIPE_RPS --stripe-rps",
+		"CREDITMIRROR_API_KEYS --api-keys-file", "CREDITMIRROR_STRIPE_RPS --stripe-rps",
 		"CREDITMIRROR_STRIPE_ENDPOINT_RPS --stripe-endpoint-rps", "CREDITMIRROR_WORKERS --workers",
 		"CREDITMIRROR_EVENTS_INTERVAL --events-interval", "CREDITMIRROR_BALANCES_INTERVAL --balances-interval",
 		"CREDITMIRROR_SCRUB_PERIOD --scrub-period", "CREDITMIRROR_REPAIR --repair",
 		"CREDITMIRROR_CUSTOMER_FIELDS --customer-fields", "CREDITMIRROR_LOG_LEVEL --log-level",
-		"CREDITMIRROR_MAX_ATTEMPTS --max-attempts",
-		"CREDITMIRROR_NOTIFY_URL --notify-url", "CREDITMIRROR_NOTIFY_SECRET --notify-secret", "CREDITMIRROR_NOTIFY_ALLOW --notify-allow",
+		"CREDITMIRROR_MAX_ATTEMPTS --max-attempts", "CREDITMIRROR_TRUSTED_PROXIES --trusted-proxies",
+		"CREDITMIRROR_WEBHOOK_TLS_CERT --webhook-tls-cert", "CREDITMIRROR_WEBHOOK_TLS_KEY --webhook-tls-key",
+		"CREDITMIRROR_API_TLS_CERT --api-tls-cert", "CREDITMIRROR_API_TLS_KEY --api-tls-key",
+		"CREDITMIRROR_OPS_TLS_CERT --ops-tls-cert", "CREDITMIRROR_OPS_TLS_KEY --ops-tls-key", "CREDITMIRROR_AUDIT_RETENTION --audit-retention",
+		"CREDITMIRROR_NOTIFY_URL --notify-url-file", "CREDITMIRROR_NOTIFY_SECRET --notify-secret-file", "CREDITMIRROR_NOTIFY_ALLOW --notify-allow",
 		"OTEL_EXPORTER_OTLP_ENDPOINT --otel-exporter-otlp-endpoint", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT --otel-exporter-otlp-traces-endpoint",
-		"OTEL_EXPORTER_OTLP_HEADERS --otel-exporter-otlp-headers", "OTEL_EXPORTER_OTLP_TRACES_HEADERS --otel-exporter-otlp-traces-headers",
+		"OTEL_EXPORTER_OTLP_HEADERS --otel-exporter-otlp-headers-file", "OTEL_EXPORTER_OTLP_TRACES_HEADERS --otel-exporter-otlp-traces-headers-file",
 		"OTEL_EXPORTER_OTLP_PROTOCOL --otel-exporter-otlp-protocol", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL --otel-exporter-otlp-traces-protocol",
 		"OTEL_SERVICE_NAME --otel-service-name", "OTEL_RESOURCE_ATTRIBUTES --otel-resource-attributes",
 		"OTEL_TRACES_EXPORTER --otel-traces-exporter", "OTEL_TRACES_SAMPLER --otel-traces-sampler",
@@ -62,10 +65,10 @@ func TestFlagsWinOverTheEnvironment(t *testing.T) {
 	t.Parallel()
 	environ := []string{
 		"CREDITMIRROR_WORKERS=5", "CREDITMIRROR_LOG_LEVEL=nonsense", "CREDITMIRROR_MAX_ATTEMPTS=7",
-		"CREDITMIRROR_REDIS_URL=redis://r", "STRIPE_API_KEY_FILE=/nowhere",
+		"CREDITMIRROR_REDIS_URL=redis://r", "STRIPE_API_KEY=" + liveKey,
 	}
 	o, _ := bind(t, []string{
-		"--workers", "6", "--log-level=warn", "--redis-url=", "--repair=false", "--stripe-api-key", liveKey,
+		"--workers", "6", "--log-level=warn", "--redis-url=", "--repair=false",
 	}, AllVars()...)
 	cfg, err := Load(environ, nil, o)
 	if err != nil {
@@ -88,18 +91,53 @@ func TestFileFlags(t *testing.T) {
 	if err != nil || cfg.StripeAPIKey.Reveal() != testKey {
 		t.Fatalf("the flag does not win: %v", err)
 	}
-	o, _ = bind(t, []string{"--stripe-api-key-file", testKey, "--stripe-api-key", testKey}, VarStripeAPIKey)
+	o, _ = bind(t, []string{"--database-url-file", "sqlite:a", "--database-url", "sqlite:b"}, VarDatabaseURL)
 	_, err = load(nil, nil, []*Overrides{o}, files)
-	if err == nil || !strings.Contains(err.Error(), "both --stripe-api-key and --stripe-api-key-file") {
+	if err == nil || !strings.Contains(err.Error(), "both --database-url and --database-url-file") {
 		t.Fatal(err)
+	}
+}
+
+// What stands on a command line can be seen by every process, so no flag takes a secret.
+func TestNoFlagTakesASecret(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{
+		{"--stripe-api-key", "sk_test_Canary"},
+		{"--stripe-api-key="},
+		{"--stripe-webhook-secret=whsec_Canary"},
+		{"--api-keys=write:CanaryCanaryCanaryCanary"},
+		{"--notify-url=https://hooks.example/Canary"},
+		{"--notify-secret=CanaryCanaryCanaryCanaryCanary"},
+		{"--otel-exporter-otlp-headers=authorization=Canary"},
+		{"--otel-exporter-otlp-traces-headers=authorization=Canary"},
+		{"--database-url=postgres://me:Canary@db/x"},
+		{"--database-url=postgres://db/x?user=me&password=Canary"},
+		{"--database-url=postgres://db/x?sslpassword=Canary"},
+		{"--redis-url=redis://:Canary@r:6379"},
+		{"--redis-url=redis+sentinel://s/0/m?sentinel_password=Canary"},
+	} {
+		o, fs := bind(t, args, AllVars()...)
+		_, err := Load([]string{"CREDITMIRROR_NOTIFY_SECRET=012345678901234567890123"}, o)
+		if err == nil || !strings.Contains(err.Error(), "every process of this machine") || strings.Contains(err.Error(), "Canary") {
+			t.Errorf("%v: %v", args, err)
+		}
+		text := fs.FlagUsages()
+		fs.VisitAll(func(f *pflag.Flag) { text += f.Value.String() })
+		if strings.Contains(text, "Canary") {
+			t.Errorf("%v: %s", args, text)
+		}
+	}
+	o, _ := bind(t, []string{"--database-url=postgres://me@db/x?sslmode=verify-full", "--redis-url=rediss://r:6379/1"}, AllVars()...)
+	if _, err := Load(nil, o); err != nil {
+		t.Errorf("without a password: %v", err)
 	}
 }
 
 func TestBadFlagsAreReportedTogetherAndNotQuoted(t *testing.T) {
 	t.Parallel()
-	o, fs := bind(t, []string{"--stripe-api-key=pk_live_Canary", "--workers=many", "--database-url=", "--repair=maybe"}, AllVars()...)
+	o, fs := bind(t, []string{"--redis-url=ftp://Canary", "--workers=many", "--database-url=", "--repair=maybe"}, AllVars()...)
 	_, err := Load(nil, o)
-	want := []string{"STRIPE_API_KEY", "CREDITMIRROR_DATABASE_URL", "CREDITMIRROR_WORKERS", "CREDITMIRROR_REPAIR"}
+	want := []string{"CREDITMIRROR_DATABASE_URL", "CREDITMIRROR_REDIS_URL", "CREDITMIRROR_WORKERS", "CREDITMIRROR_REPAIR"}
 	if diff := cmp.Diff(want, problemVars(t, err)); diff != "" {
 		t.Fatal(diff)
 	}
@@ -133,17 +171,20 @@ func TestHelpShowsDefaults(t *testing.T) {
 		`--redis-url url .*\(default embedded\)`, `--database-url url .*\(default sqlite:creditmirror.db\)`,
 		`--stripe-api-version version .*\(default 2026-08-26.dahlia\)`, `--repair  .*\(default true\)`,
 		`--workers int .*\(default 16\)`, `--events-interval duration .*\(default 1m\)`,
-		`--stripe-api-key key .*\[\$STRIPE_API_KEY\]\n`, `--stripe-api-key-file path .*\[\$STRIPE_API_KEY_FILE\]\n`,
+		`--stripe-api-key-file path .*\[\$STRIPE_API_KEY_FILE\]\n`,
 	} {
 		if !regexp.MustCompile(want).MatchString(help) {
 			t.Errorf("no %s in\n%s", want, help)
 		}
 	}
 	for _, s := range Vars() {
-		if f := fs.Lookup(s.Flag); f == nil || f.DefValue != s.Default {
+		if f := fs.Lookup(s.Flag); f == nil || !s.Var.hidden() && f.DefValue != s.Default {
 			t.Errorf("%s: %+v", s.Var, f)
 		}
-		if f := fs.Lookup(s.Flag + "-file"); (f != nil) != s.Secret {
+		if f := fs.Lookup(s.Var.flagName()); f == nil || f.Hidden != s.Var.hidden() {
+			t.Errorf("%s: %+v", s.Var, f)
+		}
+		if f := fs.Lookup(s.Var.flagName() + "-file"); (f != nil) != s.Secret {
 			t.Errorf("%s: file flag %+v", s.Var, f)
 		}
 	}

@@ -82,7 +82,16 @@ func (l *loader) one(s Spec) {
 func (l *loader) value(s Spec, fail failFunc) (value string, set, ok bool) {
 	value, set = l.flags.values[s.Var]
 	path, fromFile := l.flags.files[s.Var]
-	name, fileName := "--"+s.Flag, "--"+s.Flag+"-file"
+	flag := "--" + s.Var.flagName()
+	if _, given := l.flags.refused[s.Var]; given {
+		fail("was given by %s, where every process of this machine can see it; put it into a file and name that in %s%s, or set it in the environment, and make a new one", flag, flag, fileFlag)
+		return "", false, false
+	}
+	if set && s.Secret && holdsPassword(value) {
+		fail("has a password and was given by %s, where every process of this machine can see it; put it into a file and name that in %s%s, or set it in the environment", flag, flag, fileFlag)
+		return "", false, false
+	}
+	name, fileName := flag, flag+fileFlag
 	if !set && !fromFile {
 		value, set = l.env[string(s.Var)]
 		if s.Secret {
@@ -177,6 +186,20 @@ func (l *loader) contradictions() {
 	if v, protocol := c.OTel.unspoken(); v != "" {
 		refuse(v, "is "+protocol+", but traces are sent by http/json alone; set it to http/json"+
 			", and the endpoint to where the collector takes OTLP over HTTP (port 4318 as a rule)")
+	}
+	for _, t := range []struct {
+		cert, key Var
+		files     TLS
+	}{{VarWebhookTLSCert, VarWebhookTLSKey, c.WebhookTLS}, {VarAPITLSCert, VarAPITLSKey, c.APITLS}, {VarOpsTLSCert, VarOpsTLSKey, c.OpsTLS}} {
+		switch {
+		case t.files.Cert != "" && t.files.Key == "":
+			refuse(t.key, "is required by "+string(t.cert)+"; name the file of the certificate's private key", t.cert)
+		case t.files.Cert == "" && t.files.Key != "":
+			refuse(t.cert, "is required by "+string(t.key)+"; name the file of the certificate", t.key)
+		}
+	}
+	if v, url := c.OTel.headersInTheOpen(); v != "" {
+		refuse(v, "would be sent unencrypted over the network; use an https URL in "+string(url)+", or a loopback or private address", url)
 	}
 	if len(c.APIKeys) == 0 && !l.broken(VarAPIAddr) && !isLoopback(addrHost(c.APIAddr)) {
 		refuse(VarAPIAddr, "would open the API to the network without a key; set CREDITMIRROR_API_KEYS, or listen on 127.0.0.1", VarAPIKeys)

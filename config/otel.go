@@ -1,6 +1,7 @@
 package config
 
 import (
+	"net/netip"
 	"net/url"
 	"regexp"
 	"slices"
@@ -118,6 +119,44 @@ func (o OTel) unspoken() (v Var, protocol string) {
 		return "", ""
 	}
 	return v, protocol
+}
+
+// headersInTheOpen returns the variable with headers that would cross a network in plain
+// text, and that of the URL they would go to; empty where none would. What is sent to an
+// address of this machine or of a private network stays inside of it; a name may lead
+// anywhere, unless it is one that only a cluster or this machine knows.
+func (o OTel) headersInTheOpen() (v, url Var) {
+	v, url = VarOTLPHeaders, VarOTLPEndpoint
+	if len(o.TracesHeaders) > 0 {
+		v = VarOTLPTracesHeaders
+	}
+	if o.TracesEndpoint != "" {
+		url = VarOTLPTracesEndpoint
+	}
+	target := o.TracesURL()
+	if len(o.ExportHeaders()) == 0 || !strings.HasPrefix(strings.ToLower(target), "http:") || !isPublic(baseHost(target)) {
+		return "", ""
+	}
+	return v, url
+}
+
+// isPublic reports whether a host may lie beyond this machine and its private networks.
+func isPublic(host string) bool {
+	if addr, err := netip.ParseAddr(host); err == nil {
+		addr = addr.Unmap()
+		return !(addr.IsLoopback() || addr.IsPrivate() || addr.IsLinkLocalUnicast())
+	}
+	// Names without a dot, and those that are reserved for inside, are none of the internet.
+	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	if !strings.Contains(host, ".") {
+		return false
+	}
+	for _, suffix := range []string{".localhost", ".local", ".internal", ".svc", ".cluster.local", ".test"} {
+		if strings.HasSuffix(host, suffix) {
+			return false
+		}
+	}
+	return true
 }
 
 // otelTable describes OpenTelemetry's variables.

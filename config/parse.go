@@ -123,38 +123,6 @@ func parseAccounts(c *Config, value string, fail failFunc) {
 	}
 }
 
-// parseAPIKeys takes the keys of our own API. A colon separates the prefix and
-// ends the user name of Basic authentication, so that no key can hold one.
-func parseAPIKeys(c *Config, value string, fail failFunc) {
-	seen := map[string]string{} // key → entry
-	for i, entry := range entries(value, fail) {
-		prefix, key, found := strings.Cut(entry, ":")
-		if !found {
-			prefix, key = "read", entry
-		}
-		kind, limit, limited := strings.Cut(prefix, "@")
-		parsed := APIKey{Key: NewSecret(key), Write: kind == "write"}
-		if limited {
-			parsed.RPS, _ = strconv.ParseFloat(limit, 64) // what is no number is 0 or infinite, and refused below
-		}
-		switch {
-		case entry == "": // reported by entries
-		case kind != "read" && kind != "write", strings.Contains(key, ":"):
-			fail("has an entry (number %d) with an unknown prefix or a colon in the key; the prefixes are read: and write:, or with a limit read@50: and write@5:", i+1)
-		case limited && !(parsed.RPS >= minKeyRPS && parsed.RPS <= maxKeyRPS): // also refuses NaN
-			fail("has a limit (entry number %d) that is no number of requests per second from %v to %v; leave out the @ for no limit", i+1, minKeyRPS, maxKeyRPS)
-		case !isToken(key) && key != "":
-			fail("has an entry (number %d) with white space, quotes or other than visible ASCII characters; use letters and digits", i+1)
-		case len(key) < minAPIKeyLength:
-			fail("has a key (number %d) of fewer than %d characters; make one with: openssl rand -hex 24", i+1, minAPIKeyLength)
-		case seen[key] != "" && seen[key] != entry: // the very same entry is reported by entries
-			fail("has the same key twice (number %d), under different prefixes; remove one", i+1)
-		}
-		seen[key] = entry
-		c.APIKeys = append(c.APIKeys, parsed)
-	}
-}
-
 // parseNotifySecrets takes the secrets that notifications are signed with.
 func parseNotifySecrets(c *Config, value string, fail failFunc) {
 	list := entries(value, fail)
@@ -175,25 +143,38 @@ func parseNotifySecrets(c *Config, value string, fail failFunc) {
 	}
 }
 
-// parseNotifyAllow takes networks and single addresses.
-func parseNotifyAllow(c *Config, value string, fail failFunc) {
-	for _, entry := range entries(value, fail) {
-		if entry == "" {
-			continue // reported by entries
+// networks takes networks and single addresses, none larger than the given bits of IPv4
+// and IPv6.
+func networks(field func(*Config) *Networks, min4, min6 int) func(*Config, string, failFunc) {
+	return func(c *Config, value string, fail failFunc) {
+		for _, entry := range entries(value, fail) {
+			if entry == "" {
+				continue // reported by entries
+			}
+			p, err := netip.ParsePrefix(entry)
+			if addr, addrErr := netip.ParseAddr(entry); addrErr == nil && addr.Zone() == "" {
+				p, err = netip.PrefixFrom(addr, addr.BitLen()), nil
+			}
+			switch {
+			case err != nil || p.Addr().Is4In6():
+				fail("names %s, not a network; give some such as 10.0.0.0/8, 127.0.0.1 or fd00::/8", quote(entry))
+			case p.Masked() != p:
+				fail("names %s, an address inside of a network; give %s, or the address alone", quote(entry), p.Masked())
+			case p.Addr().Is4() && p.Bits() < min4, p.Addr().Is6() && p.Bits() < min6:
+				fail("names %s, which is most of all addresses; give the networks that are meant", quote(entry))
+			}
+			*field(c) = append(*field(c), p)
 		}
-		p, err := netip.ParsePrefix(entry)
-		if addr, addrErr := netip.ParseAddr(entry); addrErr == nil && addr.Zone() == "" {
-			p, err = netip.PrefixFrom(addr, addr.BitLen()), nil
+	}
+}
+
+// file takes the path of a file, which is read when it is used.
+func file(field func(*Config) *string) func(*Config, string, failFunc) {
+	return func(c *Config, value string, fail failFunc) {
+		if strings.ContainsAny(value, "\x00\r\n") || strings.Contains(value, "-----BEGIN") {
+			fail("is not the path of a file; write what it holds into a file, and give its path")
 		}
-		switch {
-		case err != nil || p.Addr().Is4In6():
-			fail("names %s, not a network; give some such as 10.0.0.0/8, 127.0.0.1 or fd00::/8", quote(entry))
-		case p.Masked() != p:
-			fail("names %s, an address inside of a network; give %s, or the address alone", quote(entry), p.Masked())
-		case p.Addr().Is4() && p.Bits() < 8, p.Addr().Is6() && p.Bits() < 7:
-			fail("names %s, which is most of all addresses; give the networks that are meant", quote(entry))
-		}
-		c.NotifyAllow = append(c.NotifyAllow, p)
+		*field(c) = value
 	}
 }
 

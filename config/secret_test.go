@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
+
+	"github.com/creditmirror/creditmirror/access"
 )
 
 func TestSecretCannotBePrinted(t *testing.T) {
@@ -13,7 +15,7 @@ func TestSecretCannotBePrinted(t *testing.T) {
 	const value = "sk_live_Canary"
 	s := NewSecret(value)
 	cfg := Config{
-		StripeAPIKey: s, StripeWebhookSecrets: []Secret{s}, DatabaseURL: s, RedisURL: s, APIKeys: []APIKey{{Key: s, Write: true}},
+		StripeAPIKey: s, StripeWebhookSecrets: []Secret{s}, DatabaseURL: s, RedisURL: s, APIKeys: []access.Key{{Digest: access.DigestOf(value), Write: true}},
 		NotifyURL: s, NotifySecrets: []Secret{s},
 	}
 	// What a careless struct of another package looks like: fmt does not call

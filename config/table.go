@@ -13,8 +13,9 @@ const (
 	minScrubPeriod      = time.Minute
 	minAPIKeyLength     = 20 // characters of CREDITMIRROR_API_KEYS, without the prefix
 	minKeyRPS           = 0.01
-	minNotifySecret     = 24 // characters of each of CREDITMIRROR_NOTIFY_SECRET
-	maxNotifySecrets    = 4  // each makes a signature: receivers read a short header
+	minAuditRetention   = 30 * 24 * time.Hour // the database itself keeps rows for so long
+	minNotifySecret     = 24                  // characters of each of CREDITMIRROR_NOTIFY_SECRET
+	maxNotifySecrets    = 4                   // each makes a signature: receivers read a short header
 )
 
 // maxKeyRPS is more than a process can answer.
@@ -96,7 +97,7 @@ func table() []Spec {
 		},
 		{
 			Var: VarAPIKeys, Secret: true, kind: "keys", emptyOK: true,
-			Help:  "keys for the API and console, comma separated, read: or write: before each (read if none), with a limit of requests per second read@50: or write@5:; without any they answer on loopback only",
+			Help:  "keys for the API and console, comma separated, read: or write: before each (read if none), with a name and a limit of requests per second write[team]@5:, or a list in JSON (docs/security.md); without any they answer on loopback only",
 			parse: parseAPIKeys,
 			show:  func(c Config) string { return setOrUnset(len(c.APIKeys) > 0) },
 		},
@@ -161,6 +162,24 @@ func table() []Spec {
 			show:  func(c Config) string { return strconv.Itoa(c.MaxAttempts) },
 		},
 		{
+			Var: VarTrustedProxies, kind: "networks", emptyOK: true,
+			Help:  "networks of proxies whose X-Forwarded-For is believed in logs and records, such as 10.0.0.0/8, comma separated; connections from them have no share of their own",
+			parse: networks(func(c *Config) *Networks { return &c.TrustedProxies }, 8, 7),
+			show:  func(c Config) string { return c.TrustedProxies.String() },
+		},
+		tlsFile(VarWebhookTLSCert, "certificate of the webhook listener, a PEM file; read again when it changes", func(c *Config) *string { return &c.WebhookTLS.Cert }),
+		tlsFile(VarWebhookTLSKey, "private key of the webhook listener, a PEM file", func(c *Config) *string { return &c.WebhookTLS.Key }),
+		tlsFile(VarAPITLSCert, "certificate of the API's listener", func(c *Config) *string { return &c.APITLS.Cert }),
+		tlsFile(VarAPITLSKey, "private key of the API's listener", func(c *Config) *string { return &c.APITLS.Key }),
+		tlsFile(VarOpsTLSCert, "certificate of the ops listener", func(c *Config) *string { return &c.OpsTLS.Cert }),
+		tlsFile(VarOpsTLSKey, "private key of the ops listener", func(c *Config) *string { return &c.OpsTLS.Key }),
+		{
+			Var: VarAuditRetention, Default: "17520h", kind: "duration",
+			Help:  "how long api_writes, the record of who wrote what through the API, is kept",
+			parse: duration(func(c *Config) *time.Duration { return &c.AuditRetention }, minAuditRetention, "17520h for two years"),
+			show:  func(c Config) string { return c.AuditRetention.String() },
+		},
+		{
 			Var: VarNotifyURL, Secret: true, kind: "url", emptyOK: true,
 			Help:  "where drift that is opened or closed is told by webhook, https://…",
 			parse: parseNotifyURL,
@@ -175,15 +194,20 @@ func table() []Spec {
 		{
 			Var: VarNotifyAllow, kind: "networks", emptyOK: true,
 			Help:  "networks that those webhooks may go to although they are not public, such as 10.0.0.0/8, comma separated",
-			parse: parseNotifyAllow,
+			parse: networks(func(c *Config) *Networks { return &c.NotifyAllow }, 8, 7),
 			show:  func(c Config) string { return c.NotifyAllow.String() },
 		},
 	}
 	rows = append(rows, otelTable()...)
 	for i := range rows {
-		rows[i].Flag = rows[i].Var.flagName()
+		rows[i].Flag = strings.TrimPrefix(rows[i].Var.Flag(), "--")
 	}
 	return rows
+}
+
+// tlsFile is a row of one of the files of a listener's TLS.
+func tlsFile(v Var, help string, field func(*Config) *string) Spec {
+	return Spec{Var: v, kind: "path", emptyOK: true, Help: help, parse: file(field), show: func(c Config) string { return *field(&c) }}
 }
 
 func setOrUnset(set bool) string {

@@ -81,6 +81,18 @@ func originOf(value string) string {
 	return text
 }
 
+// holdsPassword reports whether a database's or Redis' URL has one: before the host, or
+// among the options. It is not strict: what may be one is one.
+func holdsPassword(value string) bool {
+	if strings.HasPrefix(value, sqliteScheme) {
+		return false
+	}
+	at := strings.LastIndexByte(value, '@')
+	_, userinfo, _ := strings.Cut(value[:max(at, 0)], "//")
+	lower := strings.ToLower(value)
+	return at >= 0 && strings.Contains(userinfo, ":") || strings.Contains(lower, "password") || strings.Contains(lower, "passfile")
+}
+
 const sqliteScheme = "sqlite:"
 
 // parseDatabaseURL takes sqlite:PATH or a PostgreSQL URL.

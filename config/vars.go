@@ -32,6 +32,14 @@ const (
 	VarCustomerFields      Var = "CREDITMIRROR_CUSTOMER_FIELDS"
 	VarLogLevel            Var = "CREDITMIRROR_LOG_LEVEL"
 	VarMaxAttempts         Var = "CREDITMIRROR_MAX_ATTEMPTS"
+	VarTrustedProxies      Var = "CREDITMIRROR_TRUSTED_PROXIES"
+	VarWebhookTLSCert      Var = "CREDITMIRROR_WEBHOOK_TLS_CERT"
+	VarWebhookTLSKey       Var = "CREDITMIRROR_WEBHOOK_TLS_KEY"
+	VarAPITLSCert          Var = "CREDITMIRROR_API_TLS_CERT"
+	VarAPITLSKey           Var = "CREDITMIRROR_API_TLS_KEY"
+	VarOpsTLSCert          Var = "CREDITMIRROR_OPS_TLS_CERT"
+	VarOpsTLSKey           Var = "CREDITMIRROR_OPS_TLS_KEY"
+	VarAuditRetention      Var = "CREDITMIRROR_AUDIT_RETENTION"
 	VarNotifyURL           Var = "CREDITMIRROR_NOTIFY_URL"
 	VarNotifySecret        Var = "CREDITMIRROR_NOTIFY_SECRET"
 	VarNotifyAllow         Var = "CREDITMIRROR_NOTIFY_ALLOW"
@@ -53,8 +61,28 @@ const (
 // fileSuffix behind a secret's name reads it from a file.
 const fileSuffix = "_FILE"
 
-// Flag returns the flag of v with its dashes, such as "--database-url".
-func (v Var) Flag() string { return "--" + v.flagName() }
+// fileFlag behind a secret's flag does.
+const fileFlag = "-file"
+
+// Flag returns the flag of v with its dashes, such as "--database-url". Of a secret it is
+// the one that names its file: no flag takes a secret, since every process of the machine
+// can see it.
+func (v Var) Flag() string {
+	if v.hidden() {
+		return "--" + v.flagName() + fileFlag
+	}
+	return "--" + v.flagName()
+}
+
+// hidden reports whether all of the value is secret. The URLs of the database and of
+// Redis are not: without a password in them they may stand on a command line.
+func (v Var) hidden() bool {
+	switch v {
+	case VarStripeAPIKey, VarStripeWebhookSecret, VarAPIKeys, VarNotifyURL, VarNotifySecret, VarOTLPHeaders, VarOTLPTracesHeaders:
+		return true
+	}
+	return false
+}
 
 // flagName drops the prefix of our own variables; the STRIPE_ of Stripe's stays,
 // so that --stripe-api-key and --api-keys are told apart, and so does the OTEL_ of
@@ -72,7 +100,7 @@ func (v Var) problem(message string) Problem {
 type Spec struct {
 	// Var is the name in the environment.
 	Var Var
-	// Flag is the name of its flag, without dashes.
+	// Flag is the name of its flag, without dashes; of a secret, that of its file's.
 	Flag string
 	// Default is what holds where the variable is not set, as shown to people;
 	// empty where there is none.
@@ -80,7 +108,7 @@ type Spec struct {
 	// Help says in one line what it is for.
 	Help string
 	// Secret says that it may also be read from a file (_FILE behind the name,
-	// -file behind the flag) and that its value is never shown.
+	// -file behind the flag), that its value is never shown, and that no flag takes it.
 	Secret bool
 
 	kind     string // of value, as --help shows it

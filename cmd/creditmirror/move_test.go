@@ -198,6 +198,10 @@ func plant(t *testing.T, path string) {
 		`INSERT INTO dead_letters VALUES ('acct_1', 'dead_2', '', '', '', 0, '[]', x'', '2026-01-01T00:00:00.000000Z', '2026-01-01T00:00:00.100000Z', '9999-12-31T00:00:00.000000Z', '2026-01-01T00:00:00.000000Z')`,
 		`INSERT INTO drift_findings VALUES ('', 'drift_plant', 'field_mismatch', 'cus_x', 'balance', '', 'cbtxn_x', '9223372036854775807', '-9223372036854775808', 'unknown', '2026-01-01T00:00:00.000000Z', NULL, '2026-01-01T00:00:00.000000Z', 1)`,
 		`INSERT INTO accounts VALUES ('acct_1', '2026-01-01T00:00:00.000000Z', '2026-01-01T00:00:00.000000Z')`,
+		`INSERT INTO api_writes VALUES ('acct_1', 'req_1', '2026-01-01T00:00:00.000001Z', 'billing', 'adjust', 'cus_x', 'cbtxn_x', -9223372036854775808, 'usd', 'abc', '192.0.2.1', 'req_s', 200, 'done', '', 7, '2026-01-01T00:00:00.000000Z'),
+			('', 'req_2', '2026-01-01T00:00:00.000002Z', '', '', '', '', NULL, NULL, '', '', '', 401, 'refused', 'wrong_key', 0, '2026-01-01T00:00:00.000000Z')`,
+		`INSERT INTO api_write_intents VALUES ('acct_1', 'req_3', '2026-01-01T00:00:00.000001Z', 'billing', 'void', 'cus_x', 'credgr_x', NULL, NULL, 'abc', '192.0.2.1', '2026-01-01T00:00:00.000000Z')`,
+		`INSERT INTO api_key_uses VALUES ('', 'billing', '2026-01-01T00:00:00.000001Z', '2026-01-01T00:00:00.000000Z')`,
 		`DELETE FROM leases`,
 	} {
 		if _, err := db.ExecContext(t.Context(), statement); err != nil {

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap/zapcore"
 	"golang.org/x/term"
 
+	"github.com/creditmirror/creditmirror/api"
 	"github.com/creditmirror/creditmirror/config"
 )
 
@@ -89,7 +90,7 @@ Exit status: 0 done, 1 found something wrong or failed, 2 wrong usage or configu
 		},
 	}
 	root.PersistentFlags().StringVar(&e.logFormat, "log-format", "json", "json or console")
-	root.AddCommand(newServe(e), newDemo(e), newSim(e), newBackfill(e), newVerify(e), newReconcile(e), newEndpoint(e), newStatus(e), newDead(e), newHealthcheck(e), newMigrate(e), newVersion(e))
+	root.AddCommand(newServe(e), newDemo(e), newSim(e), newBackfill(e), newVerify(e), newReconcile(e), newEndpoint(e), newStatus(e), newDead(e), newAudit(e), newHealthcheck(e), newMigrate(e), newVersion(e))
 	strictCompletion(root)
 	return root
 }
@@ -126,9 +127,28 @@ func (e *env) logger(level config.LogLevel) *zap.Logger {
 	if min > zapcore.DebugLevel {
 		// With the database or Stripe away, every target says the same: twenty of a
 		// message each second tell as much as thousands, and do not fill the disk.
-		core = zapcore.NewSamplerWithOptions(core, time.Second, 20, 1000)
+		core = unsampled{zapcore.NewSamplerWithOptions(core, time.Second, 20, 1000), core}
 	}
 	return zap.New(core)
+}
+
+// unsampled lets the lines about who wrote what past the sampler: none may be missing.
+type unsampled struct {
+	zapcore.Core
+	all zapcore.Core
+}
+
+// With adds fields to both ways.
+func (u unsampled) With(fields []zapcore.Field) zapcore.Core {
+	return unsampled{u.Core.With(fields), u.all.With(fields)}
+}
+
+// Check chooses the way by the name of the logger.
+func (u unsampled) Check(entry zapcore.Entry, checked *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+	if entry.LoggerName == api.AuditLogger {
+		return u.all.Check(entry, checked)
+	}
+	return u.Core.Check(entry, checked)
 }
 
 // checkLevel refuses a log level that there is not.

@@ -116,7 +116,7 @@ func TestServeRefusesABlockedAddress(t *testing.T) {
 		"STRIPE_API_KEY=sk_test_abc", "STRIPE_WEBHOOK_SECRET=whsec_abcdefghijklmnop", "CREDITMIRROR_DATABASE_URL=sqlite:" + filepath.Join(t.TempDir(), "m.db"),
 		"CREDITMIRROR_NOTIFY_URL=https://10.1.2.3/token", "CREDITMIRROR_NOTIFY_SECRET=whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
 	}, "serve")
-	want := "CREDITMIRROR_NOTIFY_URL (--notify-url): 10.1.2.3 is not connected to: it is private; name its network in CREDITMIRROR_NOTIFY_ALLOW"
+	want := "CREDITMIRROR_NOTIFY_URL (--notify-url-file): 10.1.2.3 is not connected to: it is private; name its network in CREDITMIRROR_NOTIFY_ALLOW"
 	if code != 2 || !strings.Contains(errOut, want) || strings.Contains(errOut, "token") {
 		t.Errorf("exit %d, want 2 and %s\n%s", code, want, errOut)
 	}

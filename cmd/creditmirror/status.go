@@ -150,6 +150,21 @@ func printStatus(out io.Writer, s app.Status) error {
 	for _, t := range s.Balances {
 		row("sum "+t.Ledger+" "+t.Currency, "%d", t.Amount)
 	}
+	for _, k := range s.APIKeys {
+		last := "never used"
+		if k.LastUsed != nil {
+			last = "last used " + ago(s.At, k.LastUsed).String() + " ago"
+		}
+		switch {
+		case !k.Configured:
+			last += ", not configured here"
+		case k.Expired:
+			last += ", EXPIRED " + k.Expires.Format(time.RFC3339)
+		case k.Expires != nil:
+			last += ", expires " + k.Expires.Format(time.RFC3339)
+		}
+		row("api key "+k.Name, "%s", last)
+	}
 	for _, r := range s.AccountsRefused {
 		row("refused by stripe", "account %q %s since %s: %s", r.Account, r.Scope, r.Since.Format(time.RFC3339), r.Reason)
 	}

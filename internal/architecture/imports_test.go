@@ -18,7 +18,9 @@ const module = "github.com/creditmirror/creditmirror/"
 // allowed lists for each package what of this module its code (without tests)
 // may import. A package that is not listed is a failure: say here where it stands.
 var allowed = map[string][]string{
-	"config":    {},
+	"config":    {"access"}, // the keys that it reads are the ones that are asked
+	"access":    {},         // one judgement of who may do what, for API and console
+	"doors":     {},         // what every listener needs; standard library and metrics
 	"mirror":    {},
 	"queue":     {},
 	"redisconn": {},
@@ -33,19 +35,19 @@ var allowed = map[string][]string{
 	"queue/queuetest":   {"queue", "internal/redistest"},
 	"stripeapi":         {"chance", "mirror", "tracing"},
 	"webhook":           {"internal/failpoint", "mirror", "tracing"},
-	"api":               {"internal/failpoint", "mirror", "stripeapi", "tracing"}, // stripeapi: writes are sent on, and its errors tell what became of them
+	"api":               {"access", "doors", "internal/failpoint", "mirror", "stripeapi", "tracing"}, // stripeapi: writes are sent on, and its errors tell what became of them
 	"worker":            {"chance", "internal/failpoint", "mirror", "queue", "stripeapi", "tracing"},
 	"reconcile":         {"internal/failpoint", "mirror", "stripeapi", "tracing"},
 	"verify":            {"mirror"},
 	"notify":            {"mirror"},
 	"endpoint":          {"mirror", "stripeapi"}, // the webhook endpoint at Stripe: only a command needs it
 	"app": {
-		"api", "budget", "config", "mirror", "mirror/postgres", "mirror/sqlite", "notify", "queue",
+		"access", "api", "budget", "config", "doors", "mirror", "mirror/postgres", "mirror/sqlite", "notify", "queue",
 		"reconcile", "redisconn", "stripeapi", "tracing", "webhook", "worker",
 	},
 	"e2e":              {}, // tests only: the binary from outside
 	"demo":             {"app", "config", "mirror", "stripesim", "webhook"},
-	"cmd/creditmirror": {"app", "config", "demo", "endpoint", "mirror", "reconcile", "stripesim", "verify"},
+	"cmd/creditmirror": {"api", "app", "config", "demo", "endpoint", "mirror", "reconcile", "stripesim", "verify"},
 
 	"internal/architecture": {},
 	"internal/failpoint":    {}, // empty but in a build for fault tests: whoever has a step to be killed at
