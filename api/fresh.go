@@ -26,6 +26,9 @@ type Syncs struct {
 	sync       func(ctx context.Context, t mirror.Target) error
 	observedAt func(ctx context.Context, targets []mirror.Target) ([]time.Time, error)
 	timeout    time.Duration
+	// UnderWay, where set, has a request wait for a sync that has just begun, whose
+	// commit may be fresh enough, before it begins one.
+	UnderWay UnderWay
 
 	mu      sync.Mutex
 	flights map[mirror.Target]*flight
@@ -54,11 +57,14 @@ func (s *Syncs) ensure(ctx context.Context, t mirror.Target, since time.Time) er
 		if !at[0].IsZero() && !at[0].Before(since) {
 			return nil
 		}
+		if attempt == 0 && s.UnderWay != nil {
+			s.UnderWay.yield(ctx, t)
+			continue
+		}
 		f, joined := s.fly(ctx, t)
-		select {
-		case <-ctx.Done():
+		_ = f.wait(ctx)
+		if ctx.Err() != nil {
 			return ctx.Err()
-		case <-f.done:
 		}
 		switch {
 		case f.err == nil:

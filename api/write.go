@@ -16,6 +16,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -49,9 +50,10 @@ type writeStore interface {
 type Writes struct {
 	Stripe stripeWriter
 	Store  writeStore
-	// Sync syncs a target behind the fence; grant, when not empty, is one that must
-	// be read again.
-	Sync func(ctx context.Context, t mirror.Target, grant string) error
+	// Sync syncs a target behind the fence; grants are those that must be read again.
+	Sync func(ctx context.Context, t mirror.Target, grants []string) error
+	// UnderWay, where set, keeps writes from overtaking a sync that has just begun.
+	UnderWay UnderWay
 	// Mark marks targets to be synced later; durable when it returns.
 	Mark func(ctx context.Context, targets []mirror.Target) error
 	// Seen, where set, remembers the connected account of a write that Stripe has
@@ -61,6 +63,9 @@ type Writes struct {
 	// Timeout bounds what Stripe takes, retries included. Defaults to 60 s, which is
 	// less than SDKs wait.
 	Timeout time.Duration
+
+	mu    sync.Mutex
+	turns map[mirror.Target]*turn
 }
 
 const (
@@ -376,18 +381,16 @@ func errUncertain(status int, reason, key string) *apiError {
 }
 
 // catchUp syncs what a reply alone does not tell, or leaves it for later.
-func (w *Writes) catchUp(ctx context.Context, c *call, out written, grant string, held func(context.Context) bool) {
+func (w *Writes) catchUp(ctx context.Context, c *call, out written, grant string) {
 	failpoint.Hit("api.behind")
-	if err := w.sync(ctx, out, grant, held); err != nil {
+	if err := w.sync(ctx, out, grant); err != nil {
 		c.log.Warn("mirror is behind a write", zap.String("customer_id", out.target.ID), zap.String("scope", string(out.target.Scope)), zap.Error(err))
 		w.later(ctx, c, out)
 	}
 }
 
-// sync returns once the mirror holds the write. held, when not nil, tells whether
-// it has come to hold it by others' work meanwhile: a sync that overtakes this one
-// has begun after the write.
-func (w *Writes) sync(ctx context.Context, out written, grant string, held func(context.Context) bool) error {
+// sync returns once the mirror holds the write.
+func (w *Writes) sync(ctx context.Context, out written, grant string) error {
 	ctx, cancel := context.WithTimeout(ctx, mirrorTimeout)
 	defer cancel()
 	if out.edit {
@@ -395,15 +398,7 @@ func (w *Writes) sync(ctx context.Context, out written, grant string, held func(
 			return err
 		}
 	}
-	for attempt := 0; ; attempt++ {
-		err := w.Sync(ctx, out.target, grant)
-		if !errors.Is(err, mirror.ErrFenced) || pause(ctx, 20*time.Millisecond<<min(attempt, 4)) != nil {
-			return err
-		}
-		if held != nil && held(ctx) {
-			return nil
-		}
-	}
+	return w.syncSoon(ctx, out.target, grant)
 }
 
 // later has the target of a write synced, and read to its first row where it was
@@ -451,21 +446,17 @@ func createBalanceTransaction(ctx context.Context, w *Writes, c *call) (written,
 	if out.outcome() != outcomeDone {
 		return out, nil
 	}
-	applied := func(ctx context.Context) bool {
-		if out.err != nil {
-			return false
-		}
-		failpoint.Hit("api.replied")
-		_, err := w.Store.ApplyWrite(ctx, mirror.Write{Target: out.target, Row: &row})
-		if err != nil {
-			c.log.Debug("write is synced", zap.String("customer_id", customer), zap.Error(err))
-		}
-		return err == nil
-	}
 	ctx, cancel := context.WithTimeout(ctx, mirrorTimeout)
 	defer cancel()
-	if !applied(ctx) {
-		w.catchUp(ctx, c, out, "", applied)
+	failpoint.Hit("api.replied")
+	err := out.err
+	if err == nil {
+		w.UnderWay.yield(ctx, out.target)
+		_, err = w.Store.ApplyWrite(ctx, mirror.Write{Target: out.target, Row: &row})
+	}
+	if err != nil {
+		c.log.Debug("write is synced", zap.String("customer_id", customer), zap.Error(err))
+		w.catchUp(ctx, c, out, "")
 	}
 	return out, nil
 }
@@ -497,7 +488,7 @@ func updateBalanceTransaction(ctx context.Context, w *Writes, c *call) (written,
 	}
 	if err != nil {
 		c.log.Debug("write is synced", zap.String("customer_id", customer), zap.Error(err))
-		w.catchUp(ctx, c, out, "", nil)
+		w.catchUp(ctx, c, out, "")
 	}
 	return out, nil
 }
@@ -512,6 +503,7 @@ func (w *Writes) applyEdit(ctx context.Context, c *call, out written, epoch int6
 	current := out.err == nil && !out.replayed()
 	for n := 0; ; n++ {
 		if !current {
+			w.UnderWay.yield(ctx, out.target)
 			state, err := w.Store.BeginSync(ctx, out.target)
 			if err != nil {
 				return err
@@ -538,6 +530,7 @@ func (w *Writes) beginEdit(ctx context.Context, c *call, t mirror.Target) (mirro
 	if _, err := c.reader.Customer(ctx, t.Account, t.ID); err != nil {
 		return mirror.SyncState{}, err
 	}
+	w.UnderWay.yield(ctx, t)
 	return w.Store.BeginSync(ctx, t)
 }
 
@@ -559,7 +552,7 @@ func (w *Writes) afterGrant(ctx context.Context, c *call, out *written, g mirror
 		out.target = creditsOf(c, g.Customer)
 	}
 	if out.outcome() == outcomeDone && out.target.Valid() {
-		w.catchUp(ctx, c, *out, g.ID, nil)
+		w.catchUp(ctx, c, *out, g.ID)
 	}
 }
 
@@ -628,6 +621,7 @@ func updateGrant(ctx context.Context, w *Writes, c *call) (written, error) {
 func (w *Writes) begin(ctx context.Context, t mirror.Target) (mirror.SyncState, error) {
 	ctx, cancel := context.WithTimeout(ctx, mirrorTimeout)
 	defer cancel()
+	w.UnderWay.yield(ctx, t)
 	return w.Store.BeginSync(ctx, t)
 }
 

@@ -42,12 +42,17 @@ func (a *App) newAPI() error {
 	writes := a.keys.CanWrite()
 	switch {
 	case a.parts.Stripe != nil:
+		var underWay api.UnderWay
+		if s, ok := a.parts.Store.(mirror.UnderWay); ok {
+			underWay = s.SyncUnderWay
+		}
 		client := a.parts.Stripe.For(stripeapi.PurposeAPI)
 		d := &onDemand{syncer: worker.NewSyncer(client, a.parts.Store, a.parts.marks, a.parts.syncOptions(log)), gate: a.gate}
 		o.Syncs = api.NewSyncs(d.sync, a.parts.Store.ObservedAt)
+		o.Syncs.UnderWay = underWay
 		if writes {
 			o.Writes = &api.Writes{
-				Stripe: client, Store: a.parts.Store, Sync: d.syncGrant,
+				Stripe: client, Store: a.parts.Store, Sync: d.syncGrants, UnderWay: underWay,
 				Mark: func(ctx context.Context, targets []mirror.Target) error {
 					return a.parts.marks.MarkTargets(ctx, targets, nil)
 				},
@@ -93,20 +98,20 @@ type onDemand struct {
 }
 
 func (d *onDemand) sync(ctx context.Context, t mirror.Target) error {
-	return d.syncGrant(ctx, t, "")
+	return d.syncGrants(ctx, t, nil)
 }
 
-// syncGrant syncs until the whole history is read. A key that Stripe refuses is
+// syncGrants syncs until the whole history is read. A key that Stripe refuses is
 // not tried again before its time.
-func (d *onDemand) syncGrant(ctx context.Context, t mirror.Target, grant string) error {
+func (d *onDemand) syncGrants(ctx context.Context, t mirror.Target, grants []string) error {
 	if wait := d.gate.Closed(t); wait > 0 {
 		return fmt.Errorf("stripe refuses the key; it is tried again in %s", wait.Round(time.Second))
 	}
 	for {
 		var r worker.Result
 		var err error
-		if grant != "" {
-			r, err = d.syncer.SyncGrant(ctx, t, grant)
+		if len(grants) > 0 {
+			r, err = d.syncer.SyncGrants(ctx, t, grants)
 		} else {
 			r, err = d.syncer.Sync(ctx, t, nil, true)
 		}

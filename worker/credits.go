@@ -19,13 +19,16 @@ import (
 // the bounds of each grant have to do.
 const grantsProvenOneByOne = 10
 
-// SyncGrant syncs a customer's billing credits after a write on one of its grants,
-// which is read again; the event of the write is not known yet.
-func (s *Syncer) SyncGrant(ctx context.Context, t mirror.Target, grant string) (Result, error) {
-	refs := []mirror.EventRef{{Object: grant}}
+// SyncGrants syncs a customer's billing credits after writes on some of its grants,
+// which are read again; the events of the writes are not known yet.
+func (s *Syncer) SyncGrants(ctx context.Context, t mirror.Target, grants []string) (Result, error) {
+	refs := make([]mirror.EventRef, len(grants))
+	for i, g := range grants {
+		refs[i].Object = g
+	}
 	result, err := s.traced(ctx, t, refs, func(ctx context.Context) (Result, error) { return s.syncCredits(ctx, t, refs, false) })
 	if err != nil {
-		return result, fmt.Errorf("sync %s after a write on %s: %w", t, grant, err)
+		return result, fmt.Errorf("sync %s after a write on %s: %w", t, strings.Join(grants, ", "), err)
 	}
 	return result, nil
 }

@@ -12,6 +12,7 @@ func fenceCases() []testCase {
 		{"I4_EpochStrictlyIncreases", epochIncreases},
 		{"I6_OlderEpochWritesNothing", olderEpochWritesNothing},
 		{"ApplyTwiceChangesOnce", applyTwice},
+		{"I9_WhatIsUnderWayIsTold", underWay},
 	}
 }
 

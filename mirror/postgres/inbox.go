@@ -276,6 +276,18 @@ func (s *Store) ObservedAt(ctx context.Context, targets []mirror.Target) ([]time
 	return times, nil
 }
 
+const syncUnderWay = `SELECT epoch FROM creditmirror.sync_state
+WHERE account = $1 AND customer = $2 AND scope = $3 AND epoch <> applied_epoch AND synced_at > clock_timestamp() - $4::interval`
+
+// SyncUnderWay tells whether a sync of the target began a moment ago.
+func (s *Store) SyncUnderWay(ctx context.Context, t mirror.Target, within time.Duration) (bool, error) {
+	epochs, err := query(ctx, s, pgx.RowTo[int64], syncUnderWay, t.Account, t.ID, string(t.Scope), within)
+	if err != nil {
+		return false, fmt.Errorf("look for a sync of %s: %w", t, err)
+	}
+	return len(epochs) > 0, nil
+}
+
 // PruneEvents deletes answered events, slice by slice.
 func (s *Store) PruneEvents(ctx context.Context, before time.Time) (int64, error) {
 	var total int64

@@ -238,6 +238,23 @@ func (s *Store) ObservedAt(ctx context.Context, targets []mirror.Target) ([]time
 	return times, nil
 }
 
+const syncUnderWay = `
+SELECT count(*) FROM sync_state
+WHERE account = ?1 AND customer = ?2 AND scope = ?3 AND epoch <> applied_epoch AND synced_at > ?4`
+
+// SyncUnderWay tells whether a sync of the target began a moment ago.
+func (s *Store) SyncUnderWay(ctx context.Context, t mirror.Target, within time.Duration) (bool, error) {
+	n := 0
+	err := s.read(ctx, func(r *reading) error {
+		_, err := r.row(syncUnderWay, []any{t.Account, t.ID, string(t.Scope), stamp(s.now().Add(-within))}, &n)
+		return err
+	})
+	if err != nil {
+		return false, fmt.Errorf("look for a sync of %s: %w", t, err)
+	}
+	return n > 0, nil
+}
+
 const pruneEvents = `
 DELETE FROM stripe_events WHERE seq IN (
     SELECT seq FROM stripe_events WHERE pending_scopes = 0 AND created < ?1 LIMIT 5000)`

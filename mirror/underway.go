@@ -1,0 +1,14 @@
+package mirror
+
+import (
+	"context"
+	"time"
+)
+
+// UnderWay tells of syncs that have begun. Both drivers keep it.
+type UnderWay interface {
+	// SyncUnderWay tells whether what began on the target last, by BeginSync, began
+	// within the given time by the database's clock, and has not committed. It may be
+	// dead, or have been refused.
+	SyncUnderWay(ctx context.Context, t Target, within time.Duration) (bool, error)
+}
