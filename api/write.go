@@ -50,8 +50,9 @@ type writeStore interface {
 type Writes struct {
 	Stripe stripeWriter
 	Store  writeStore
-	// Sync syncs a target behind the fence; grants are those that must be read again.
-	Sync func(ctx context.Context, t mirror.Target, grants []string) error
+	// Sync syncs a target behind the fence; grants are those that must be read again,
+	// in copies that are not older.
+	Sync func(ctx context.Context, t mirror.Target, grants []mirror.CreditGrant) error
 	// UnderWay, where set, keeps writes from overtaking a sync that has just begun.
 	UnderWay UnderWay
 	// Mark marks targets to be synced later; durable when it returns.
@@ -381,7 +382,7 @@ func errUncertain(status int, reason, key string) *apiError {
 }
 
 // catchUp syncs what a reply alone does not tell, or leaves it for later.
-func (w *Writes) catchUp(ctx context.Context, c *call, out written, grant string) {
+func (w *Writes) catchUp(ctx context.Context, c *call, out written, grant mirror.CreditGrant) {
 	failpoint.Hit("api.behind")
 	if err := w.sync(ctx, out, grant); err != nil {
 		c.log.Warn("mirror is behind a write", zap.String("customer_id", out.target.ID), zap.String("scope", string(out.target.Scope)), zap.Error(err))
@@ -390,7 +391,7 @@ func (w *Writes) catchUp(ctx context.Context, c *call, out written, grant string
 }
 
 // sync returns once the mirror holds the write.
-func (w *Writes) sync(ctx context.Context, out written, grant string) error {
+func (w *Writes) sync(ctx context.Context, out written, grant mirror.CreditGrant) error {
 	ctx, cancel := context.WithTimeout(ctx, mirrorTimeout)
 	defer cancel()
 	if out.edit {
@@ -456,7 +457,7 @@ func createBalanceTransaction(ctx context.Context, w *Writes, c *call) (written,
 	}
 	if err != nil {
 		c.log.Debug("write is synced", zap.String("customer_id", customer), zap.Error(err))
-		w.catchUp(ctx, c, out, "")
+		w.catchUp(ctx, c, out, mirror.CreditGrant{})
 	}
 	return out, nil
 }
@@ -488,7 +489,7 @@ func updateBalanceTransaction(ctx context.Context, w *Writes, c *call) (written,
 	}
 	if err != nil {
 		c.log.Debug("write is synced", zap.String("customer_id", customer), zap.Error(err))
-		w.catchUp(ctx, c, out, "")
+		w.catchUp(ctx, c, out, mirror.CreditGrant{})
 	}
 	return out, nil
 }
@@ -552,7 +553,7 @@ func (w *Writes) afterGrant(ctx context.Context, c *call, out *written, g mirror
 		out.target = creditsOf(c, g.Customer)
 	}
 	if out.outcome() == outcomeDone && out.target.Valid() {
-		w.catchUp(ctx, c, *out, g.ID)
+		w.catchUp(ctx, c, *out, g)
 	}
 }
 

@@ -144,7 +144,7 @@ func TestWriteOutcomes(t *testing.T) {
 				Reader: world(t), Keys: keysOf([]testKey{{Secret: "w", Write: true}}...),
 				Writes: &Writes{
 					Stripe: &c.stripe, Store: ledger, Timeout: 300 * time.Millisecond,
-					Sync: func(_ context.Context, target mirror.Target, _ []string) error {
+					Sync: func(_ context.Context, target mirror.Target, _ []mirror.CreditGrant) error {
 						if target != (mirror.Target{Scope: mirror.ScopeBalance, ID: cusBalance}) {
 							t.Errorf("synced %v", target)
 						}
@@ -213,7 +213,7 @@ func writing(t *testing.T, stripe stripeWriter, ledger writeStore, marked *[]mir
 		Reader: world(t), Keys: keysOf([]testKey{{Secret: "w", Write: true}, {Secret: "r"}}...),
 		Writes: &Writes{
 			Stripe: stripe, Store: ledger,
-			Sync: func(context.Context, mirror.Target, []string) error { return errors.New("no stripe") },
+			Sync: func(context.Context, mirror.Target, []mirror.CreditGrant) error { return errors.New("no stripe") },
 			Mark: func(_ context.Context, targets []mirror.Target) error {
 				*marked = append(*marked, targets...)
 				return nil

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/creditmirror/creditmirror/mirror"
@@ -41,11 +40,11 @@ func (u UnderWay) yield(ctx context.Context, t mirror.Target) {
 // others' without an end.
 type turn struct {
 	next   *flight // has not begun; nil: none is asked for
-	grants []string
+	grants []mirror.CreditGrant
 }
 
 // syncSoon returns once a sync of the target has committed that began after now.
-func (w *Writes) syncSoon(ctx context.Context, t mirror.Target, grant string) error {
+func (w *Writes) syncSoon(ctx context.Context, t mirror.Target, grant mirror.CreditGrant) error {
 	w.mu.Lock()
 	tn := w.turns[t]
 	if tn == nil {
@@ -60,8 +59,8 @@ func (w *Writes) syncSoon(ctx context.Context, t mirror.Target, grant string) er
 		tn.next = &flight{done: make(chan struct{})}
 	}
 	f := tn.next
-	if grant != "" && !slices.Contains(tn.grants, grant) {
-		tn.grants = append(tn.grants, grant)
+	if grant.ID != "" {
+		tn.grants = mirror.NewestGrants(append(tn.grants, grant))
 	}
 	w.mu.Unlock()
 	return f.wait(ctx)
@@ -94,7 +93,7 @@ func (w *Writes) takeTurns(ctx context.Context, t mirror.Target, tn *turn) {
 }
 
 // syncNow syncs the target, again as often as it is overtaken.
-func (w *Writes) syncNow(ctx context.Context, t mirror.Target, grants []string) (err error) {
+func (w *Writes) syncNow(ctx context.Context, t mirror.Target, grants []mirror.CreditGrant) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("panic: %v", p)

@@ -103,7 +103,7 @@ func (d *onDemand) sync(ctx context.Context, t mirror.Target) error {
 
 // syncGrants syncs until the whole history is read. A key that Stripe refuses is
 // not tried again before its time.
-func (d *onDemand) syncGrants(ctx context.Context, t mirror.Target, grants []string) error {
+func (d *onDemand) syncGrants(ctx context.Context, t mirror.Target, grants []mirror.CreditGrant) error {
 	if wait := d.gate.Closed(t); wait > 0 {
 		return fmt.Errorf("stripe refuses the key; it is tried again in %s", wait.Round(time.Second))
 	}

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"strconv"
+	"time"
 )
 
 // jsonText is a part of a text that json.Valid has accepted; nil where it was
@@ -52,6 +54,15 @@ func (j jsonText) reference(name string) (string, error) {
 		return "", err
 	}
 	return id.text(name + ".id")
+}
+
+// moment reads seconds since 1970; zero where the value is none.
+func (j jsonText) moment() time.Time {
+	seconds, err := strconv.ParseInt(string(j), 10, 64)
+	if err != nil || seconds <= 0 || seconds > maxUnix {
+		return time.Time{}
+	}
+	return time.Unix(seconds, 0).UTC()
 }
 
 // unquote reads a JSON string; most have no escape in them.

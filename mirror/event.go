@@ -25,6 +25,9 @@ type Event struct {
 	Clock    string
 	// Object is the id of data.object: after the event it must be visible in Stripe.
 	Object string
+	// Updated is the update time of data.object where that is a grant; otherwise
+	// zero. A copy of the grant that is older does not answer the event.
+	Updated time.Time
 }
 
 // ErrThinEvent reports a v2 event: signed by Stripe, but with no snapshot in it.
@@ -150,10 +153,10 @@ const maxUnix = 253402300799
 
 // decodePayload finds the ids in data.object that tell the targets.
 func (e *Event) decodePayload(data jsonText) error {
-	var payload, id, customer, grant jsonText
+	var payload, id, customer, grant, updated jsonText
 	err := members(data, "data", map[string]*jsonText{"object": &payload})
 	if err == nil {
-		err = members(payload, "data.object", map[string]*jsonText{"id": &id, "customer": &customer, "credit_grant": &grant})
+		err = members(payload, "data.object", map[string]*jsonText{"id": &id, "customer": &customer, "credit_grant": &grant, "updated": &updated})
 	}
 	if err == nil {
 		e.Object, err = id.text("data.object.id")
@@ -171,6 +174,11 @@ func (e *Event) decodePayload(data jsonText) error {
 		e.Grant, err = grant.reference("data.object.credit_grant")
 	case "test_helpers.test_clock.ready":
 		e.Clock = e.Object
+	case "billing.credit_grant.created", "billing.credit_grant.updated":
+		if !customer.null() {
+			e.Customer, err = customer.reference("data.object.customer")
+		}
+		e.Updated = updated.moment()
 	default: // of invoices and credit notes, which may have no customer
 		if !customer.null() {
 			e.Customer, err = customer.reference("data.object.customer")

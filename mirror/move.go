@@ -53,7 +53,7 @@ var tablesText = []string{
 	"credit_grants: account id / customer name category amount_type amount:i currency applicability_config:j priority:i effective_at:t expires_at:t voided_at:t created:t updated:t livemode:b test_clock metadata:j raw:j digest synced_at:t",
 	"credit_balance_transactions: account customer id / grant type credit_type debit_type currency amount:i invoice invoice_line_item effective_at:t created:t livemode:b test_clock raw:j digest synced_at:t",
 	"credit_balance_summaries: account customer currency / available_balance:i ledger_balance:i synced_at:t",
-	"stripe_events: account id / seq:i type customer object question_scope question_id pending_scopes:i livemode:b api_version created:t received_at:t applied_at:t synced_at:t",
+	"stripe_events: account id / seq:i type customer object question_scope question_id pending_scopes:i livemode:b api_version created:t received_at:t applied_at:t synced_at:t object_updated:t",
 	"dead_letters: account id / customer scope reason attempts:i event_ids:j payload:x first_failed_at:t last_failed_at:t retry_at:t synced_at:t",
 	"drift_findings: account id / kind customer scope currency object expected actual cause found_at:t repaired_at:t synced_at:t notified:i",
 	"sweeps: account name / state:j watermark:t started_at:t last_success:t last_found:i synced_at:t",

@@ -89,6 +89,12 @@ type CreditsHeld struct {
 	Grants map[string]HeldGrantRow
 	// Summary is the held summary per currency.
 	Summary map[string]CreditBalance
+	// Waiting are the events of the target that the inbox held when the sync began and
+	// that name an object (NamingTypes).
+	Waiting []EventRef
+	// Owners are, by id, the rows that these events and those of the snapshot name,
+	// where they are held, of whichever customer.
+	Owners map[string]RowOwner
 	// Stored are as in BalanceHeld.
 	Stored map[string]Stored[CreditTransaction]
 	// StoredGrants are, by id, grants as they lie in the table: when the snapshot is
@@ -106,6 +112,9 @@ type HeldCredit struct {
 	Digest   string
 }
 
+// RowOwner tells of whom a credit balance transaction is held.
+type RowOwner struct{ Customer, Currency string }
+
 // GrantSum is the sum of a grant's rows in minor units of its currency.
 type GrantSum struct {
 	Currency string
@@ -119,6 +128,8 @@ type HeldGrantRow struct {
 	Customer string
 	Amount   int64
 	Currency string
+	Updated  time.Time
+	VoidedAt time.Time
 	Digest   string
 }
 
@@ -134,6 +145,11 @@ type CreditsPlan struct {
 	// Summary entries to write, per currency; nil leaves the held ones.
 	Summary map[string]CreditBalance
 	State   SyncState
+	// Unanswered are the events, of the inbox and of the snapshot, that go on waiting.
+	Unanswered []EventRef
+	// Behind tells that the reply is older than what is known: the time of the last
+	// look stays as it is.
+	Behind bool
 	// Open, Repaired and Close are as in BalancePlan.
 	Open     []Finding
 	Repaired []Finding

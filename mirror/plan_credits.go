@@ -82,8 +82,11 @@ func PlanCredits(s CreditsSnapshot, h CreditsHeld) (CreditsPlan, error) {
 	}
 	slices.Reverse(plan.Insert)
 
-	grants, err := plan.judgeGrants(s, h)
+	grants, older, err := plan.judgeGrants(s, h)
 	if err != nil {
+		return CreditsPlan{}, err
+	}
+	if err := plan.judgeEvents(s, h, fetched, grants, older); err != nil {
 		return CreditsPlan{}, err
 	}
 	plan.Close.Objects = order
@@ -110,17 +113,27 @@ func PlanCredits(s CreditsSnapshot, h CreditsHeld) (CreditsPlan, error) {
 	for _, sum := range sums {
 		ledger[sum.Currency] += sum.Sum
 	}
-	open := slices.Concat(outOfBounds(s, sums, grants), summaryOff(s, ledger), unlisted(s, h))
+	gap := slices.ContainsFunc(plan.Unanswered, EventRef.NamesRow)
+	var open []Finding
+	if !gap { // a row is known to be missing, which is lag: sums prove nothing
+		open = slices.Concat(outOfBounds(s, sums, grants), summaryOff(s, ledger), unlisted(s, h))
+	}
 	if len(open) > 0 && !s.AcceptDisproof {
 		f := open[0]
 		return CreditsPlan{}, fmt.Errorf("%w: %s", ErrDisproved, f.Cause)
 	}
 	plan.Open = open
-	plan.State.HistoryComplete = true
+	plan.State.HistoryComplete = !gap
 	plan.State.CompleteTo = newest
 	plan.State.Walk = Walk{}
 	plan.State.FullReadAt = fullReadAt(s.Full, h.State, s.ObservedAt)
-	plan.Close.MissedBefore = s.ObservedAt
+	if len(plan.Unanswered) == 0 {
+		plan.Close.MissedBefore = s.ObservedAt
+	}
+	if gap {
+		plan.Summary = summaryToWrite(CreditsSnapshot{}, h, ledger)
+		return plan, nil
+	}
 	// Where no summary can be had, a whole reading within all bounds has to do.
 	plan.State.Disproved = len(open) > 0 || h.State.Disproved && s.Summary == nil && !s.Full
 	if len(open) == 0 {
@@ -143,35 +156,58 @@ func (s CreditsSnapshot) finding(kind DriftKind, object, currency string) Findin
 }
 
 // judgeGrants plans the writing of new and changed grants, and returns all that
-// are known. A grant's amount and owner never change, but where they were changed
-// here.
-func (plan *CreditsPlan) judgeGrants(s CreditsSnapshot, h CreditsHeld) (map[string]HeldGrantRow, error) {
-	grants := maps.Clone(h.Grants)
+// are known. A grant's amount and owner never change, and its time of update never
+// goes back, but where they were changed here. Of several copies the newest counts;
+// older are the grants of which the reply shows an older one than is held.
+func (plan *CreditsPlan) judgeGrants(s CreditsSnapshot, h CreditsHeld) (grants map[string]HeldGrantRow, older []string, err error) {
+	grants = maps.Clone(h.Grants)
 	if grants == nil {
 		grants = map[string]HeldGrantRow{}
 	}
 	var refused RewrittenError
-	written := map[string]bool{}
-	for _, g := range s.Grants {
+	for _, g := range NewestGrants(s.Grants) {
 		if g.Customer != s.Target.ID {
-			return nil, fmt.Errorf("%w: grant %s belongs to another customer", ErrLedgerRewritten, g.ID)
+			return nil, nil, fmt.Errorf("%w: grant %s belongs to another customer", ErrLedgerRewritten, g.ID)
 		}
 		digest := Digest(g.Raw)
 		old, held := h.Grants[g.ID]
 		stored, known := h.StoredGrants[g.ID]
-		if changed := changedGrant(g, old); held && changed.name != "" && (!known || stored.Intact()) {
+		credible := held && (!known || stored.Intact())
+		if changed := changedGrant(g, old); credible && changed.name != "" {
 			f := s.finding(DriftFieldMismatch, g.ID, g.Currency)
 			f.Expected, f.Actual = changed.want, changed.have
 			refused.add(f, "%s of grant %s changed", changed.name, g.ID)
 			continue
 		}
-		if (!held || old.Digest != digest || known && stored.damaged(g, digest)) && !written[g.ID] {
-			plan.Grants = append(plan.Grants, g)
-			written[g.ID] = true
+		if credible && old.NewerThan(g) {
+			older = append(older, g.ID)
+			continue
 		}
-		grants[g.ID] = HeldGrantRow{Customer: g.Customer, Amount: g.Amount, Currency: g.Currency, Digest: digest}
+		if !held || old.Digest != digest || known && stored.damaged(g, digest) {
+			plan.Grants = append(plan.Grants, g)
+		}
+		grants[g.ID] = HeldGrantRow{g.Customer, g.Amount, g.Currency, g.Updated, g.VoidedAt, digest}
 	}
-	return grants, refused.err()
+	return grants, older, refused.err()
+}
+
+// judgeEvents finds the events that the commit leaves waiting, and refuses a reply
+// that is behind what is known unless that is accepted. Before the read is joined no
+// event is answered.
+func (plan *CreditsPlan) judgeEvents(s CreditsSnapshot, h CreditsHeld, fetched map[string]CreditTransaction, grants map[string]HeldGrantRow, older []string) error {
+	if !s.Joined {
+		plan.Unanswered = slices.Concat(h.Waiting, s.Events)
+		return nil
+	}
+	var err error
+	if plan.Unanswered, err = s.unanswered(h, fetched, grants); err != nil {
+		return err
+	}
+	plan.Behind = len(plan.Unanswered)+len(older) > 0
+	if plan.Behind && !s.AcceptBehind {
+		return &BehindError{Unanswered: plan.Unanswered, Older: older}
+	}
+	return nil
 }
 
 // sums are the sums per grant once the plan is carried out.

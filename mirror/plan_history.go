@@ -40,16 +40,6 @@ func (e *RewrittenError) Lasting() bool {
 	return !slices.ContainsFunc(e.Findings, func(f Finding) bool { return f.Kind == DriftUnexpectedTransaction })
 }
 
-// HeldElsewhere refuses a reply that has nothing to say of a row that an event of
-// the target announced and that is held for another customer.
-func HeldElsewhere(t Target, row CreditTransaction, observed time.Time) error {
-	var refused RewrittenError
-	f := CreditsSnapshot{Target: t, ObservedAt: observed}.finding(DriftFieldMismatch, row.ID, row.Currency)
-	f.Expected, f.Actual = "customer "+t.ID, "customer "+row.Customer
-	refused.add(f, "%s is held for another customer", row.ID)
-	return refused.err()
-}
-
 // add notes one difference; text is what the error says of it.
 func (e *RewrittenError) add(f Finding, format string, args ...any) {
 	if e.text == "" {

@@ -16,6 +16,8 @@ type SyncState struct {
 	// EventSeq is the newest inbox event of this target that was recorded before
 	// the sync began; its commit answers all of them up to this one.
 	EventSeq int64
+	// EventAt is when the newest of these events was created; zero without any.
+	EventAt time.Time
 	// HistoryComplete tells that every row at or before CompleteTo is held.
 	HistoryComplete bool
 	// CompleteTo is the created time of the newest row of the complete part; zero
@@ -87,6 +89,8 @@ type EventRef struct {
 	// Object is the id of data.object; empty when unknown.
 	Object string
 	Type   string
+	// Updated is as in Event.
+	Updated time.Time
 	// Trace names the span of the request that brought it, as a traceparent; empty
 	// without one. It is carried by the queue, and not stored.
 	Trace string
@@ -135,7 +139,11 @@ type CreditsSnapshot struct {
 	Full           bool
 	Walk           Walk
 	AcceptDisproof bool
-	Events         []EventRef
+	// AcceptBehind stores a reply that is older than what is known: the events that
+	// it does not answer go on waiting, and no older copy of a grant is written.
+	AcceptBehind bool
+	// Events may have entries without an id: no events, but what must be shown too.
+	Events []EventRef
 }
 
 // Tombstone says that Stripe no longer has the customer. The history is kept.
@@ -164,6 +172,9 @@ type Applied struct {
 	// Answered are the events that this commit answered, each once; none before the
 	// pieces of a history join.
 	Answered []EventRef
+	// Unanswered are events that were known to the sync and go on waiting, because the
+	// reply was behind them.
+	Unanswered []EventRef
 	// Findings that were opened by this commit.
 	Findings []Finding
 	// Repaired are differences that this commit found and repaired at once.
@@ -215,6 +226,9 @@ type Finding struct {
 // String writes the reference in one line, as the queue carries it.
 func (r EventRef) String() string {
 	text := r.ID + " " + strconv.FormatInt(r.Created.Unix(), 10) + " " + r.Type + " " + r.Object
+	if !r.Updated.IsZero() {
+		text += " " + strconv.FormatInt(r.Updated.Unix(), 10)
+	}
 	if r.Trace != "" {
 		text += " " + r.Trace
 	}
@@ -227,7 +241,7 @@ var validTrace = regexp.MustCompile(`^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$`
 // ParseEventRef reads what EventRef.String wrote.
 func ParseEventRef(s string) (EventRef, error) {
 	parts := strings.Split(s, " ")
-	if len(parts) != 4 && (len(parts) != 5 || !validTrace.MatchString(parts[4])) {
+	if len(parts) < 4 {
 		return EventRef{}, fmt.Errorf("%q is not an event reference", s)
 	}
 	created, err := strconv.ParseInt(parts[1], 10, 64)
@@ -235,13 +249,22 @@ func ParseEventRef(s string) (EventRef, error) {
 		return EventRef{}, fmt.Errorf("%q is not an event reference: %w", s, err)
 	}
 	r := EventRef{ID: parts[0], Created: time.Unix(created, 0).UTC(), Type: parts[2], Object: parts[3]}
-	if len(parts) == 5 {
-		r.Trace = parts[4]
+	rest := parts[4:]
+	if len(rest) > 0 {
+		if updated, err := strconv.ParseInt(rest[0], 10, 64); err == nil {
+			r.Updated, rest = time.Unix(updated, 0).UTC(), rest[1:]
+		}
+	}
+	if len(rest) > 0 && validTrace.MatchString(rest[0]) {
+		r.Trace, rest = rest[0], rest[1:]
+	}
+	if len(rest) > 0 {
+		return EventRef{}, fmt.Errorf("%q is not an event reference", s)
 	}
 	return r, nil
 }
 
 // Ref is the event as a sync refers to it.
 func (e Event) Ref() EventRef {
-	return EventRef{ID: e.ID, Created: e.Created, Object: e.Object, Type: e.Type}
+	return EventRef{ID: e.ID, Created: e.Created, Object: e.Object, Type: e.Type, Updated: e.Updated}
 }

@@ -22,7 +22,8 @@ type Storable[Row any] interface {
 	// otherwise it may be in doubt, and then it says no.
 	equals(Row) bool
 	json() json.RawMessage
-	// agrees tells whether the immutable columns say what the JSON says.
+	// agrees tells whether the columns by which a reply is judged say what the JSON
+	// says: those that never change, and those that tell which copy of a grant is older.
 	agrees(testimony) bool
 }
 
@@ -96,7 +97,8 @@ func (t CreditTransaction) agrees(said testimony) bool {
 
 func (g CreditGrant) agrees(said testimony) bool {
 	money := said.member("amount").member("monetary")
-	return said.is("id", g.ID) && said.is("customer", g.Customer) && said.is("created", g.Created) &&
+	return said.is("id", g.ID) && said.is("customer", g.Customer) && said.is("created", g.Created) && said.is("updated", g.Updated) &&
+		said.is("voided_at", g.VoidedAt) && (g.VoidedAt.IsZero() || string(said["voided_at"]) != "null") &&
 		money.is("currency", g.Currency) && money.is("value", g.Amount)
 }
 

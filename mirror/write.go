@@ -132,6 +132,8 @@ func PlanGrantWrite(w Write, h WriteHeld) (bool, error) {
 		return false, fmt.Errorf("%w: grant %s is not held", ErrDisproved, g.ID)
 	case old.Customer != g.Customer, old.Amount != g.Amount, old.Currency != g.Currency:
 		return false, fmt.Errorf("%w: amount or customer of grant %s changed", ErrLedgerRewritten, g.ID)
+	case old.NewerThan(*g):
+		return false, fmt.Errorf("%w: grant %s is held in a newer state", ErrDisproved, g.ID)
 	}
 	return old.Digest != Digest(g.Raw), nil
 }

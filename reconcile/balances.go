@@ -117,9 +117,10 @@ type suspect struct {
 	Balance  int64            `json:"balance,omitempty"`
 	Currency string           `json:"currency,omitempty"`
 	Ends     map[string]int64 `json:"ends,omitempty"`
-	// Owner and Digest are those of a grant.
-	Owner  string `json:"owner,omitempty"`
-	Digest string `json:"digest,omitempty"`
+	// Owner, Digest and Updated are those of a grant.
+	Owner   string    `json:"owner,omitempty"`
+	Digest  string    `json:"digest,omitempty"`
+	Updated time.Time `json:"updated,omitzero"`
 
 	// What Stripe showed; it does not survive a restart, and need not.
 	customer *mirror.Customer
@@ -470,8 +471,12 @@ func (p *balancesPass) grants(ctx context.Context) error {
 		}
 		for _, g := range page.Rows {
 			digest := mirror.Digest(g.Raw)
-			if h, ok := held[g.ID]; (!ok || h.Digest != digest) && mirror.ValidCustomerID(g.Customer) {
-				p.at.Suspects = append(p.at.Suspects, suspect{ID: g.ID, Asked: asked, Currency: g.Currency, Owner: g.Customer, Digest: digest, grant: &g})
+			h, ok := held[g.ID]
+			if ok && h.NewerThan(g) {
+				continue // the list lags
+			}
+			if (!ok || h.Digest != digest) && mirror.ValidCustomerID(g.Customer) {
+				p.at.Suspects = append(p.at.Suspects, suspect{ID: g.ID, Asked: asked, Currency: g.Currency, Owner: g.Customer, Digest: digest, Updated: g.Updated, grant: &g})
 			}
 		}
 		p.at.Grants += int64(len(page.Rows))

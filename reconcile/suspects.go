@@ -196,8 +196,8 @@ func (p *balancesPass) judgeCustomer(s suspect, held map[string]mirror.HeldCusto
 
 func (p *balancesPass) judgeGrant(s suspect, held map[string]mirror.HeldGrantRow, v *verdicts) {
 	h, ok := held[s.ID]
-	if ok && h.Digest == s.Digest {
-		return
+	if ok && (h.Digest == s.Digest || h.Updated.After(s.Updated) && !s.Updated.IsZero()) {
+		return // the same, or written since in a newer state
 	}
 	kind := mirror.DriftFieldMismatch
 	if !ok {

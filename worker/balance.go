@@ -33,17 +33,14 @@ func (s *Syncer) syncBalance(ctx context.Context, t mirror.Target, refs []mirror
 		observed := s.o.Now()
 		read, err := s.readBalance(ctx, t, st, refs, p.full)
 		if vanished(err) {
-			gone, err := s.lookAgain(ctx, t)
-			if err != nil {
-				return Result{}, err
-			}
-			if gone {
-				return s.bury(ctx, t, st, observed, refs)
-			}
+			result, err := s.vanished(ctx, t, st, observed, refs, errUnlisted)
 			// Listed as missing and yet alive: one of the two replies lags. That is no
 			// empty history.
-			if err := p.next(ctx, errUnlisted); err != nil {
-				return Result{}, err
+			if errors.Is(err, errUnlisted) {
+				err = p.next(ctx, err)
+			}
+			if err != nil || result.Deleted {
+				return result, err
 			}
 			continue
 		} else if err != nil {

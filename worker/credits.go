@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,15 +21,17 @@ import (
 const grantsProvenOneByOne = 10
 
 // SyncGrants syncs a customer's billing credits after writes on some of its grants,
-// which are read again; the events of the writes are not known yet.
-func (s *Syncer) SyncGrants(ctx context.Context, t mirror.Target, grants []string) (Result, error) {
-	refs := make([]mirror.EventRef, len(grants))
+// which are read again: in copies that are not older than the replies to the writes.
+// The events of the writes are not known yet.
+func (s *Syncer) SyncGrants(ctx context.Context, t mirror.Target, grants []mirror.CreditGrant) (Result, error) {
+	refs, ids := make([]mirror.EventRef, len(grants)), make([]string, len(grants))
 	for i, g := range grants {
-		refs[i].Object = g
+		refs[i] = mirror.EventRef{Created: s.o.Now(), Type: "billing.credit_grant.updated", Object: g.ID, Updated: g.Updated}
+		ids[i] = g.ID
 	}
 	result, err := s.traced(ctx, t, refs, func(ctx context.Context) (Result, error) { return s.syncCredits(ctx, t, refs, false) })
 	if err != nil {
-		return result, fmt.Errorf("sync %s after a write on %s: %w", t, strings.Join(grants, ", "), err)
+		return result, fmt.Errorf("sync %s after a write on %s: %w", t, strings.Join(ids, ", "), err)
 	}
 	return result, nil
 }
@@ -48,29 +51,18 @@ func (s *Syncer) syncCredits(ctx context.Context, t mirror.Target, refs []mirror
 	for {
 		observed := s.o.Now()
 		failpoint.Hit("worker.credits.epoch")
-		snapshot, err := s.readCredits(ctx, t, st, refs, thorough, p.full, prove || p.full)
-		snapshot.ObservedAt = observed
+		wanted := slices.Concat(refs, p.missing)
+		snapshot, err := s.readCredits(ctx, t, p.reach(st), wanted, thorough, p.full, prove || p.full)
+		snapshot.ObservedAt, snapshot.Events = observed, refs
 		if vanished(err) {
-			gone, lookErr := s.lookAgain(ctx, t)
-			if lookErr != nil {
-				return Result{}, lookErr
-			}
-			if gone {
-				return s.bury(ctx, t, st, observed, refs)
-			}
-			return Result{}, fmt.Errorf("the customer exists, its credits do not: %w", err)
-		}
-		if err == nil && snapshot.Joined { // before that, a row may lie below this piece
-			err = s.announced(ctx, t, refs, snapshot)
+			return s.vanished(ctx, t, st, observed, refs, fmt.Errorf("the customer exists, its credits do not: %w", err))
 		}
 		if err == nil {
 			failpoint.Hit("worker.credits.read")
-			snapshot.AcceptDisproof = p.accept
 			var applied mirror.Applied
-			if applied, err = s.store.ApplyCredits(ctx, snapshot); err == nil {
-				return Result{Applied: applied, More: !snapshot.Joined, Unproven: p.accept}, nil
+			if applied, err = s.storeCredits(ctx, &p, snapshot, thorough); err == nil {
+				return Result{Applied: applied, More: !snapshot.Joined, Unproven: p.accept}, p.unfinished(refs, applied, thorough)
 			}
-			err = stored(err)
 		}
 		damaged, lookErr := p.blamesUs(ctx, err, snapshot.Listed())
 		if lookErr != nil {
@@ -85,16 +77,34 @@ func (s *Syncer) syncCredits(ctx context.Context, t mirror.Target, refs []mirror
 	}
 }
 
+// storeCredits stores what was read. Where that is behind what is known, it is stored
+// once patience ends, and errReread is returned until then.
+func (s *Syncer) storeCredits(ctx context.Context, p *patience, snapshot mirror.CreditsSnapshot, thorough bool) (mirror.Applied, error) {
+	snapshot.AcceptDisproof, snapshot.AcceptBehind = p.accept, p.behind != nil
+	applied, err := s.store.ApplyCredits(ctx, snapshot)
+	b, behind := errors.AsType[*mirror.BehindError](err)
+	if !behind {
+		return applied, stored(err)
+	}
+	if damaged, err := p.blamesUs(ctx, b, b.Older); err != nil || damaged {
+		return mirror.Applied{}, cmp.Or(err, errReread)
+	}
+	if err := p.nextBehind(ctx, b, snapshot.Events, thorough); err != nil {
+		return mirror.Applied{}, err
+	}
+	snapshot.AcceptBehind = true
+	applied, err = s.store.ApplyCredits(ctx, snapshot)
+	return applied, stored(err)
+}
+
 // readCredits reads one piece of a customer's billing credits: the rows with
 // their grants, the grants that the rows did not bring along, and the summary
 // where a proof is asked for.
 func (s *Syncer) readCredits(ctx context.Context, t mirror.Target, st mirror.SyncState, refs []mirror.EventRef, thorough, full, prove bool) (mirror.CreditsSnapshot, error) {
-	grants := map[string]mirror.CreditGrant{}
+	var copies []mirror.CreditGrant
 	list := func(after string, limit int) ([]mirror.CreditTransaction, bool, error) {
 		page, err := s.stripe.CreditPage(ctx, t.Account, t.ID, after, limit)
-		for _, g := range page.Grants {
-			grants[g.ID] = g
-		}
+		copies = append(copies, page.Grants...)
 		for i := range page.Rows {
 			page.Rows[i].Customer = t.ID
 		}
@@ -106,17 +116,15 @@ func (s *Syncer) readCredits(ctx context.Context, t mirror.Target, st mirror.Syn
 		return mirror.CreditsSnapshot{}, err
 	}
 	failpoint.Hit("worker.credits.rows")
-	all, err := s.readGrants(ctx, t, st, refs, thorough, full && walked.joined, grants)
+	more, all, err := s.readGrants(ctx, t, st, refs, thorough, full && walked.joined, copies)
 	if err != nil {
 		return mirror.CreditsSnapshot{}, err
 	}
+	grants := mirror.NewestGrants(slices.Concat(copies, more))
 	snapshot := mirror.CreditsSnapshot{
 		Target: t, Epoch: st.Epoch, EventSeq: st.EventSeq,
-		Windows: walked.windows, Joined: walked.joined, Full: walked.full, Walk: walked.walk, Events: events(refs),
-		AllGrants: all,
-	}
-	for _, g := range grants {
-		snapshot.Grants = append(snapshot.Grants, g)
+		Windows: walked.windows, Joined: walked.joined, Full: walked.full, Walk: walked.walk,
+		Grants: grants, AllGrants: all,
 	}
 	slices.SortFunc(snapshot.Grants, func(a, b mirror.CreditGrant) int { return strings.Compare(a.ID, b.ID) })
 	if prove && walked.joined {
@@ -127,14 +135,17 @@ func (s *Syncer) readCredits(ctx context.Context, t mirror.Target, st mirror.Syn
 	return snapshot, nil
 }
 
-// readGrants reads the grants that events named and the rows did not bring
-// along; for a thorough sync every grant of the customer, since any may have been
-// edited. A first copy has just stored the grants of the whole account. The end of
-// a full read asks for all of them. It tells whether it read them all.
-func (s *Syncer) readGrants(ctx context.Context, t mirror.Target, st mirror.SyncState, refs []mirror.EventRef, thorough, all bool, grants map[string]mirror.CreditGrant) (bool, error) {
+// readGrants reads the grants that events named and of which the rows did not bring
+// along a copy that is new enough; for a thorough sync every grant of the customer,
+// since any may have been edited. A first copy has just stored the grants of the whole
+// account. The end of a full read asks for all of them. It tells whether it read them
+// all.
+func (s *Syncer) readGrants(ctx context.Context, t mirror.Target, st mirror.SyncState, refs []mirror.EventRef, thorough, all bool, copies []mirror.CreditGrant) (grants []mirror.CreditGrant, whole bool, err error) {
 	var named []string
 	for _, r := range refs {
-		if _, have := grants[r.Object]; !have && mirror.ValidGrantID(r.Object) && !slices.Contains(named, r.Object) {
+		if mirror.ValidGrantID(r.Object) && !slices.Contains(named, r.Object) && !slices.ContainsFunc(copies, func(g mirror.CreditGrant) bool {
+			return g.ID == r.Object && !g.Updated.Before(r.Updated)
+		}) {
 			named = append(named, r.Object)
 		}
 	}
@@ -142,42 +153,43 @@ func (s *Syncer) readGrants(ctx context.Context, t mirror.Target, st mirror.Sync
 	if all && st.HistoryComplete {
 		named = nil
 	} else if len(named) == 0 && (!thorough || firstCopy) {
-		return false, nil
+		return nil, false, nil
 	}
 	if len(named) == 1 && !thorough {
 		g, err := s.stripe.Grant(ctx, t.Account, named[0])
-		if err == nil {
-			grants[g.ID] = g
+		switch {
+		case errors.Is(err, stripeapi.ErrNotFound): // its event goes on waiting
+			return nil, false, nil
+		case err != nil:
+			return nil, false, err
 		}
-		return false, err
+		return []mirror.CreditGrant{g}, false, nil
 	}
 	for after := ""; ; {
 		page, err := s.stripe.GrantsPage(ctx, t.Account, t.ID, after, pageSize)
 		if err != nil {
-			return false, err
+			return nil, false, err
 		}
-		for _, g := range page.Rows {
-			grants[g.ID] = g
-			after = g.ID
-		}
+		grants = append(grants, page.Rows...)
 		if !page.HasMore || len(page.Rows) == 0 {
-			return true, nil
+			return grants, true, nil
 		}
+		after = page.Rows[len(page.Rows)-1].ID
 	}
 }
 
 // readSummary reads Stripe's own totals; nil when no unambiguous ones can be had
 // at a bearable cost. all tells that grants are all that Stripe has, so that a held
 // one that is none of them is not asked for.
-func (s *Syncer) readSummary(ctx context.Context, t mirror.Target, st mirror.SyncState, grants map[string]mirror.CreditGrant, all bool) (map[string]mirror.CreditBalance, error) {
+func (s *Syncer) readSummary(ctx context.Context, t mirror.Target, st mirror.SyncState, grants []mirror.CreditGrant, all bool) (map[string]mirror.CreditBalance, error) {
 	metered := map[string]bool{}
 	for _, g := range st.Grants {
 		if !all {
 			metered[g.ID] = g.Metered
 		}
 	}
-	for id, g := range grants {
-		metered[id] = mirror.MeteredScope(g.ApplicabilityConfig)
+	for _, g := range grants {
+		metered[g.ID] = mirror.MeteredScope(g.ApplicabilityConfig)
 	}
 	allMetered := true
 	for _, m := range metered {
@@ -203,31 +215,4 @@ func (s *Syncer) readSummary(ctx context.Context, t mirror.Target, st mirror.Syn
 		}
 	}
 	return total, nil
-}
-
-// announced checks that every row that an event told of is in the reply or held:
-// this ledger has no chain that would show that a list lags behind the events.
-func (s *Syncer) announced(ctx context.Context, t mirror.Target, refs []mirror.EventRef, snapshot mirror.CreditsSnapshot) error {
-	listed := map[string]bool{}
-	for _, w := range snapshot.Windows {
-		for _, r := range w.Rows {
-			listed[r.ID] = true
-		}
-	}
-	for _, r := range refs {
-		if r.Type != "billing.credit_balance_transaction.created" || listed[r.Object] {
-			continue
-		}
-		row, err := s.store.CreditTransaction(ctx, t.Account, r.Object)
-		switch {
-		case err == nil && row.Customer == t.ID:
-		case err == nil:
-			return mirror.HeldElsewhere(t, row, snapshot.ObservedAt)
-		case errors.Is(err, mirror.ErrNotFound):
-			return fmt.Errorf("%w: %s", errLagging, r.Object)
-		default:
-			return stored(err)
-		}
-	}
-	return nil
 }

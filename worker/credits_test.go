@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/stripeapi"
@@ -50,7 +51,13 @@ func TestCreditsCosts(t *testing.T) {
 	expect("an old grant", "credits after= limit=12; credits after=cbt_00014 limit=100")
 	b.sync(t, creditsOf(cus), grantEvent(one), grantEvent(one), grantEvent(two))
 	expect("one grant", "credits after= limit=13; grant")
-	b.sync(t, creditsOf(cus), grantEvent(one), grantEvent("credgr_gone"), grantEvent("credgr_lost"))
+	three := b.stripe.grant(a, 1000, true)
+	for range 20 {
+		b.stripe.move(a, two, -1)
+	}
+	b.sync(t, creditsOf(cus))
+	b.stripe.made()
+	b.sync(t, creditsOf(cus), grantEvent(one), grantEvent(three), grantEvent(two))
 	expect("several grants", "credits after= limit=13; grants after=")
 	b.sync(t, creditsOf(cus))
 	expect("thorough", "credits after= limit=10; grants after=; summary all")
@@ -102,7 +109,7 @@ func TestCreditsSummaries(t *testing.T) {
 
 func TestS20_CreditsAnnouncedRowIsWaitedFor(t *testing.T) {
 	t.Parallel()
-	b := setup(t, SyncOptions{})
+	b := setup(t, SyncOptions{Now: func() time.Time { return t0 }})
 	a := b.stripe.add(cus)
 	g := b.stripe.grant(a, 1000, true)
 	b.sync(t, creditsOf(cus))
@@ -309,7 +316,9 @@ func TestGrantOwner(t *testing.T) {
 	}
 }
 
-func TestGrantOwnerUnknown(t *testing.T) {
+// Stripe deletes no grant: the event waits, and its question ends among the dead
+// letters.
+func TestI3_GrantThatStripeDoesNotKnowAnswersNothing(t *testing.T) {
 	t.Parallel()
 	b := setup(t, SyncOptions{})
 	event := mirror.Event{
@@ -319,13 +328,16 @@ func TestGrantOwnerUnknown(t *testing.T) {
 	if _, err := b.store.RecordEvents(t.Context(), []mirror.Event{event}); err != nil {
 		t.Fatal(err)
 	}
-	b.sync(t, event.Targets()[0], event.Ref())
+	_, err := b.syncer.Sync(t.Context(), event.Targets()[0], []mirror.EventRef{event.Ref()}, false)
+	if v := judge(err); v.outcome != "lagging" || v.then != tryAgain {
+		t.Errorf("%v is %s, want lagging", err, v.outcome)
+	}
 	if got := b.stripe.made(); got != "grant; grant" {
 		t.Errorf("%s, want two tries: one 404 can be a replica that lags", got)
 	}
 	pending, err := b.store.PendingEvents(t.Context(), 0, 10)
-	if err != nil || len(pending) != 0 || len(b.marks.marks) != 0 {
-		t.Errorf("pending %v, %v, marks %v; want none", pending, err, b.marks.marks)
+	if err != nil || len(pending) != 1 || len(b.marks.marks) != 0 {
+		t.Errorf("pending %v, %v, marks %v; want the event", pending, err, b.marks.marks)
 	}
 }
 

@@ -55,6 +55,8 @@ type account struct {
 	credits       []listed[mirror.CreditTransaction]
 	// hidden is how many of the newest rows the lists leave out.
 	hidden int
+	// late are rows of credits that the list leaves out.
+	late map[string]bool
 }
 
 // listed is a row and what orders it within its second.
@@ -275,7 +277,8 @@ func (f *fakeStripe) CreditPage(ctx context.Context, _, customer, after string, 
 	if !ok || a.gone || a.deleted {
 		return stripeapi.CreditPage{}, missing("customer")
 	}
-	rows, more, err := page(f, a.credits, a.hidden, after, limit,
+	shown := slices.DeleteFunc(slices.Clone(a.credits), func(l listed[mirror.CreditTransaction]) bool { return a.late[l.row.ID] })
+	rows, more, err := page(f, shown, a.hidden, after, limit,
 		func(r mirror.CreditTransaction) (string, time.Time) { return r.ID, r.Created })
 	p := stripeapi.CreditPage{Rows: rows, HasMore: more}
 	seen := map[string]bool{}

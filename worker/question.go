@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"slices"
 
-	"go.uber.org/zap"
-
 	"github.com/creditmirror/creditmirror/internal/failpoint"
 	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/stripeapi"
@@ -28,9 +26,8 @@ func (s *Syncer) resolveGrant(ctx context.Context, t mirror.Target, refs []mirro
 			g, err = s.stripe.Grant(ctx, t.Account, t.ID)
 		}
 		if errors.Is(err, stripeapi.ErrNotFound) {
-			s.o.Log.Warn("an event names a credit grant that Stripe does not know; there is nothing to sync",
-				zap.String("account", t.Account), zap.String("grant_id", t.ID))
-			return false, stored(s.store.ResolveEvents(ctx, t, nil))
+			// Stripe deletes no grant: what it has just told of, it will show.
+			return false, fmt.Errorf("%w: grant %s is not known to stripe", errLagging, t.ID)
 		}
 		if err != nil {
 			return false, err

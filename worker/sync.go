@@ -1,9 +1,11 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
@@ -28,7 +30,6 @@ type Stripe interface {
 // Store is what a sync writes. Every mirror.Store is one.
 type Store interface {
 	mirror.Fence
-	CreditTransaction(ctx context.Context, account, id string) (mirror.CreditTransaction, error)
 	GrantOwner(ctx context.Context, account, grant string) (string, error)
 	ClockCustomers(ctx context.Context, account, clock string) ([]string, error)
 	ResolveEvents(ctx context.Context, question mirror.Target, targets []mirror.Target) error
@@ -104,10 +105,23 @@ type Result struct {
 }
 
 var (
-	// errLagging: an event announced a row that Stripe does not list yet.
-	errLagging = errors.New("an announced row is not listed yet")
+	// errLagging: Stripe does not show yet what an event has announced.
+	errLagging = errors.New("what was announced is not shown yet")
+	// errReread: what was read is put aside, and read again.
+	errReread = errors.New("read again")
 	// errUnlisted: the customer exists, the list of its rows does not. It is lag too.
 	errUnlisted = fmt.Errorf("%w: not even the list is there", errLagging)
+)
+
+const (
+	// youngCustomer is how long after an event that named it Stripe may answer 404 for
+	// a customer that was never held: longer than any replica was seen to lag.
+	youngCustomer = 5 * time.Minute
+	// lastingLag is how long after its event a row may be missing from the list before
+	// the whole history is read for it.
+	lastingLag = 10 * time.Second
+	// eventSlack is how far before its event a row may have been created.
+	eventSlack = time.Minute
 )
 
 // storeError marks a failure of the database itself, not a verdict of it.
@@ -120,7 +134,8 @@ func (e *storeError) Unwrap() error { return e.err }
 func stored(err error) error {
 	switch {
 	case err == nil, errors.Is(err, mirror.ErrFenced), errors.Is(err, mirror.ErrDisproved),
-		errors.Is(err, mirror.ErrLedgerRewritten), errors.Is(err, mirror.ErrNotFound), errors.Is(err, mirror.ErrUnstorable):
+		errors.Is(err, mirror.ErrLedgerRewritten), errors.Is(err, mirror.ErrNotFound), errors.Is(err, mirror.ErrUnstorable),
+		errors.Is(err, mirror.ErrBehind):
 		return err
 	}
 	return &storeError{err}
@@ -156,25 +171,46 @@ func (s *Syncer) sync(ctx context.Context, t mirror.Target, refs []mirror.EventR
 
 // patience is the course that a sync takes when the reply does not prove
 // itself: read again, then read everything, then accept and report. A reply that
-// contradicts what is held is read again too, and then refused and reported.
+// contradicts what is held is read again too, and then refused and reported. One that
+// is behind what is known is read again, further down; what lags for long is looked
+// for in the whole history once, and then the reply is stored as far as it goes.
 type patience struct {
 	s       *Syncer
 	t       mirror.Target
+	st      mirror.SyncState
 	rereads int
 	full    bool
 	accept  bool
 	// refused: the sync before was refused too, so that rereading is no cure.
 	refused bool
+	// from is down to when the list is read for rows that are missing; zero: to where
+	// it joins what is held.
+	from time.Time
+	// missing are events of the inbox that no reply has answered, besides those that
+	// asked for the sync.
+	missing []mirror.EventRef
+	// behind is what a reply was behind of that is stored all the same.
+	behind *mirror.BehindError
 }
 
 func (s *Syncer) patience(t mirror.Target, st mirror.SyncState) patience {
-	return patience{s: s, t: t, full: st.Disproved || st.Walk.Full, refused: !st.RefusedAt.IsZero()}
+	return patience{s: s, t: t, st: st, full: st.Disproved || st.Walk.Full, refused: !st.RefusedAt.IsZero()}
+}
+
+// reach is the state to read by: down to where missing rows may be.
+func (p *patience) reach(st mirror.SyncState) mirror.SyncState {
+	if !p.from.IsZero() && p.from.Before(st.CompleteTo) {
+		st.CompleteTo = p.from
+	}
+	return st
 }
 
 // next waits and tells how to read again after err, or returns err when reading
 // again is no cure.
 func (p *patience) next(ctx context.Context, err error) error {
 	switch {
+	case errors.Is(err, errReread):
+		return nil
 	case errors.Is(err, mirror.ErrDisproved) && p.accept:
 		return err
 	case errors.Is(err, mirror.ErrLedgerRewritten) && (p.refused || lasting(err)):
@@ -183,18 +219,91 @@ func (p *patience) next(ctx context.Context, err error) error {
 	default:
 		return err
 	}
+	if p.again() {
+		return p.pause(ctx)
+	}
+	if !errors.Is(err, mirror.ErrDisproved) {
+		return err
+	}
+	// The first time over the bound reads the whole history, the second one takes it
+	// as it is.
+	p.accept = p.full
+	p.full = true
+	return nil
+}
+
+// again counts a reading and reports whether another one is within the bound.
+func (p *patience) again() bool {
 	p.rereads++
-	if p.rereads > p.s.o.Rereads {
-		if !errors.Is(err, mirror.ErrDisproved) {
-			return err
+	return p.rereads <= p.s.o.Rereads
+}
+
+func (p *patience) pause(ctx context.Context) error {
+	return sleep(ctx, p.s.o.RereadDelay<<(p.rereads-1))
+}
+
+// nextBehind is next after a reply that is behind: errReread where it is to be read
+// again, nil where it is to be stored as far as it goes. asked are the events that
+// asked for the sync; a thorough one is asked for by all.
+//
+// The list is read further down, to where a missing row must be. Lag that does not
+// last is then waited for outside of the sync. Otherwise a missing row is looked for in
+// the whole history, unless that was done since. An event for which all that was in
+// vain delays no other's sync.
+func (p *patience) nextBehind(ctx context.Context, b *mirror.BehindError, asked []mirror.EventRef, thorough bool) error {
+	lasts := len(b.Unanswered) > 0
+	p.missing = nil
+	var since time.Time // of the newest row that is missing
+	for _, r := range b.Unanswered {
+		lasts = lasts && p.s.o.Now().Sub(r.Created) >= lastingLag
+		if !anyOf([]mirror.EventRef{r}, asked) {
+			p.missing = append(p.missing, r)
 		}
-		// The first time over the bound reads the whole history, the second one
-		// takes it as it is.
-		p.accept = p.full
+		if !r.NamesRow() {
+			continue
+		}
+		if from := r.Created.Add(-eventSlack); p.from.IsZero() || from.Before(p.from) {
+			p.from = from
+		}
+		if r.Created.After(since) {
+			since = r.Created
+		}
+	}
+	searched := since.IsZero() || p.full || !p.st.FullReadAt.Before(since.Add(lastingLag))
+	inVain := lasts && searched && !thorough && len(p.missing) == len(b.Unanswered)
+	within := p.again() && !(lasts && p.rereads > 1)
+	switch {
+	case !inVain && within:
+		return cmp.Or(p.pause(ctx), errReread)
+	case len(b.Unanswered) > 0 && !lasts:
+		return fmt.Errorf("%w: %w", errLagging, b)
+	case !searched:
 		p.full = true
+		return errReread
+	}
+	p.behind = b
+	return nil
+}
+
+// unfinished is the error of a sync that has stored a reply which is behind, so that it
+// is tried again; none where only events of others go on waiting, whose own work is
+// tried again or lies among the dead letters.
+func (p *patience) unfinished(asked []mirror.EventRef, applied mirror.Applied, thorough bool) error {
+	left := applied.Unanswered
+	switch {
+	case p.behind == nil, len(left) == 0 && len(p.behind.Older) == 0:
+		return nil
+	case len(left) > 0 && !thorough && !anyOf(left, asked):
 		return nil
 	}
-	return sleep(ctx, p.s.o.RereadDelay<<(p.rereads-1))
+	return fmt.Errorf("%w: %w", errLagging, p.behind)
+}
+
+// anyOf reports whether one of the events is among the others.
+func anyOf(events, among []mirror.EventRef) bool {
+	return slices.ContainsFunc(events, func(e mirror.EventRef) bool {
+		return slices.ContainsFunc(among, func(r mirror.EventRef) bool { return r.ID == e.ID })
+	})
 }
 
 // lasting tells of a contradiction that no list that lags explains.
@@ -207,8 +316,14 @@ func lasting(err error) bool {
 // is held was changed here. Only a reading of the whole history, which comes next,
 // sees that for itself, and repairs it. listed are the ids that were read.
 func (p *patience) blamesUs(ctx context.Context, err error, listed []string) (bool, error) {
-	if p.full || !errors.Is(err, mirror.ErrLedgerRewritten) {
+	b, behind := errors.AsType[*mirror.BehindError](err)
+	switch {
+	case p.full, !behind && !errors.Is(err, mirror.ErrLedgerRewritten):
 		return false, nil
+	case behind && len(b.Older) == 0:
+		return false, nil
+	case behind:
+		listed = b.Older
 	}
 	if r, ok := errors.AsType[*mirror.RewrittenError](err); ok {
 		for _, f := range r.Findings {
@@ -250,14 +365,16 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// lookAgain asks Stripe for a customer whose ledger it would not list, and tells
-// whether it is gone: deleted, or unknown on two tries, since one 404 can be a
-// replica that lags.
-func (s *Syncer) lookAgain(ctx context.Context, t mirror.Target) (gone bool, err error) {
+// vanished asks Stripe for a customer whose ledger it would not list, and buries it
+// where it is gone: deleted, or unknown on two tries, since one 404 can be a replica
+// that lags. A customer that was never held and that an event has just named lags for
+// longer than that: nothing is buried, and the event not answered. alive is the error
+// for a customer that is there.
+func (s *Syncer) vanished(ctx context.Context, t mirror.Target, st mirror.SyncState, observed time.Time, refs []mirror.EventRef, alive error) (Result, error) {
 	for try := range 2 {
 		if try > 0 {
 			if err := sleep(ctx, 5*s.o.RereadDelay); err != nil {
-				return false, err
+				return Result{}, err
 			}
 		}
 		reply, err := s.stripe.Customer(ctx, t.Account, t.ID)
@@ -265,11 +382,22 @@ func (s *Syncer) lookAgain(ctx context.Context, t mirror.Target) (gone bool, err
 		case errors.Is(err, stripeapi.ErrNotFound):
 			continue
 		case err != nil:
-			return false, err
+			return Result{}, err
+		case reply.Deleted:
+			return s.bury(ctx, t, st, observed, refs)
 		}
-		return reply.Deleted, nil
+		return Result{}, alive
 	}
-	return true, nil
+	named := st.EventAt
+	for _, r := range refs {
+		if r.Created.After(named) {
+			named = r.Created
+		}
+	}
+	if !st.CustomerHeld && s.o.Now().Sub(named) < youngCustomer {
+		return Result{}, fmt.Errorf("%w: customer %s, which was never held, is not known to stripe", errLagging, t.ID)
+	}
+	return s.bury(ctx, t, st, observed, refs)
 }
 
 // bury commits the tombstone of a customer that is gone at Stripe.

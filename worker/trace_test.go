@@ -80,7 +80,7 @@ func TestTraceOfASyncBelowARequest(t *testing.T) {
 	a := b.stripe.add(cus)
 	g := b.stripe.grant(a, 100, true)
 	ctx, request := b.syncer.o.Tracer.Start(t.Context(), "request")
-	if _, err := b.syncer.SyncGrants(ctx, creditsOf(cus), []string{g}); err != nil {
+	if _, err := b.syncer.SyncGrants(ctx, creditsOf(cus), []mirror.CreditGrant{b.stripe.grants[g]}); err != nil {
 		t.Fatal(err)
 	}
 	request.End()

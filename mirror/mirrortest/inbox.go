@@ -221,7 +221,11 @@ func questionOne(t *testing.T, h *Harness) {
 		noErr(t, h.ResolveEvents(t.Context(), question, []mirror.Target{answer}))
 		requirePending(t, h, "evt_1 credits::cus_A", "evt_2 grant_owner::credgr_2", "evt_3 credits::cus_A")
 	}
-	a := newCredits("", "cus_A").sync(t, h)
+	c := newCredits("", "cus_A")
+	c.grant("eur", 10)
+	c.rows[0].ID = "cbtxn_1"
+	c.renderRow(0)
+	a := c.sync(t, h)
 	if len(a.Answered) != 2 {
 		t.Fatalf("answered %+v, want evt_1 and evt_3", a.Answered)
 	}

@@ -38,6 +38,7 @@ func Run(t *testing.T, open func(t *testing.T) mirror.Store) {
 		{"Walks", walkCases()},
 		{"Inbox", inboxCases()},
 		{"Credits", creditsCases()},
+		{"Lag", lagCases()},
 		{"DeadLetters", letterCases()},
 		{"Progress", progressCases()},
 		{"Sweeps", sweepCases()},

@@ -204,7 +204,7 @@ func heldGrants(t *testing.T, h *Harness) {
 	c.sync(t, h)
 	g := c.grants[0]
 	got, err := h.HeldGrants(t.Context(), "", []string{g.ID, "credgr_none"})
-	want := mirror.HeldGrantRow{Customer: "cus_A", Amount: 10, Currency: "eur", Digest: mirror.Digest(g.Raw)}
+	want := mirror.HeldGrantRow{Customer: "cus_A", Amount: 10, Currency: "eur", Updated: g.Updated, Digest: mirror.Digest(g.Raw)}
 	if err != nil || len(got) != 1 || got[g.ID] != want {
 		t.Fatalf("%+v, %v, want %+v", got, err, want)
 	}

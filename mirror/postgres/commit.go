@@ -19,12 +19,15 @@ type commitment struct {
 	eventSeq   int64
 	observedAt time.Time
 	events     []mirror.EventRef
-	state      mirror.SyncState
-	open       []mirror.Finding
-	repaired   []mirror.Finding
-	close      mirror.Closing
-	changes    []change
-	livemode   bool
+	// named are the waiting events that name an object and that this commit answers;
+	// nil: all.
+	named    []string
+	state    mirror.SyncState
+	open     []mirror.Finding
+	repaired []mirror.Finding
+	close    mirror.Closing
+	changes  []change
+	livemode bool
 }
 
 // change is a row of the change feed.
@@ -34,6 +37,9 @@ const (
 	opInsert = "insert"
 	opUpdate = "update"
 )
+
+// naming are mirror.NamingTypes.
+const naming = `('billing.credit_balance_transaction.created', 'billing.credit_grant.created', 'billing.credit_grant.updated')`
 
 const (
 	insertChanges = `INSERT INTO creditmirror.changes (account, customer, table_name, id, op)
@@ -87,9 +93,12 @@ SELECT id, kind, found_at, true FROM closed UNION ALL SELECT id, kind, found_at,
 
 	// answerWaiting marks what the inbox knew when the sync began. Rows are locked
 	// in the order of their keys, as everywhere else.
+	// Of the events that name an object those in $5 are answered, or all where that
+	// is NULL.
 	answerWaiting = `WITH waiting AS (
   SELECT account, id FROM creditmirror.stripe_events
   WHERE account = $1 AND customer = $2 AND seq <= $4 AND pending_scopes <> 0 AND pending_scopes & $3::integer <> 0
+    AND ($5::text[] IS NULL OR type NOT IN ` + naming + ` OR id = ANY ($5::text[]))
   ORDER BY account, id FOR UPDATE
 )
 UPDATE creditmirror.stripe_events AS e SET
@@ -113,7 +122,10 @@ ON CONFLICT (account, id) DO UPDATE SET
 WHERE e.pending_scopes & $3::integer <> 0
 RETURNING e.id, e.created, coalesce(e.object, ''), e.type`
 
-	dropTargetLetter = `DELETE FROM creditmirror.dead_letters WHERE account = $1 AND customer = $2 AND scope = $3`
+	// dropTargetLetter keeps a letter of which an event still waits for its target.
+	dropTargetLetter = `DELETE FROM creditmirror.dead_letters AS d WHERE d.account = $1 AND d.customer = $2 AND d.scope = $3
+  AND NOT EXISTS (SELECT 1 FROM creditmirror.stripe_events AS e
+    WHERE e.account = $1 AND e.id IN (SELECT jsonb_array_elements_text(d.event_ids)) AND e.pending_scopes & $4::integer <> 0)`
 )
 
 // queue queues the writes; what they did is added to applied.
@@ -149,7 +161,7 @@ func (c *commitment) queue(b *pgx.Batch, applied *mirror.Applied) {
 	queueFindings(b, t.Account, c.open, func(f mirror.Finding) { applied.Findings = append(applied.Findings, f) })
 	if st.Joins() {
 		c.queueEvents(b, applied)
-		b.Queue(dropTargetLetter, t.Account, t.ID, string(t.Scope))
+		b.Queue(dropTargetLetter, t.Account, t.ID, string(t.Scope), scopeBit(t.Scope))
 	}
 	b.Queue(closeMissed, t.Account, t.ID).Query(closed)
 }
@@ -167,7 +179,7 @@ func (c *commitment) queueEvents(b *pgx.Batch, applied *mirror.Applied) {
 		return rows.Err()
 	}
 	if c.eventSeq > 0 {
-		b.Queue(answerWaiting, t.Account, t.ID, scopeBit(t.Scope), c.eventSeq).Query(collect)
+		b.Queue(answerWaiting, t.Account, t.ID, scopeBit(t.Scope), c.eventSeq, c.named).Query(collect)
 	}
 	if len(c.events) == 0 {
 		return

@@ -20,7 +20,7 @@ coalesce(NOT s.history_complete OR s.walk_cursor <> '', false), c.digest` + cust
 	heldCustomerBalances = `SELECT customer, currency, balance FROM creditmirror.customer_balances
 WHERE account = $1 AND customer = ANY ($2::text[])`
 
-	heldGrantDigests = `SELECT id, customer, coalesce(amount, 0), coalesce(currency, ''), digest FROM creditmirror.credit_grants
+	heldGrantDigests = `SELECT id, ` + heldGrantColumns + ` FROM creditmirror.credit_grants
 WHERE account = $1 AND id = ANY ($2::text[])`
 
 	livingCustomers = `SELECT created, id FROM creditmirror.customers
@@ -96,7 +96,7 @@ func (s *Store) HeldGrants(ctx context.Context, account string, ids []string) (m
 		mirror.HeldGrantRow
 	}
 	list, err := query(ctx, s, func(r pgx.CollectableRow) (g row, err error) {
-		err = r.Scan(&g.id, &g.Customer, &g.Amount, &g.Currency, &g.Digest)
+		err = r.Scan(append([]any{&g.id}, heldGrantInto(&g.HeldGrantRow)...)...)
 		return g, err
 	}, heldGrantDigests, account, ids)
 	if err != nil {

@@ -21,9 +21,21 @@ JOIN creditmirror.credit_balance_transactions AS t
 	heldSums = `SELECT "grant", max(currency), greatest(least(sum(amount), 9223372036854775807), -9223372036854775808)::bigint, count(*)
 FROM creditmirror.credit_balance_transactions WHERE account = $1 AND customer = $2 GROUP BY "grant"`
 
-	heldGrantRows = `SELECT id, customer, coalesce(amount, 0), coalesce(currency, ''), digest,
+	heldGrantColumns = `customer, coalesce(amount, 0), coalesce(currency, ''), updated, voided_at, digest`
+
+	heldGrantRows = `SELECT id, ` + heldGrantColumns + `,
   applicability_config #>> '{scope,price_type}' IS NOT DISTINCT FROM 'metered'
 FROM creditmirror.credit_grants WHERE account = $1 AND (customer = $2 OR id = ANY ($3::text[])) ORDER BY id`
+
+	// waitingNamed are the events of a target that name what must be held before they
+	// are answered; rowOwners find the rows that they and $4 name, of whichever customer.
+	waitingNamed = `SELECT id, created, coalesce(object, ''), type, object_updated ` + fromWaitingNamed + ` ORDER BY seq`
+
+	fromWaitingNamed = `FROM creditmirror.stripe_events
+WHERE account = $1 AND customer = $2 AND seq <= $3 AND pending_scopes <> 0 AND pending_scopes & 2 <> 0 AND type IN ` + naming
+
+	rowOwners = `SELECT id, customer, currency FROM creditmirror.credit_balance_transactions
+WHERE account = $1 AND id IN (SELECT unnest($4::text[]) UNION SELECT object ` + fromWaitingNamed + `)`
 
 	heldSummary = `SELECT currency, ledger_balance, available_balance
 FROM creditmirror.credit_balance_summaries WHERE account = $1 AND customer = $2`
@@ -127,11 +139,28 @@ func queueHeldCredits(b *pgx.Batch, snap mirror.CreditsSnapshot, held *mirror.Cr
 		var id string
 		var g mirror.HeldGrantRow
 		var metered bool
-		_, err := pgx.ForEachRow(rows, []any{&id, &g.Customer, &g.Amount, &g.Currency, &g.Digest, &metered}, func() error {
+		_, err := pgx.ForEachRow(rows, append(append([]any{&id}, heldGrantInto(&g)...), &metered), func() error {
 			held.Grants[id] = g
 			if g.Customer == t.ID {
 				held.State.Grants = append(held.State.Grants, mirror.HeldGrant{ID: id, Metered: metered})
 			}
+			return nil
+		})
+		return err
+	})
+	b.Queue(waitingNamed, t.Account, t.ID, snap.EventSeq).Query(func(rows pgx.Rows) (err error) {
+		held.Waiting, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (e mirror.EventRef, err error) {
+			err = row.Scan(&e.ID, &e.Created, &e.Object, &e.Type, (*optTime)(&e.Updated))
+			return e, err
+		})
+		return err
+	})
+	b.Queue(rowOwners, t.Account, t.ID, snap.EventSeq, namedRows(snap)).Query(func(rows pgx.Rows) error {
+		held.Owners = map[string]mirror.RowOwner{}
+		var id string
+		var o mirror.RowOwner
+		_, err := pgx.ForEachRow(rows, []any{&id, &o.Customer, &o.Currency}, func() error {
+			held.Owners[id] = o
 			return nil
 		})
 		return err
@@ -156,6 +185,22 @@ func queueHeldCredits(b *pgx.Batch, snap mirror.CreditsSnapshot, held *mirror.Cr
 		})
 		return err
 	})
+}
+
+// heldGrantInto are the places for heldGrantColumns.
+func heldGrantInto(g *mirror.HeldGrantRow) []any {
+	return []any{&g.Customer, &g.Amount, &g.Currency, (*optTime)(&g.Updated), (*grantTime)(&g.VoidedAt), &g.Digest}
+}
+
+// namedRows are the credit balance transactions that a snapshot's events name.
+func namedRows(snap mirror.CreditsSnapshot) []string {
+	ids := []string{}
+	for _, e := range snap.Events {
+		if e.NamesRow() {
+			ids = append(ids, clean(e.Object))
+		}
+	}
+	return ids
 }
 
 // snapshotMode tells whether anything in the snapshot lives in live mode, which
@@ -189,8 +234,13 @@ func grantIDs(snap mirror.CreditsSnapshot) []string {
 func queueCreditsPlan(b *pgx.Batch, snap mirror.CreditsSnapshot, held mirror.CreditsHeld, plan mirror.CreditsPlan, livemode bool, applied *mirror.Applied) {
 	t := snap.Target
 	c := commitment{
-		target: t, eventSeq: snap.EventSeq, observedAt: snap.ObservedAt, events: snap.Events,
+		target: t, eventSeq: snap.EventSeq, observedAt: snap.ObservedAt,
+		events: plan.AnswersOf(snap.Events), named: plan.Answers(held),
 		state: plan.State, open: plan.Open, repaired: plan.Repaired, close: plan.Close, livemode: livemode,
+	}
+	applied.Unanswered = plan.Unanswered
+	if plan.Behind {
+		c.observedAt = time.Time{}
 	}
 	if len(plan.Grants) > 0 {
 		grants := sortedGrants(plan.Grants)

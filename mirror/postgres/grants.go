@@ -118,9 +118,10 @@ func cleanGrants(grants []mirror.CreditGrant) []mirror.CreditGrant {
 	return grants
 }
 
-// sortedGrants are the grants by id, each once: the order in which rows are locked.
+// sortedGrants are the grants by id, each once in its newest copy: the order in which
+// rows are locked.
 func sortedGrants(grants []mirror.CreditGrant) []mirror.CreditGrant {
-	grants = distinctBy(slices.Clone(grants), func(g mirror.CreditGrant) string { return g.ID })
+	grants = mirror.NewestGrants(grants)
 	slices.SortFunc(grants, func(a, b mirror.CreditGrant) int { return strings.Compare(a.ID, b.ID) })
 	return grants
 }

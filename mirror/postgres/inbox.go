@@ -17,15 +17,16 @@ const (
 	recordEvents = `WITH given AS MATERIALIZED (
   SELECT o.*, nextval('creditmirror.stripe_events_seq') AS seq FROM (
     SELECT u.* FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::integer[],
-        $9::boolean[], $10::text[], $11::timestamptz[]) WITH ORDINALITY
-      AS u (account, id, type, customer, object, question_scope, question_id, pending_scopes, livemode, api_version, created, n)
+        $9::boolean[], $10::text[], $11::timestamptz[], $12::timestamptz[]) WITH ORDINALITY
+      AS u (account, id, type, customer, object, question_scope, question_id, pending_scopes, livemode, api_version, created, object_updated, n)
     ORDER BY n
   ) AS o
 )
 INSERT INTO creditmirror.stripe_events
-  (account, id, seq, type, customer, object, question_scope, question_id, pending_scopes, livemode, api_version, created, applied_at)
+  (account, id, seq, type, customer, object, question_scope, question_id, pending_scopes, livemode, api_version, created,
+   object_updated, applied_at)
 SELECT account, id, seq, type, customer, object, question_scope, question_id, pending_scopes, livemode, api_version, created,
-  CASE WHEN pending_scopes = 0 THEN now() END
+  object_updated, CASE WHEN pending_scopes = 0 THEN now() END
 FROM given ORDER BY account COLLATE "C", id COLLATE "C", seq
 ON CONFLICT (account, id) DO NOTHING RETURNING account, id`
 
@@ -33,7 +34,7 @@ ON CONFLICT (account, id) DO NOTHING RETURNING account, id`
 WHERE (account, id) IN (SELECT * FROM unnest($1::text[], $2::text[]))`
 
 	pendingEvents = `SELECT seq, account, id, type, customer, object, question_scope, question_id, pending_scopes, livemode,
-  api_version, created
+  api_version, created, object_updated
 FROM creditmirror.stripe_events WHERE pending_scopes <> 0 AND seq > $1 ORDER BY seq LIMIT $2`
 
 	// resolveEvents answers a question: $4 is the one customer of the answer (NULL:
@@ -125,6 +126,7 @@ func (s *Store) RecordEvents(ctx context.Context, events []mirror.Event) ([]mirr
 			column(given, func(r *inboxRow) bool { return r.Livemode }),
 			column(given, func(r *inboxRow) optText { return optText(r.APIVersion) }),
 			column(given, func(r *inboxRow) time.Time { return r.Created }),
+			column(given, func(r *inboxRow) optTime { return optTime(r.Updated) }),
 		).Query(func(rows pgx.Rows) error {
 			fresh = make(map[eventKey]bool, len(events))
 			var k eventKey
@@ -209,7 +211,7 @@ func (s *Store) PendingEvents(ctx context.Context, after int64, limit int) ([]mi
 	}
 	rows, err := query(ctx, s, func(row pgx.CollectableRow) (w waiting, err error) {
 		err = row.Scan(&w.seq, &w.Account, &w.ID, &w.Type, (*optText)(&w.Customer), (*optText)(&w.Object),
-			(*optText)(&w.question.Scope), (*optText)(&w.question.ID), &w.pending, &w.Livemode, (*optText)(&w.APIVersion), &w.Created)
+			(*optText)(&w.question.Scope), (*optText)(&w.question.ID), &w.pending, &w.Livemode, (*optText)(&w.APIVersion), &w.Created, (*optTime)(&w.Updated))
 		return w, err
 	}, pendingEvents, after, limit)
 	if err != nil {
@@ -250,7 +252,7 @@ func (s *Store) ResolveEvents(ctx context.Context, question mirror.Target, targe
 	}
 	err := s.once(ctx, func(b *pgx.Batch) {
 		b.Queue(resolveEvents, question.Account, string(question.Scope), question.ID, customer, bits)
-		b.Queue(dropTargetLetter, question.Account, question.ID, string(question.Scope))
+		b.Queue(dropTargetLetter, question.Account, question.ID, string(question.Scope), questionBit)
 	})
 	if err != nil {
 		return fmt.Errorf("resolve the events of %s: %w", question, err)

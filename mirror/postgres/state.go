@@ -49,7 +49,7 @@ WHERE account = $1 AND customer = $2 AND scope = $3 AND epoch = $4
 	refuse = `UPDATE creditmirror.sync_state SET refused_at = greatest(refused_at, $5::timestamptz), synced_at = now()
 WHERE account = $1 AND customer = $2 AND scope = $3 AND epoch = $4`
 
-	newestEvent = `SELECT coalesce(max(seq), 0) FROM creditmirror.stripe_events
+	newestEvent = `SELECT coalesce(max(seq), 0), max(created) FROM creditmirror.stripe_events
 WHERE account = $1 AND customer = $2 AND pending_scopes <> 0 AND pending_scopes & $3::integer <> 0`
 
 	customerState = `SELECT deleted FROM creditmirror.customers WHERE account = $1 AND id = $2`
@@ -70,7 +70,7 @@ func (s *Store) BeginSync(ctx context.Context, t mirror.Target) (mirror.SyncStat
 			return scanState(row, &st)
 		})
 		b.Queue(newestEvent, t.Account, t.ID, scopeBit(t.Scope)).QueryRow(func(row pgx.Row) error {
-			return row.Scan(&st.EventSeq)
+			return row.Scan(&st.EventSeq, (*optTime)(&st.EventAt))
 		})
 		b.Queue(customerState, t.Account, t.ID).QueryRow(func(row pgx.Row) error {
 			err := row.Scan(&st.Deleted)

@@ -16,7 +16,7 @@ const (
 	heldRow = `SELECT ` + heldRowColumns + ` FROM creditmirror.customer_balance_transactions AS t
 WHERE t.account = $1 AND t.customer = $2 AND t.id = $3`
 
-	heldGrant = `SELECT customer, coalesce(amount, 0), coalesce(currency, ''), digest
+	heldGrant = `SELECT ` + heldGrantColumns + `
 FROM creditmirror.credit_grants WHERE account = $1 AND id = $2`
 
 	// writeApplied leaves alone what a sync would know anew: freshness and how far
@@ -71,7 +71,7 @@ func queueHeldWrite(b *pgx.Batch, w mirror.Write, held *mirror.WriteHeld) {
 	if w.Grant != nil {
 		b.Queue(heldGrant, t.Account, w.Grant.ID).QueryRow(func(row pgx.Row) error {
 			var g mirror.HeldGrantRow
-			err := row.Scan(&g.Customer, &g.Amount, &g.Currency, &g.Digest)
+			err := row.Scan(heldGrantInto(&g)...)
 			if err == nil {
 				held.Grant = &g
 			}

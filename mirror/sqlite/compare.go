@@ -22,7 +22,7 @@ SELECT b.customer, b.currency, b.balance
 FROM json_each(?2) n CROSS JOIN customer_balances b ON b.account = ?1 AND b.customer = n.value->>0`
 
 	heldGrantDigests = `
-SELECT g.id, g.customer, ifnull(g.amount, 0), g.currency, g.digest
+SELECT g.id, ` + heldGrantColumns + `
 FROM json_each(?2) n CROSS JOIN credit_grants g ON g.account = ?1 AND g.id = n.value->>0`
 
 	livingCustomers = `
@@ -91,8 +91,7 @@ func (s *Store) HeldGrants(ctx context.Context, account string, ids []string) (m
 	err = s.read(ctx, func(r *reading) error {
 		return r.each(heldGrantDigests, []any{account, text}, func(rows *sql.Rows) error {
 			var id string
-			var g mirror.HeldGrantRow
-			err := rows.Scan(&id, &g.Customer, &g.Amount, textColumn{&g.Currency}, &g.Digest)
+			g, err := scanHeldGrant(func(columns ...any) error { return rows.Scan(append([]any{&id}, columns...)...) })
 			held[id] = g
 			return err
 		})

@@ -13,7 +13,7 @@ import (
 func (s *Store) ApplyCredits(ctx context.Context, snap mirror.CreditsSnapshot) (mirror.Applied, error) {
 	c := &commit{
 		target: snap.Target, epoch: snap.Epoch, eventSeq: snap.EventSeq,
-		observed: stamp(snap.ObservedAt), events: snap.Events,
+		observed: stamp(snap.ObservedAt),
 	}
 	err := s.commit(ctx, c, func() error {
 		held, err := c.heldCredits(snap)
@@ -24,7 +24,12 @@ func (s *Store) ApplyCredits(ctx context.Context, snap mirror.CreditsSnapshot) (
 		if err != nil {
 			return err
 		}
-		if len(snap.Events) > 0 {
+		c.events, c.named = plan.AnswersOf(snap.Events), plan.Answers(held)
+		c.out.Unanswered = plan.Unanswered
+		if plan.Behind {
+			c.observed = ""
+		}
+		if len(c.events) > 0 {
 			if err := c.creditsMode(snap); err != nil {
 				return err
 			}
@@ -48,12 +53,19 @@ FROM credit_balance_transactions WHERE account = ?1 AND customer = ?2 AND create
 SELECT "grant", currency, sum(amount >> 32), sum(amount & 4294967295), count(*)
 FROM credit_balance_transactions WHERE account = ?1 AND customer = ?2 GROUP BY "grant", currency`
 
+	heldGrantColumns = `customer, ifnull(amount, 0), currency, updated, voided_at, digest`
+
+	// rowOwners find rows by their ids, of whichever customer.
+	rowOwners = `
+SELECT id, customer, currency FROM credit_balance_transactions
+WHERE account = ?1 AND id IN (SELECT value->>0 FROM json_each(?2))`
+
 	// heldGrantRows may tell a grant twice; a UNION would have to sort first.
 	heldGrantRows = `
-SELECT id, customer, ifnull(amount, 0), currency, digest
+SELECT id, ` + heldGrantColumns + `
 FROM credit_grants INDEXED BY credit_grants_customer_list WHERE account = ?1 AND customer = ?2
 UNION ALL
-SELECT id, customer, ifnull(amount, 0), currency, digest FROM credit_grants
+SELECT id, ` + heldGrantColumns + ` FROM credit_grants
 WHERE account = ?1 AND id IN (SELECT value->>0 FROM json_each(?3))`
 
 	heldSummary = `
@@ -109,12 +121,14 @@ func (c *commit) heldCredits(snap mirror.CreditsSnapshot) (mirror.CreditsHeld, e
 	}
 	err = c.each(heldGrantRows, append(key[:2:2], text), func(rows *sql.Rows) error {
 		var id string
-		var g mirror.HeldGrantRow
-		err := rows.Scan(&id, &g.Customer, &g.Amount, textColumn{&g.Currency}, &g.Digest)
+		g, err := scanHeldGrant(func(columns ...any) error { return rows.Scan(append([]any{&id}, columns...)...) })
 		h.Grants[id] = g
 		return err
 	})
 	if err != nil {
+		return h, err
+	}
+	if err := c.namedByEvents(snap, &h); err != nil {
 		return h, err
 	}
 	if snap.Whole() {
@@ -137,6 +151,49 @@ func (c *commit) heldCredits(snap mirror.CreditsSnapshot) (mirror.CreditsHeld, e
 		var b mirror.CreditBalance
 		err := rows.Scan(&currency, &b.Ledger, &b.Available)
 		h.Summary[currency] = b
+		return err
+	})
+}
+
+// scanHeldGrant scans heldGrantColumns.
+func scanHeldGrant(scan func(columns ...any) error) (g mirror.HeldGrantRow, err error) {
+	err = scan(&g.Customer, &g.Amount, textColumn{&g.Currency}, timeColumn{&g.Updated}, grantTime{&g.VoidedAt}, &g.Digest)
+	return g, err
+}
+
+// namedByEvents reads the waiting events that name an object, and the rows that
+// they and those of the snapshot name.
+func (c *commit) namedByEvents(snap mirror.CreditsSnapshot, h *mirror.CreditsHeld) error {
+	if snap.EventSeq > 0 {
+		err := c.each(waitingNamed, []any{c.target.Account, c.target.ID, snap.EventSeq}, func(rows *sql.Rows) error {
+			var e mirror.EventRef
+			err := rows.Scan(&e.ID, timeColumn{&e.Created}, textColumn{&e.Object}, &e.Type, timeColumn{&e.Updated})
+			h.Waiting = append(h.Waiting, e)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	var ids []string
+	for _, e := range slices.Concat(h.Waiting, snap.Events) {
+		if e.NamesRow() {
+			ids = append(ids, e.Object)
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	text, err := idList(ids)
+	if err != nil {
+		return err
+	}
+	h.Owners = map[string]mirror.RowOwner{}
+	return c.each(rowOwners, []any{c.target.Account, text}, func(rows *sql.Rows) error {
+		var id string
+		var o mirror.RowOwner
+		err := rows.Scan(&id, &o.Customer, &o.Currency)
+		h.Owners[id] = o
 		return err
 	})
 }
@@ -284,6 +341,7 @@ func grantRows(list []mirror.CreditGrant) [][]any {
 
 // InsertGrants stores grants that are not held yet and leaves all others alone.
 func (s *Store) InsertGrants(ctx context.Context, account string, page []mirror.CreditGrant) (int, error) {
+	page = mirror.NewestGrants(page)
 	owner, amount := make(map[string]string, len(page)), make(map[string]int64, len(page))
 	for _, g := range page {
 		owner[g.ID], amount[g.ID] = g.Customer, g.Amount

@@ -12,9 +12,9 @@ import (
 const (
 	insertEvents = `
 INSERT INTO stripe_events (account, id, type, customer, object, question_scope, question_id, pending_scopes,
-       livemode, api_version, created, received_at, applied_at, synced_at)
+       livemode, api_version, created, object_updated, received_at, applied_at, synced_at)
 SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, value->>7,
-       value->>8, value->>9, value->>10, ?2, CASE WHEN value->>7 = 0 THEN ?2 END, ?2
+       value->>8, value->>9, value->>10, value->>11, ?2, CASE WHEN value->>7 = 0 THEN ?2 END, ?2
 FROM json_each(?1) WHERE true ORDER BY key
 ON CONFLICT DO NOTHING
 RETURNING account, id`
@@ -46,7 +46,7 @@ func (s *Store) RecordEvents(ctx context.Context, events []mirror.Event) ([]mirr
 		}
 		rows = append(rows, []any{
 			e.Account, e.ID, plain(e.Type), null(e.Customer), null(e.Object), questionScope, questionID, pending,
-			flag(e.Livemode), null(e.APIVersion), stamp(e.Created),
+			flag(e.Livemode), null(e.APIVersion), stamp(e.Created), nullTime(e.Updated),
 		})
 	}
 	text, err := batch(rows)
@@ -114,7 +114,8 @@ func (s *Store) EventReceipts(ctx context.Context, account string, ids []string)
 }
 
 const pendingEvents = `
-SELECT seq, account, id, type, customer, object, question_scope, question_id, pending_scopes, livemode, api_version, created
+SELECT seq, account, id, type, customer, object, question_scope, question_id, pending_scopes, livemode, api_version, created,
+       object_updated
 FROM stripe_events WHERE pending_scopes <> 0 AND seq > ?1 ORDER BY seq LIMIT ?2`
 
 // PendingEvents lists events that wait for a sync, oldest first. An event's
@@ -131,7 +132,7 @@ func (s *Store) PendingEvents(ctx context.Context, after int64, limit int) ([]mi
 			var pending int
 			err := rows.Scan(&p.Seq, &e.Account, &e.ID, &e.Type, textColumn{&e.Customer}, textColumn{&e.Object},
 				textColumn{&questionScope}, textColumn{&questionID}, &pending, &e.Livemode,
-				textColumn{&e.APIVersion}, timeColumn{&e.Created})
+				textColumn{&e.APIVersion}, timeColumn{&e.Created}, timeColumn{&e.Updated})
 			if err != nil || full {
 				return err
 			}
@@ -200,7 +201,7 @@ func (s *Store) ResolveEvents(ctx context.Context, question mirror.Target, targe
 		if err != nil {
 			return err
 		}
-		return tx.exec(dropTargetLetter, question.Account, mirror.DeadLetterID(question))
+		return tx.exec(dropTargetLetter, question.Account, mirror.DeadLetterID(question), bitQuestion)
 	})
 	if err != nil {
 		return fmt.Errorf("resolve events of %s: %w", question, explain(s.path, err))
@@ -278,11 +279,24 @@ func (s *Store) PruneEvents(ctx context.Context, before time.Time) (int64, error
 	}
 }
 
+// naming are mirror.NamingTypes.
+const naming = `('billing.credit_balance_transaction.created', 'billing.credit_grant.created', 'billing.credit_grant.updated')`
+
 const (
+	// waitingNamed are the events of a target that name what must be held before they
+	// are answered.
+	waitingNamed = `
+SELECT id, created, object, type, object_updated FROM stripe_events
+WHERE account = ?1 AND customer = ?2 AND seq <= ?3 AND pending_scopes <> 0 AND pending_scopes & 2 <> 0
+  AND type IN ` + naming + ` ORDER BY seq`
+
+	// answerWaiting answers what waited when the sync began; of the events that name
+	// an object those in ?6, or all where that is NULL.
 	answerWaiting = `
 UPDATE stripe_events SET pending_scopes = pending_scopes & ~?3,
        applied_at = CASE WHEN pending_scopes & ~?3 = 0 THEN ?5 END, synced_at = ?5
 WHERE account = ?1 AND customer = ?2 AND seq <= ?4 AND pending_scopes <> 0 AND pending_scopes & ?3 <> 0
+  AND (?6 IS NULL OR type NOT IN ` + naming + ` OR id IN (SELECT value->>0 FROM json_each(?6)))
 RETURNING seq, id, created, object, type`
 
 	// answerKnown stores events that the inbox has never seen as answered, and
@@ -308,7 +322,15 @@ func (c *commit) answerEvents() error {
 		return err
 	}
 	if c.eventSeq > 0 {
-		err := c.each(answerWaiting, []any{c.target.Account, c.target.ID, bit, c.eventSeq, c.at}, collect)
+		var named any
+		if c.named != nil {
+			text, err := idList(c.named)
+			if err != nil {
+				return err
+			}
+			named = text
+		}
+		err := c.each(answerWaiting, []any{c.target.Account, c.target.ID, bit, c.eventSeq, c.at, named}, collect)
 		if err != nil {
 			return err
 		}

@@ -15,13 +15,15 @@ INSERT INTO sync_state (account, customer, scope, epoch, synced_at) VALUES (?1, 
 ON CONFLICT (account, customer, scope) DO UPDATE SET epoch = epoch + 1, synced_at = excluded.synced_at
 RETURNING epoch, history_complete, complete_to, walk_cursor, walk_top, walk_full, disproved, observed_at, full_read_at, refused_at`
 
-// heldWhenBegun tells the newest event that waits for the target and whether its
+// heldWhenBegun tells of the newest event that waits for the target and whether its
 // customer is held.
 const heldWhenBegun = `
-SELECT ifnull((SELECT max(seq) FROM stripe_events
-               WHERE account = ?1 AND customer = ?2 AND pending_scopes <> 0 AND pending_scopes & ?3 <> 0), 0),
+SELECT ifnull((SELECT max(seq) ` + waitingOf + `), 0), (SELECT max(created) ` + waitingOf + `),
        c.id IS NOT NULL, ifnull(c.deleted, 0)
 FROM (SELECT 1) LEFT JOIN customers c ON c.account = ?1 AND c.id = ?2`
+
+const waitingOf = `FROM stripe_events
+               WHERE account = ?1 AND customer = ?2 AND pending_scopes <> 0 AND pending_scopes & ?3 <> 0`
 
 // heldGrants names its index: for the order by id, the planner would rather walk
 // through all grants of the account. What is no JSON, which only SQL can have put
@@ -43,7 +45,7 @@ func (s *Store) BeginSync(ctx context.Context, t mirror.Target) (mirror.SyncStat
 			return err
 		}
 		_, err = tx.row(heldWhenBegun, []any{t.Account, t.ID, scopeBit(t.Scope)},
-			&st.EventSeq, &st.CustomerHeld, &st.Deleted)
+			&st.EventSeq, timeColumn{&st.EventAt}, &st.CustomerHeld, &st.Deleted)
 		if err != nil || t.Scope != mirror.ScopeCredits {
 			return err
 		}
@@ -71,6 +73,9 @@ type commit struct {
 	eventSeq int64
 	observed string
 	events   []mirror.EventRef
+	// named are the waiting events that name an object and that this commit answers;
+	// nil: all.
+	named    []string
 	livemode bool
 	// was is the sync state as found; applied and observedWas are its other columns.
 	was         mirror.SyncState
@@ -109,7 +114,11 @@ UPDATE sync_state SET applied_epoch = ?4, observed_at = ?5, history_complete = ?
        refused_at = NULL
 WHERE account = ?1 AND customer = ?2 AND scope = ?3`
 
-const dropTargetLetter = `DELETE FROM dead_letters WHERE account = ?1 AND id = ?2`
+// dropTargetLetter keeps a letter of which an event still waits for its target.
+const dropTargetLetter = `
+DELETE FROM dead_letters WHERE account = ?1 AND id = ?2
+  AND NOT EXISTS (SELECT 1 FROM json_each(dead_letters.event_ids) n JOIN stripe_events e ON e.account = ?1 AND e.id = n.value
+                  WHERE e.pending_scopes & ?3 <> 0)`
 
 // leave writes what every commit writes besides rows.
 func (c *commit) leave(st mirror.SyncState, open, repaired []mirror.Finding, shut mirror.Closing) error {
@@ -154,7 +163,7 @@ func (c *commit) leave(st mirror.SyncState, open, repaired []mirror.Finding, shu
 	if !st.Joins() {
 		return nil
 	}
-	return c.exec(dropTargetLetter, t.Account, mirror.DeadLetterID(t))
+	return c.exec(dropTargetLetter, t.Account, mirror.DeadLetterID(t), scopeBit(t.Scope))
 }
 
 // changed notes a row for the change feed.

@@ -43,7 +43,7 @@ func TestHotQueriesUseTheirIndexes(t *testing.T) {
 		"grantsCreditsNewest": grantsCreditsNewest, "grantsCreditsAfter": grantsCreditsAfter, "grantsCreditsBefore": grantsCreditsBefore,
 		"oneCredit": oneCredit, "heldWhenBegun": heldWhenBegun, "heldGrants": heldGrants, "heldSpan": heldSpan,
 		"heldUnplaced": heldUnplaced, "heldTops": heldTops, "heldCreditSpan": heldCreditSpan, "grantSums": grantSums,
-		"heldSummary": heldSummary, "heldGrantRows": heldGrantRows, "answerWaiting": answerWaiting, "pendingEvents": pendingEvents,
+		"heldSummary": heldSummary, "heldGrantRows": heldGrantRows, "answerWaiting": answerWaiting, "waitingNamed": waitingNamed, "rowOwners": rowOwners, "dropTargetLetter": dropTargetLetter, "pendingEvents": pendingEvents,
 		"resolveEvents": resolveEvents, "eventStates": eventStates, "observedAt": observedAt, "closeFindings": closeFindings,
 		"accusedRows": accusedRows, "accusedCredits": accusedCredits, "accusedGrants": accusedGrants,
 		"unsyncedBalances": unsyncedBalances, "unsyncedCredits": unsyncedCredits, "dueLetters": dueLetters, "listLetters": listLetters,

@@ -14,7 +14,7 @@ const (
 SELECT id, currency, amount, ending_balance, type, created, ifnull(chain_position, 0), digest
 FROM customer_balance_transactions WHERE account = ?1 AND customer = ?2 AND id = ?3`
 
-	heldGrant = `SELECT customer, ifnull(amount, 0), currency, digest FROM credit_grants WHERE account = ?1 AND id = ?2`
+	heldGrant = `SELECT ` + heldGrantColumns + ` FROM credit_grants WHERE account = ?1 AND id = ?2`
 
 	// writeApplied leaves alone what a sync would know anew: freshness and how far
 	// the history is complete.
@@ -118,9 +118,12 @@ func (c *commit) writeGrant(w mirror.Write) error {
 	if w.Epoch == 0 {
 		return errors.New("the edit of a grant needs an epoch")
 	}
-	var g mirror.HeldGrantRow
 	h := mirror.WriteHeld{State: c.was}
-	found, err := c.row(heldGrant, []any{c.target.Account, w.Grant.ID}, &g.Customer, &g.Amount, textColumn{&g.Currency}, &g.Digest)
+	found := false
+	g, err := scanHeldGrant(func(columns ...any) (err error) {
+		found, err = c.row(heldGrant, []any{c.target.Account, w.Grant.ID}, columns...)
+		return err
+	})
 	if err != nil {
 		return err
 	}
