@@ -58,6 +58,7 @@ var tablesText = []string{
 	"drift_findings: account id / kind customer scope currency object expected actual cause found_at:t repaired_at:t synced_at:t notified:i",
 	"sweeps: account name / state:j watermark:t started_at:t last_success:t last_found:i synced_at:t",
 	"sync_state: account customer scope / epoch:i applied_epoch:i observed_at:t history_complete:b complete_to:t walk_cursor walk_top:t walk_full:b disproved:b synced_at:t full_read_at:t read_rank:i refused_at:t",
+	"closed_periods: account period seal:i ledger currency / period_start:t period_end:t closing:i rows:i digest unproven:i position sealed_at:t reopened_at:t reopen_reason synced_at:t",
 	"changes: account seq:i / table_name customer id op changed_at:t synced_at:t",
 	"api_writes: account id / created:t key_name operation customer object amount:i currency idempotency_key remote_addr stripe_request_id status:i outcome reason repeated:i synced_at:t",
 	"api_write_intents: account id / created:t key_name operation customer object amount:i currency idempotency_key remote_addr synced_at:t",

@@ -106,7 +106,9 @@ func repairedCustomer(s BalanceSnapshot, h BalanceHeld, plan BalancePlan, ends m
 			found.differs(s.Target.ID, "", c.Print(c.Raw), old.Print(old.Raw), CauseUnknown)
 		}
 	}
-	if !s.Joined || !s.Full || !h.State.HistoryComplete || h.State.Disproved || plan.State.Disproved {
+	// A customer that was taken for deleted held nothing.
+	buried := h.Customer != nil && h.Customer.Deleted
+	if buried || !s.Joined || !s.Full || !h.State.HistoryComplete || h.State.Disproved || plan.State.Disproved {
 		return found.list
 	}
 	for _, r := range plan.Insert {

@@ -155,6 +155,33 @@ type Tombstone struct {
 	Events     []EventRef
 }
 
+// EventCustomerDeleted is the type of the event that tells when a customer was deleted.
+const EventCustomerDeleted = "customer.deleted"
+
+// DeletedAt is when the customer was deleted: the time of its event, where there is
+// one, among those that the sync answers or, as announced, in the inbox; else when
+// the reads that found it gone began.
+func (t Tombstone) DeletedAt(announced time.Time) time.Time {
+	for _, e := range t.Events {
+		if e.Type == EventCustomerDeleted && !e.Created.IsZero() {
+			announced = e.Created
+		}
+	}
+	if announced.IsZero() || announced.After(t.ObservedAt) {
+		return t.ObservedAt
+	}
+	return announced
+}
+
+// Leaves is the sync state that a tombstone leaves of a ledger: there is nothing that
+// could be read any more. held tells that the mirror holds something of the ledger;
+// where its history was not complete then, it stays unproven for ever.
+func (t Tombstone) Leaves(was SyncState, held bool) SyncState {
+	was.Disproved = was.Disproved || held && (!was.HistoryComplete || was.Walk.InProgress())
+	was.HistoryComplete, was.Walk, was.FullReadAt = true, Walk{}, time.Time{}
+	return was
+}
+
 // Refusal says that Stripe's reply contradicts what is held, so that nothing of it
 // was stored.
 type Refusal struct {

@@ -36,8 +36,11 @@ func (b *balances) judge() {
 		b.find(mirror.DriftFieldMismatch, "", "", "one integer per currency", c.InvoiceCreditBalance, "invoice_credit_balance of the customer cannot be read")
 	}
 	row := customerJSON(&c, credit)
-	if !c.Deleted {
+	switch {
+	case !c.Deleted:
 		b.ends(credit, row.said, named)
+	case c.Same || c.DeletedAt != "": // the two marks go together
+		b.released()
 	}
 	for _, s := range row.said {
 		currency := c.Currency
@@ -50,6 +53,15 @@ func (b *balances) judge() {
 		}
 	}
 	row.tellRest(b.finding(c.Currency, c.Customer), b.report)
+}
+
+// released reports what a deleted customer still holds.
+func (b *balances) released() {
+	for _, currency := range slices.Sorted(maps.Keys(b.held)) {
+		if n := b.held[currency]; n != 0 {
+			b.find(mirror.DriftBalanceMismatch, currency, "", "0", text(n), "customer_balances of a customer that was deleted")
+		}
+	}
 }
 
 // ends compares where the chains end with what the customer's rows say; credit is

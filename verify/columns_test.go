@@ -193,7 +193,7 @@ func TestI1_ValuesNotTexts(t *testing.T) {
 		{sql: `UPDATE credit_grants SET applicability_config = '{ "scope" : {"prices":[{"id":"price_1"},{"id":null}]}}'` + row + `'credgr_odd001'`},
 		{sql: `UPDATE credit_grants SET applicability_config = '{"scope":{"prices":[{"id":null},{"id":"price_1"}]}}'` + row + `'credgr_odd001'`, want: "applicability_config of credgr_odd001: not"},
 		{sql: `UPDATE customers SET invoice_credit_balance = '{ "usd":-7, "eur":  5}'` + row + `'cus_odd'`},
-		{sql: `UPDATE customers SET deleted = true, deleted_at = '2031-01-02T03:04:05.000000Z'` + row + `'cus_odd'`}, // as a deletion does
+		{sql: `UPDATE customers SET deleted = true, deleted_at = '2031-01-02T03:04:05.000000Z', balance = 0, invoice_credit_balance = NULL` + row + `'cus_zero'`}, // as a deletion does
 		// A time that is none, or not to the second.
 		{driver: "sqlite", sql: `UPDATE customer_balance_transactions SET created = '2026-03-01 12:00:02'` + row + `'cbtxn_odd00001'`, want: "created of cbtxn_odd00001: not"},
 		{driver: "sqlite", sql: `UPDATE customer_balance_transactions SET created = 'yesterday'` + row + `'cbtxn_odd00002'`, want: "its JSON has created 1772366402, the column none"},

@@ -232,13 +232,13 @@ func TestJudge(t *testing.T) {
 			t.unplaced = []mirror.AuditTransaction{{AuditKey: key("cus_1"), Currency: "eur", ID: "eur_9"}}
 			t.states = []mirror.AuditState{state(mirror.ScopeBalance, func(s *mirror.AuditState) { s.HistoryComplete = false })}
 		}, nil},
-		{"a deleted customer's ends are not compared", func(t *tables) {
+		{"a deleted customer holds nothing, and its history is not compared", func(t *tables) {
 			t.history("cus_1", "eur", 1)
 			t.customers = eur(99)
 			t.customers[0].Deleted = true
 			t.unplaced = []mirror.AuditTransaction{{AuditKey: key("cus_1"), Currency: "eur", ID: "eur_9"}}
 			t.credits = []mirror.AuditCredit{credit("credgr_1", "c1", "eur", 5)}
-		}, nil},
+		}, []string{"balance_mismatch cus_1 eur : 0, 1"}},
 		{"a grant to its bounds", func(t *tables) {
 			t.customers = eur(0)
 			t.grants = []mirror.AuditGrant{grant("credgr_1", "eur", 10), grant("credgr_2", "eur", 10), grant("credgr_3", "eur", 0)}
@@ -321,14 +321,15 @@ func TestJudge(t *testing.T) {
 			t.states = []mirror.AuditState{state(mirror.ScopeBalance, func(s *mirror.AuditState) { s.Disproved = true })}
 		}, []string{"balance_mismatch cus_1 eur : 1, 2"}},
 		{"columns of the customer", func(t *tables) {
-			t.customers = eur(0)
+			t.customers = eur(5)
 			t.customers[0].InvoiceCreditBalance = `{"usd":0}`
 			t.customers[0].Deleted = true
 			t.customers[0] = withCustomer(t.customers[0], map[string]any{
-				"balance": 1, "currency": "usd", "invoice_credit_balance": map[string]any{"eur": 2},
+				"balance": 5, "currency": "usd", "invoice_credit_balance": map[string]any{"usd": 0},
 			})
 		}, []string{
-			"field_mismatch cus_1 eur cus_1: 1, 0", "field_mismatch cus_1 eur cus_1: usd, eur", `field_mismatch cus_1  cus_1: {"eur":2}, {"usd":0}`,
+			"field_mismatch cus_1 eur cus_1: 0, 5", "field_mismatch cus_1 eur cus_1: usd, eur",
+			`field_mismatch cus_1  cus_1: none, {"usd":0}`,
 		}},
 		{"a customer's balance and its JSON are one finding", func(t *tables) {
 			t.customers = eur(5)

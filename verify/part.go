@@ -197,7 +197,8 @@ func (p *part) judge(k mirror.AuditKey) error {
 	}
 	for _, scope := range []mirror.Scope{mirror.ScopeBalance, mirror.ScopeCredits} {
 		if s, held := states[scope]; held {
-			judgeState(s, counts[scope] > 0, report)
+			// That a history was not held wholly when its customer was deleted nobody can mend.
+			judgeState(s, counts[scope] > 0 || customer.Deleted, report)
 		}
 	}
 	if incomplete {

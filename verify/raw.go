@@ -329,10 +329,27 @@ func customerJSON(r *mirror.AuditCustomer, credit map[string]int64) (c compariso
 	}
 	o := read(r.Raw)
 	c.needs("object", o.object, "id", o.id, "balance", o.balance, "created", o.created, "livemode", o.livemode)
-	c.amount("balance", o.balance, r.Balance)
-	c.ledger("currency", o.currency, r.Currency)
-	if said, err := creditBalance(o.invoiceCreditBalance); err != nil || !maps.Equal(said, credit) {
-		c.contradicted("invoice_credit_balance", o.invoiceCreditBalance, creditText(credit))
+	// A deletion keeps the JSON of the living customer, who held something; its two
+	// columns go together.
+	said, err := creditBalance(o.invoiceCreditBalance)
+	other := err != nil || !maps.Equal(said, credit)
+	switch marked := r.DeletedAt != ""; {
+	case r.Deleted != marked:
+		c.ledger("currency", o.currency, r.Currency)
+	case r.Deleted:
+		if r.Balance != 0 {
+			c.contradicted("balance", "0", text(r.Balance))
+		}
+		c.ledger("currency", o.currency, r.Currency)
+		if credit != nil {
+			c.contradicted("invoice_credit_balance", "none", creditText(credit))
+		}
+	default:
+		c.amount("balance", o.balance, r.Balance)
+		c.ledger("currency", o.currency, r.Currency)
+		if other {
+			c.contradicted("invoice_credit_balance", o.invoiceCreditBalance, creditText(credit))
+		}
 	}
 	c.text("id", o.id, r.Customer)
 	c.text("object", o.object, "customer")
@@ -340,7 +357,6 @@ func customerJSON(r *mirror.AuditCustomer, credit map[string]int64) (c compariso
 	c.text("livemode", o.livemode, r.Livemode)
 	c.reference("test_clock", o.testClock, r.TestClock)
 	c.text("customer_account", o.customerAccount, r.CustomerAccount)
-	// A deletion keeps the JSON of the living customer; its two columns go together.
 	if r.Deleted != (r.DeletedAt != "") {
 		c.differs("deleted")
 	}

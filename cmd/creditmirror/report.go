@@ -11,8 +11,8 @@ import (
 )
 
 // report prints rows in the report formats, as they come: a report may be longer
-// than memory. A value is a string, an integer, or a time.Time, of which the zero
-// one is null in JSON and empty elsewhere.
+// than memory. A value is a string, an integer, a time.Time, of which the zero one is
+// null in JSON and empty elsewhere, or nil, which is too.
 type report struct {
 	columns []string
 	format  string
@@ -149,8 +149,11 @@ func (r *report) end() error {
 func texts(values []any) []string {
 	list := make([]string, len(values))
 	for i, v := range values {
-		if t, ok := v.(time.Time); ok {
+		switch t := v.(type) {
+		case time.Time:
 			v = rfc3339(t)
+		case nil:
+			v = ""
 		}
 		list[i] = fmt.Sprint(v)
 	}

@@ -27,27 +27,28 @@ var allowed = map[string][]string{
 	"budget":    {},
 	"stripesim": {},
 	"tracing":   {},
+	"report":    {}, // the books: rules, and a contract of its own that the drivers implement
 	"chance":    {}, // the random part of back-offs, which a simulation seeds
 
-	"mirror/sqlite":     {"internal/failpoint", "mirror"},
-	"mirror/postgres":   {"internal/failpoint", "mirror"},
-	"mirror/mirrortest": {"mirror"},
+	"mirror/sqlite":     {"internal/failpoint", "mirror", "report"},
+	"mirror/postgres":   {"internal/failpoint", "mirror", "report"},
+	"mirror/mirrortest": {"mirror", "report"},
 	"queue/queuetest":   {"queue", "internal/redistest"},
 	"stripeapi":         {"chance", "mirror", "tracing"},
 	"webhook":           {"internal/failpoint", "mirror", "tracing"},
-	"api":               {"access", "doors", "internal/failpoint", "mirror", "stripeapi", "tracing"}, // stripeapi: writes are sent on, and its errors tell what became of them
+	"api":               {"access", "doors", "internal/failpoint", "mirror", "report", "stripeapi", "tracing"}, // stripeapi: writes are sent on, and its errors tell what became of them
 	"worker":            {"chance", "internal/failpoint", "mirror", "queue", "stripeapi", "tracing"},
 	"reconcile":         {"internal/failpoint", "mirror", "stripeapi", "tracing"},
-	"verify":            {"mirror"},
+	"verify":            {"mirror", "report"}, // report: sealed periods
 	"notify":            {"mirror"},
 	"endpoint":          {"mirror", "stripeapi"}, // the webhook endpoint at Stripe: only a command needs it
 	"app": {
 		"access", "api", "budget", "config", "doors", "mirror", "mirror/postgres", "mirror/sqlite", "notify", "queue",
-		"reconcile", "redisconn", "stripeapi", "tracing", "webhook", "worker",
+		"reconcile", "redisconn", "report", "stripeapi", "tracing", "webhook", "worker",
 	},
 	"e2e":              {}, // tests only: the binary from outside
 	"demo":             {"app", "config", "mirror", "stripesim", "webhook"},
-	"cmd/creditmirror": {"api", "app", "config", "demo", "endpoint", "mirror", "reconcile", "stripesim", "verify"},
+	"cmd/creditmirror": {"api", "app", "config", "demo", "endpoint", "mirror", "reconcile", "report", "stripesim", "verify"},
 
 	"internal/architecture": {},
 	"internal/failpoint":    {}, // empty but in a build for fault tests: whoever has a step to be killed at

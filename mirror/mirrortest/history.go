@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -24,6 +25,7 @@ func historyCases() []testCase {
 		{"MetadataEditUpdatesOnlyTheRow", metadataEdit},
 		{"I1_RowWithoutDigestIsWrittenAnew", emptyDigest},
 		{"I13_TombstoneKeepsTheHistory", tombstoneKeeps},
+		{"DeletedWhenTheEventSays", deletedWhenTheEventSays},
 		{"TombstoneOfAnUnknownCustomer", tombstoneUnknown},
 		{"ReturnAfterTombstone", returnAfterTombstone},
 		{"CurrencyChange", currencyChange},
@@ -358,6 +360,53 @@ func metadataEdit(t *testing.T, h *Harness) {
 	}
 }
 
+// deletedWhenTheEventSays: the time of a deletion is that of its event, whichever of
+// event and burial comes first, and the earlier one of two.
+func deletedWhenTheEventSays(t *testing.T, h *Harness) {
+	at := func(customer string) string {
+		return h.rows(t, `SELECT deleted_at FROM customers WHERE id = '`+customer+`'`)[0][0]
+	}
+	for i, order := range []string{"inbox", "known", "late", "none"} {
+		l := newLedger("", fmt.Sprintf("cus_d%d", i))
+		l.add("eur", -100)
+		l.sync(t, h)
+		e := mirror.Event{
+			ID: fmt.Sprintf("evt_d%d", i), Type: mirror.EventCustomerDeleted, Customer: l.customer, Created: epoch0.Add(time.Minute),
+		}
+		record := func() {
+			_, err := h.RecordEvents(t.Context(), []mirror.Event{e})
+			noErr(t, err)
+		}
+		apply := func(refs ...mirror.EventRef) {
+			st := begin(t, h, l.target())
+			_, err := h.ApplyTombstone(t.Context(), mirror.Tombstone{
+				Target: l.target(), Epoch: st.Epoch, EventSeq: st.EventSeq, ObservedAt: epoch0.Add(time.Hour), Events: refs,
+			})
+			noErr(t, err)
+		}
+		switch order {
+		case "inbox":
+			record()
+			apply()
+		case "known":
+			apply(mirror.EventRef{ID: e.ID, Type: e.Type, Created: e.Created})
+		case "late":
+			apply()
+			record()
+			apply()
+		case "none":
+			apply()
+		}
+		want := "2026-03-01T12:01:00"
+		if order == "none" {
+			want = "2026-03-01T13:00:00"
+		}
+		if got := strings.Replace(at(l.customer), " ", "T", 1); !strings.HasPrefix(got, want) {
+			t.Errorf("%s: deleted at %s, want %s", order, got, want)
+		}
+	}
+}
+
 // bury applies a tombstone.
 func bury(t *testing.T, s mirror.Store, target mirror.Target) (mirror.Tombstone, mirror.Applied) {
 	t.Helper()
@@ -382,8 +431,11 @@ func tombstoneKeeps(t *testing.T, h *Harness) {
 	}
 	c, err := h.Customer(t.Context(), "", "cus_A")
 	noErr(t, err)
-	if !c.Deleted || c.Balance != -150 || !c.SyncedAt.Equal(d.ObservedAt) {
+	if !c.Deleted || c.Balance != 0 || c.InvoiceCreditBalance != nil || !strings.Contains(string(c.Raw), "-150") || !c.SyncedAt.Equal(d.ObservedAt) {
 		t.Fatalf("the customer: %+v", c)
+	}
+	if n := h.number(t, `SELECT count(*) FROM customer_balances WHERE balance <> 0`); n > 0 {
+		t.Fatalf("the deleted customer still holds %d balances", n)
 	}
 	if rows := list(t, h, "", "cus_A").Rows; len(rows) != 2 {
 		t.Fatalf("%d rows are left of the history, want 2", len(rows))

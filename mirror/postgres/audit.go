@@ -41,9 +41,10 @@ WHERE (account, customer) >= ($1, $2) AND (account, customer) < ($3, $4) AND cha
 	auditUnplaced = auditTransactionColumns + `NULL ORDER BY account, customer, currency, id`
 
 	auditCustomers = `SELECT account, id, balance, coalesce(currency, ''), coalesce(invoice_credit_balance::text, ''), deleted,
-  CASE WHEN raw->>'object' = 'customer' AND raw->>'id' = id AND raw->>'balance' = balance::text
+  CASE WHEN raw->>'object' = 'customer' AND raw->>'id' = id
+    AND CASE WHEN deleted THEN balance = 0 AND invoice_credit_balance IS NULL ELSE raw->>'balance' = balance::text
+      AND nullif(raw->'invoice_credit_balance', 'null') IS NOT DISTINCT FROM invoice_credit_balance END
     AND raw->>'currency' IS NOT DISTINCT FROM currency
-    AND nullif(raw->'invoice_credit_balance', 'null') IS NOT DISTINCT FROM invoice_credit_balance
     AND (raw->>'created') || '.000000' = extract(epoch FROM created)::text AND raw->>'livemode' = livemode::text
     AND raw->>'test_clock' IS NOT DISTINCT FROM test_clock AND raw->>'customer_account' IS NOT DISTINCT FROM customer_account
     AND deleted = (deleted_at IS NOT NULL)

@@ -10,39 +10,66 @@ import (
 	"github.com/creditmirror/creditmirror/mirror"
 )
 
-const markDeleted = `UPDATE creditmirror.customers SET deleted = true, deleted_at = $3, synced_at = now()
-WHERE account = $1 AND id = $2 AND NOT deleted`
+const (
+	// markDeleted leaves the JSON as it was last seen; the customer holds nothing any
+	// more. An event that comes after the burial knows better when it was.
+	markDeleted = `UPDATE creditmirror.customers SET deleted = true, deleted_at = $3, balance = 0, invoice_credit_balance = NULL, synced_at = now()
+WHERE account = $1 AND id = $2 AND (NOT deleted OR deleted_at > $3)`
 
-// lockCustomer reads whether a customer is held and deleted, and holds its row:
-// the tombstones of both ledgers may commit at the same moment.
-const lockCustomer = `SELECT deleted, livemode FROM creditmirror.customers WHERE account = $1 AND id = $2 FOR UPDATE`
+	buryBalances = `WITH buried AS (
+  UPDATE creditmirror.customer_balances SET balance = 0, synced_at = now() WHERE account = $1 AND customer = $2 AND balance <> 0 RETURNING currency
+) INSERT INTO creditmirror.changes (account, customer, table_name, id, op)
+SELECT $1, $2, 'customer_balances', currency, 'update' FROM buried ORDER BY currency`
+	burySummaries = `WITH buried AS (
+  UPDATE creditmirror.credit_balance_summaries SET ledger_balance = 0, available_balance = 0, synced_at = now()
+  WHERE account = $1 AND customer = $2 AND (ledger_balance <> 0 OR available_balance <> 0) RETURNING currency
+) INSERT INTO creditmirror.changes (account, customer, table_name, id, op)
+SELECT $1, $2, 'credit_balance_summaries', currency, 'update' FROM buried ORDER BY currency`
+
+	// lockCustomer reads whether a customer is held and deleted, and holds its row:
+	// the tombstones of both ledgers may commit at the same moment.
+	lockCustomer = `SELECT deleted, deleted_at, livemode FROM creditmirror.customers WHERE account = $1 AND id = $2 FOR UPDATE`
+
+	holdsGrants = `SELECT EXISTS (SELECT 1 FROM creditmirror.credit_grants WHERE account = $1 AND customer = $2)`
+	// announcedAt is when the deletion was, as an event says that no sync has answered.
+	announcedAt = `SELECT max(created) FROM creditmirror.stripe_events
+WHERE account = $1 AND customer = $2 AND pending_scopes <> 0 AND type = '` + mirror.EventCustomerDeleted + `'`
+)
 
 // ApplyTombstone commits that Stripe has deleted the customer.
 func (s *Store) ApplyTombstone(ctx context.Context, stone mirror.Tombstone) (mirror.Applied, error) {
 	t := stone.Target
 	var applied mirror.Applied
 	var state mirror.SyncState
-	var livemode bool
+	var livemode, grants bool
+	var deletedAt, announced time.Time
 	err := s.transact(ctx, func(b *pgx.Batch) {
 		applied, state, livemode = mirror.Applied{}, mirror.SyncState{}, false
 		queueFence(b, t, stone.Epoch, &state)
 		b.Queue(lockCustomer, t.Account, t.ID).QueryRow(func(row pgx.Row) error {
-			err := row.Scan(&state.Deleted, &livemode)
+			err := row.Scan(&state.Deleted, (*optTime)(&deletedAt), &livemode)
 			state.CustomerHeld = err == nil
 			return absent(err)
 		})
+		b.Queue(holdsGrants, t.Account, t.ID).QueryRow(func(row pgx.Row) error { return row.Scan(&grants) })
+		b.Queue(announcedAt, t.Account, t.ID).QueryRow(func(row pgx.Row) error { return row.Scan((*optTime)(&announced)) })
 	}, func(b *pgx.Batch) error {
+		held := state.CustomerHeld
+		if t.Scope == mirror.ScopeCredits {
+			held = grants
+		}
 		c := commitment{
 			target: t, eventSeq: stone.EventSeq, observedAt: stone.ObservedAt, events: stone.Events,
-			state: state, close: mirror.TombstoneCloses(stone.ObservedAt), livemode: livemode,
+			state: stone.Leaves(state, held), close: mirror.TombstoneCloses(stone.ObservedAt), livemode: livemode,
 		}
-		c.state.HistoryComplete = true // there is nothing left that could be read
-		c.state.Walk, c.state.FullReadAt = mirror.Walk{}, time.Time{}
-		if state.CustomerHeld && !state.Deleted {
-			b.Queue(markDeleted, t.Account, t.ID, optTime(stone.ObservedAt))
+		at := stone.DeletedAt(announced)
+		if state.CustomerHeld && (!state.Deleted || deletedAt.After(at)) {
+			b.Queue(markDeleted, t.Account, t.ID, at)
 			c.changes = []change{{"customers", t.ID, opUpdate}}
 			applied.Updated = 1
 		}
+		b.Queue(buryBalances, t.Account, t.ID)
+		b.Queue(burySummaries, t.Account, t.ID)
 		c.queue(b, &applied)
 		return nil
 	})

@@ -12,6 +12,7 @@ import (
 const (
 	tableRows = `SELECT 'accounts', count(*) FROM creditmirror.accounts
 UNION ALL SELECT 'changes', count(*) FROM creditmirror.changes
+UNION ALL SELECT 'closed_periods', count(*) FROM creditmirror.closed_periods
 UNION ALL SELECT 'credit_balance_summaries', count(*) FROM creditmirror.credit_balance_summaries
 UNION ALL SELECT 'credit_balance_transactions', count(*) FROM creditmirror.credit_balance_transactions
 UNION ALL SELECT 'credit_grants', count(*) FROM creditmirror.credit_grants

@@ -226,11 +226,23 @@ func (s *Store) Refuse(ctx context.Context, r mirror.Refusal) ([]mirror.Finding,
 }
 
 const (
-	// buryCustomer leaves the row otherwise as it was last seen.
+	// buryCustomer leaves the JSON as it was last seen; the customer holds nothing any
+	// more. An event that comes after the burial knows better when it was.
 	buryCustomer = `
-UPDATE customers SET deleted = 1, deleted_at = ?3, synced_at = ?4
-WHERE account = ?1 AND id = ?2 AND NOT deleted`
+UPDATE customers SET deleted = 1, deleted_at = ?3, balance = 0, invoice_credit_balance = NULL, synced_at = ?4
+WHERE account = ?1 AND id = ?2 AND (NOT deleted OR deleted_at > ?3)`
+	buryBalances = `
+UPDATE customer_balances SET balance = 0, synced_at = ?3 WHERE account = ?1 AND customer = ?2 AND balance <> 0 RETURNING currency`
+	burySummaries = `
+UPDATE credit_balance_summaries SET ledger_balance = 0, available_balance = 0, synced_at = ?3
+WHERE account = ?1 AND customer = ?2 AND (ledger_balance <> 0 OR available_balance <> 0) RETURNING currency`
+
 	customerMode = `SELECT livemode FROM customers WHERE account = ?1 AND id = ?2`
+	holdsGrants  = `SELECT 1 FROM credit_grants WHERE account = ?1 AND customer = ?2 LIMIT 1`
+	// announcedAt is when the deletion was, as an event says that no sync has answered.
+	announcedAt = `
+SELECT max(created) FROM stripe_events
+WHERE account = ?1 AND customer = ?2 AND pending_scopes <> 0 AND type = '` + mirror.EventCustomerDeleted + `'`
 )
 
 // ApplyTombstone marks a customer deleted and keeps its history.
@@ -239,24 +251,56 @@ func (s *Store) ApplyTombstone(ctx context.Context, d mirror.Tombstone) (mirror.
 		target: d.Target, epoch: d.Epoch, eventSeq: d.EventSeq, observed: stamp(d.ObservedAt), events: d.Events,
 	}
 	err := s.commit(ctx, c, func() error {
-		if _, err := c.row(customerMode, []any{d.Target.Account, d.Target.ID}, &c.livemode); err != nil {
-			return err
-		}
-		n, err := c.affect(buryCustomer, d.Target.Account, d.Target.ID, c.observed, c.at)
+		key := []any{d.Target.Account, d.Target.ID}
+		held, err := c.row(customerMode, key, &c.livemode)
 		if err != nil {
 			return err
 		}
-		if n > 0 {
-			c.changed("customers", d.Target.ID, d.Target.ID, "update")
+		if d.Target.Scope == mirror.ScopeCredits {
+			var one int
+			if held, err = c.row(holdsGrants, key, &one); err != nil {
+				return err
+			}
 		}
-		st := c.was
-		st.HistoryComplete, st.Walk, st.FullReadAt = true, mirror.Walk{}, time.Time{}
-		return c.leave(st, nil, nil, mirror.TombstoneCloses(d.ObservedAt))
+		var announced time.Time
+		if _, err := c.row(announcedAt, key, timeColumn{&announced}); err != nil {
+			return err
+		}
+		if err := c.bury(stamp(d.DeletedAt(announced))); err != nil {
+			return err
+		}
+		return c.leave(d.Leaves(c.was, held), nil, nil, mirror.TombstoneCloses(d.ObservedAt))
 	})
 	if err != nil {
 		return mirror.Applied{}, fmt.Errorf("apply tombstone of %s: %w", d.Target, err)
 	}
 	return c.out, nil
+}
+
+// bury takes from the customer what it holds, in every table.
+func (c *commit) bury(at string) error {
+	account, customer := c.target.Account, c.target.ID
+	n, err := c.affect(buryCustomer, account, customer, at, c.at)
+	if err != nil {
+		return err
+	}
+	if n > 0 {
+		c.changed("customers", customer, customer, "update")
+	}
+	for _, t := range []struct{ table, query string }{
+		{"customer_balances", buryBalances}, {"credit_balance_summaries", burySummaries},
+	} {
+		err := c.each(t.query, []any{account, customer, c.at}, func(rows *sql.Rows) error {
+			var currency string
+			err := rows.Scan(&currency)
+			c.changed(t.table, customer, currency, "update")
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // commit runs one of the three applies in a transaction, behind the fence.

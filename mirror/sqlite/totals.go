@@ -15,6 +15,7 @@ const (
 	tableRows = `
 SELECT 'accounts', count(*) FROM accounts
 UNION ALL SELECT 'changes', count(*) FROM changes
+UNION ALL SELECT 'closed_periods', count(*) FROM closed_periods
 UNION ALL SELECT 'credit_balance_summaries', count(*) FROM credit_balance_summaries
 UNION ALL SELECT 'credit_balance_transactions', count(*) FROM credit_balance_transactions
 UNION ALL SELECT 'credit_grants', count(*) FROM credit_grants
