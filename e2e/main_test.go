@@ -36,8 +36,10 @@ func run(m *testing.M) int {
 		_ = flag.Set("test.parallel", "4")
 	}
 	code := pgtest.Main(m)
-	if binary.dir != "" {
-		_ = os.RemoveAll(binary.dir)
+	for _, b := range []*built{binary, binaryWithSteps} {
+		if b.dir != "" {
+			_ = os.RemoveAll(b.dir)
+		}
 	}
 	client.CloseIdleConnections()
 	if err := goleak.Find(); err != nil && code == 0 {
@@ -47,8 +49,12 @@ func run(m *testing.M) int {
 	return code
 }
 
-// binary is the real thing, built once, when the first test asks for it.
-var binary struct {
+// binary is the real thing, and binaryWithSteps the one that can be killed at a step
+// (internal/failpoint). Each is built once, when the first test asks for it.
+var binary, binaryWithSteps = &built{}, &built{tags: "failpoints"}
+
+type built struct {
+	tags string
 	once sync.Once
 	dir  string
 	path string
@@ -59,25 +65,30 @@ var binary struct {
 // tests have it.
 func build(tb testing.TB) string {
 	tb.Helper()
-	binary.once.Do(func() {
-		if binary.dir, binary.err = os.MkdirTemp("", "creditmirror-e2e-"); binary.err != nil {
+	return binary.build(tb)
+}
+
+func (b *built) build(tb testing.TB) string {
+	tb.Helper()
+	b.once.Do(func() {
+		if b.dir, b.err = os.MkdirTemp("", "creditmirror-e2e-"); b.err != nil {
 			return
 		}
-		binary.path = filepath.Join(binary.dir, "creditmirror")
-		args := []string{"build", "-o", binary.path}
+		b.path = filepath.Join(b.dir, "creditmirror")
+		args := []string{"build", "-tags", b.tags, "-o", b.path}
 		if raceEnabled {
 			args = append(args, "-race", "-gcflags=modernc.org/sqlite/lib=-race=false", "-gcflags=modernc.org/libc=-race=false") // as in the Makefile
 		}
 		cmd := exec.Command("go", append(args, "./cmd/creditmirror")...)
 		cmd.Dir = ".."
 		if out, err := cmd.CombinedOutput(); err != nil {
-			binary.err = fmt.Errorf("go build: %w\n%s", err, out)
+			b.err = fmt.Errorf("go build: %w\n%s", err, out)
 		}
 	})
-	if binary.err != nil {
-		tb.Fatal(binary.err)
+	if b.err != nil {
+		tb.Fatal(b.err)
 	}
-	return binary.path
+	return b.path
 }
 
 // eventually polls check until it returns nil, and fails the test with its last

@@ -79,7 +79,7 @@ func (w *world) start(own map[string]string, roles ...config.Role) *node {
 func (w *world) spawn(own map[string]string) *node {
 	w.tb.Helper()
 	n := w.newNode()
-	n.exec(build(w.tb), own)
+	n.exec(w.binary.build(w.tb), own)
 	w.add(n)
 	return n
 }
@@ -88,7 +88,7 @@ func (w *world) spawn(own map[string]string) *node {
 func (n *node) respawn(own map[string]string) *node {
 	n.w.tb.Helper()
 	again := &node{w: n.w, webhook: n.webhook, ops: n.ops, done: make(chan struct{})}
-	again.exec(build(n.w.tb), own)
+	again.exec(n.w.binary.build(n.w.tb), own)
 	n.w.add(again)
 	return again
 }

@@ -32,7 +32,7 @@ func TestSoak(t *testing.T) {
 	}
 	changes, rate := number(t, "CREDITMIRROR_SOAK_CHANGES", 20_000), number(t, "CREDITMIRROR_SOAK_RATE", 70)
 
-	w := &world{tb: t, backend: everysec, log: &logBuffer{}, ignored: map[string]bool{}}
+	w := &world{tb: t, backend: everysec, binary: binary, log: &logBuffer{}, ignored: map[string]bool{}}
 	simAddr := reserve(t)
 	sim := exec.Command(build(t), "sim", "--addr", simAddr, "--log-level", "warn")
 	sim.Env = []string{"HOME=" + os.Getenv("HOME")}

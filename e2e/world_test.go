@@ -86,6 +86,7 @@ type setup struct {
 type world struct {
 	tb      testing.TB
 	backend backend
+	binary  *built // what spawn runs
 	sim     *stripesim.Server
 	simURL  string
 	stripe  user
@@ -111,7 +112,7 @@ type world struct {
 
 func newWorld(tb testing.TB, b backend, s setup) *world {
 	tb.Helper()
-	w := &world{tb: tb, backend: b, log: &logBuffer{}, ignored: map[string]bool{}}
+	w := &world{tb: tb, backend: b, binary: binary, log: &logBuffer{}, ignored: map[string]bool{}}
 	if s.sim.Delivery == (stripesim.Delivery{}) {
 		s.sim.Delivery = stripesim.Delivery{RetryFirst: 200 * time.Millisecond, RetryMax: 2 * time.Second, Attempts: 60}
 	}
@@ -214,15 +215,24 @@ func (w *world) tables() *sql.DB {
 	if w.db != nil {
 		return w.db
 	}
-	driver, dsn := "pgx", w.env["CREDITMIRROR_DATABASE_URL"]
-	if path, ok := strings.CutPrefix(dsn, "sqlite:"); ok {
-		driver, dsn = "sqlite", "file:"+path+"?_pragma=busy_timeout(5000)&_pragma=query_only(1)"
-	}
 	var err error
-	if w.db, err = sql.Open(driver, dsn); err != nil {
+	if w.db, err = openTables(w.env["CREDITMIRROR_DATABASE_URL"], "query_only(1)"); err != nil {
 		w.tb.Fatal(err)
 	}
 	return w.db
+}
+
+// openTables opens a database beside the program; pragmas are for SQLite.
+func openTables(url string, pragmas ...string) (*sql.DB, error) {
+	path, ok := strings.CutPrefix(url, "sqlite:")
+	if !ok {
+		return sql.Open("pgx", url)
+	}
+	dsn := "file:" + path + "?_pragma=busy_timeout(5000)"
+	for _, p := range pragmas {
+		dsn += "&_pragma=" + p
+	}
+	return sql.Open("sqlite", dsn)
 }
 
 // count is the number that a query for one returns; schema stands in it for the
