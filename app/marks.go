@@ -145,7 +145,7 @@ func (m *marks) Incarnations(ctx context.Context) ([]mirror.Incarnation, error) 
 	return out, err
 }
 
-// Stamp writes one of them.
-func (m *marks) Stamp(ctx context.Context, i mirror.Incarnation) error {
-	return m.queue.Stamp(ctx, i.Partition, i.ID, i.HighWater)
+// Stamp replaces one of them, unless Redis has lost the one that was read.
+func (m *marks) Stamp(ctx context.Context, was, is mirror.Incarnation) (bool, error) {
+	return m.queue.Stamp(ctx, queue.Incarnation(was), queue.Incarnation(is))
 }

@@ -246,18 +246,24 @@ func (q *Queue) Incarnations(ctx context.Context) ([]Incarnation, error) {
 	return out, nil
 }
 
-// Stamp writes the incarnation of a partition. Under the id that is stored
-// already the high-water mark only rises, so that processes may stamp in any
-// order; another id replaces both. highWater must be below 2^53.
-func (q *Queue) Stamp(ctx context.Context, partition int, id string, highWater int64) error {
-	if partition < 0 || partition >= len(q.inc) {
-		return fmt.Errorf("stamp: no partition %d", partition)
+// Stamp replaces the incarnation that was read by one of the same partition, and
+// reports whether it did: not where Redis was flushed, exchanged or rewound since,
+// which must be noticed and not written over. Under one id the high-water mark only
+// rises, so that processes may stamp in any order. HighWater must be below 2^53.
+func (q *Queue) Stamp(ctx context.Context, was, is Incarnation) (bool, error) {
+	p := is.Partition
+	if p < 0 || p >= len(q.inc) {
+		return false, fmt.Errorf("stamp: no partition %d", p)
 	}
-	c := &call{script: q.scripts.stamp, keys: q.inc[partition : partition+1], args: []any{id, highWater}}
+	c := &call{script: q.scripts.stamp, keys: q.inc[p : p+1], args: []any{is.ID, is.HighWater, was.ID, was.HighWater}}
 	if err := q.run(ctx, c); err != nil {
-		return fmt.Errorf("stamp partition %d: %w", partition, err)
+		return false, fmt.Errorf("stamp partition %d: %w", p, err)
 	}
-	return nil
+	n, err := c.reply.Int64()
+	if err != nil {
+		return false, fmt.Errorf("stamp partition %d: %w", p, err)
+	}
+	return n == 1, nil
 }
 
 func (q *Queue) partitions() []int {

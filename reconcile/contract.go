@@ -45,8 +45,10 @@ type Queue interface {
 	Backlog(ctx context.Context) (int, error)
 	// Incarnations and Stamp read and write the marks by which a lost, rewound or
 	// exchanged Redis is noticed.
+	// Stamp reports whether Redis still had what was read, and writes nothing where it
+	// had not.
 	Incarnations(ctx context.Context) ([]mirror.Incarnation, error)
-	Stamp(ctx context.Context, i mirror.Incarnation) error
+	Stamp(ctx context.Context, was, is mirror.Incarnation) (bool, error)
 }
 
 // Mark is a target and the event that asks for it.

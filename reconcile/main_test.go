@@ -217,6 +217,8 @@ type fakeQueue struct {
 	peak   int // the longest backlog
 	incs   []mirror.Incarnation
 	stamps int
+	// afterRead happens once, after the incarnations were read.
+	afterRead func()
 }
 
 func newQueue(f *faults) *fakeQueue {
@@ -272,17 +274,25 @@ func (q *fakeQueue) Incarnations(context.Context) ([]mirror.Incarnation, error) 
 	return try(q.faults, "incarnations of redis", func() ([]mirror.Incarnation, error) {
 		q.mu.Lock()
 		defer q.mu.Unlock()
-		return slices.Clone(q.incs), nil
+		read := slices.Clone(q.incs)
+		if f := q.afterRead; f != nil {
+			q.afterRead = nil
+			f()
+		}
+		return read, nil
 	})
 }
 
-func (q *fakeQueue) Stamp(_ context.Context, i mirror.Incarnation) error {
-	return tryOnly(q.faults, "stamp redis", func() error {
+func (q *fakeQueue) Stamp(_ context.Context, was, is mirror.Incarnation) (bool, error) {
+	return try(q.faults, "stamp redis", func() (bool, error) {
 		q.mu.Lock()
 		defer q.mu.Unlock()
-		q.incs[i.Partition] = i
+		if now := q.incs[is.Partition]; now.ID != was.ID || now.HighWater < was.HighWater {
+			return false, nil
+		}
+		q.incs[is.Partition] = is
 		q.stamps++
-		return nil
+		return true, nil
 	})
 }
 

@@ -3,6 +3,7 @@ package reconcile
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -59,35 +60,70 @@ func (d *RewindDetector) Check(ctx context.Context) (lost []mirror.Incarnation, 
 			fresh = fresh && !ok && r.ID == ""
 			continue
 		}
-		r.HighWater++
 		// Redis first: a crash between the two leaves it ahead, which is sound.
-		if err := d.stamp(ctx, r); err != nil {
+		stamped, err := d.stamp(ctx, r, mirror.Incarnation{Partition: r.Partition, ID: r.ID, HighWater: r.HighWater + 1})
+		if err != nil {
 			return nil, false, err
+		}
+		if !stamped { // lost since it was read: the next check tells
+			d.log.Debug("redis changed while it was checked", zap.Int("partition", r.Partition))
 		}
 	}
 	return lost, fresh && len(lost) > 0, nil
 }
 
-// Heal gives lost partitions a new id on both sides; to be called once what they
-// lost has been marked again.
-func (d *RewindDetector) Heal(ctx context.Context, lost []mirror.Incarnation) error {
-	for _, i := range lost {
-		if err := d.stamp(ctx, mirror.Incarnation{Partition: i.Partition, ID: rand.Text(), HighWater: i.HighWater + 1}); err != nil {
+// Begin gives lost partitions a new id in Redis alone; to be called before what
+// they lost is marked again. The database does not know the id until Heal, so that
+// they count as lost until then.
+func (d *RewindDetector) Begin(ctx context.Context, lost []mirror.Incarnation) ([]mirror.Incarnation, error) {
+	begun := make([]mirror.Incarnation, len(lost))
+	for n, was := range lost {
+		begun[n] = mirror.Incarnation{Partition: was.Partition, ID: rand.Text(), HighWater: was.HighWater + 1}
+		stamped, err := d.queue.Stamp(ctx, was, begun[n])
+		if err != nil {
+			return nil, fmt.Errorf("stamp the incarnation in redis: %w", err)
+		}
+		if !stamped {
+			return nil, errLostAgain
+		}
+	}
+	return begun, nil
+}
+
+// errLostAgain: what was marked again since Begin may be lost too.
+var errLostAgain = errors.New("redis was lost once more while it was healed")
+
+// Heal tells the database the ids that Begin gave, once everything is marked again,
+// unless Redis was lost meanwhile.
+func (d *RewindDetector) Heal(ctx context.Context, begun []mirror.Incarnation) error {
+	for _, was := range begun {
+		is := was
+		is.HighWater++
+		stamped, err := d.stamp(ctx, was, is)
+		if err != nil {
 			return err
+		}
+		if !stamped {
+			return errLostAgain
 		}
 	}
 	return nil
 }
 
-func (d *RewindDetector) stamp(ctx context.Context, i mirror.Incarnation) error {
-	if err := d.queue.Stamp(ctx, i); err != nil {
-		return fmt.Errorf("stamp the incarnation in redis: %w", err)
+// stamp replaces an incarnation in Redis, and then in the database.
+func (d *RewindDetector) stamp(ctx context.Context, was, is mirror.Incarnation) (bool, error) {
+	stamped, err := d.queue.Stamp(ctx, was, is)
+	if err != nil {
+		return false, fmt.Errorf("stamp the incarnation in redis: %w", err)
+	}
+	if !stamped {
+		return false, nil
 	}
 	failpoint.Hit("redis.stamped")
-	if err := d.store.SaveIncarnation(ctx, i); err != nil {
-		return fmt.Errorf("stamp the incarnation in the mirror: %w", err)
+	if err := d.store.SaveIncarnation(ctx, is); err != nil {
+		return false, fmt.Errorf("stamp the incarnation in the mirror: %w", err)
 	}
-	return nil
+	return true, nil
 }
 
 // deadTargets are the targets with a dead letter: their events stay unanswered,
@@ -114,6 +150,18 @@ func deadTargets(ctx context.Context, store Store) (map[mirror.Target]bool, erro
 // because the receiver was killed between the two. Events younger than minAge
 // are left alone. It returns how many targets were marked.
 func RemarkPending(ctx context.Context, store Store, queue Queue, now time.Time, minAge time.Duration) (int, error) {
+	return remark(ctx, store, queue, now, minAge, true)
+}
+
+// remarkLost marks the targets of all unanswered inbox events, for a Redis that was
+// lost. Its word is not taken for those that wait or are in work: in one that was
+// rewound, that may be a claim from before, whose worker is about to complete it and
+// knows nothing of the event.
+func remarkLost(ctx context.Context, store Store, queue Queue, now time.Time) (int, error) {
+	return remark(ctx, store, queue, now, 0, false)
+}
+
+func remark(ctx context.Context, store Store, queue Queue, now time.Time, minAge time.Duration, trust bool) (int, error) {
 	marked := 0
 	for after := int64(0); ; {
 		page, err := store.PendingEvents(ctx, after, 1000)
@@ -140,7 +188,7 @@ func RemarkPending(ctx context.Context, store Store, queue Queue, now time.Time,
 			}
 			var lost []Mark
 			for i, m := range marks {
-				if !queued[i] && !dead[m.Target] {
+				if !(trust && queued[i]) && !dead[m.Target] {
 					lost = append(lost, m)
 				}
 			}

@@ -551,7 +551,12 @@ func (r *Runner) heal(ctx context.Context, lost []mirror.Incarnation, expected b
 	if expected {
 		cause = mirror.CauseMissedEvent
 	}
-	n, err := RemarkPending(ctx, r.store, r.queue, r.o.Now(), 0)
+	begun, err := r.detector.Begin(ctx, lost)
+	if err != nil {
+		r.failed(ctx, "redis", "", err)
+		return false
+	}
+	n, err := remarkLost(ctx, r.store, r.queue, r.o.Now())
 	failpoint.Hit("redis.remarked")
 	r.m.remarked.Add(float64(n))
 	if err == nil {
@@ -562,7 +567,7 @@ func (r *Runner) heal(ctx context.Context, lost []mirror.Incarnation, expected b
 	}
 	if err == nil {
 		failpoint.Hit("redis.healing")
-		err = r.detector.Heal(ctx, lost)
+		err = r.detector.Heal(ctx, begun)
 	}
 	if err != nil {
 		r.failed(ctx, "redis", "", err)

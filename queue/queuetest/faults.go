@@ -144,8 +144,8 @@ func scriptsLost(s *suite) {
 		s.Fatalf("%+v", st)
 	}
 	flush()
-	if err := q.Stamp(s.Context(), 0, "x", 1); err != nil {
-		s.Fatal(err)
+	if ok, err := q.Stamp(s.Context(), queue.Incarnation{}, queue.Incarnation{ID: "x", HighWater: 1}); err != nil || !ok {
+		s.Fatal(ok, err)
 	}
 }
 
@@ -163,30 +163,39 @@ func incarnation(s *suite) {
 	if got := get(last); got != (queue.Incarnation{Partition: last}) {
 		s.Fatalf("a new redis has %+v", got)
 	}
+	inc := func(id string, hw int64) queue.Incarnation {
+		return queue.Incarnation{Partition: last, ID: id, HighWater: hw}
+	}
 	for _, step := range []struct {
-		id   string
-		hw   int64
-		want queue.Incarnation
+		was, is, want queue.Incarnation
+		refused       bool
 	}{
-		{"one", 5, queue.Incarnation{Partition: last, ID: "one", HighWater: 5}},
-		{"one", 4, queue.Incarnation{Partition: last, ID: "one", HighWater: 5}},
-		{"one", 6, queue.Incarnation{Partition: last, ID: "one", HighWater: 6}},
-		{"two", 1, queue.Incarnation{Partition: last, ID: "two", HighWater: 1}},
+		{was: inc("", 0), is: inc("one", 5), want: inc("one", 5)},
+		{was: inc("one", 3), is: inc("one", 4), want: inc("one", 5)}, // another process was faster
+		{was: inc("one", 5), is: inc("one", 6), want: inc("one", 6)},
+		{was: inc("one", 7), is: inc("one", 8), want: inc("one", 6), refused: true}, // rewound since it was read
+		{was: inc("", 0), is: inc("two", 1), want: inc("one", 6), refused: true},    // exchanged
+		{was: inc("two", 1), is: inc("two", 2), want: inc("one", 6), refused: true},
+		{was: inc("one", 6), is: inc("two", 1), want: inc("two", 1)},
 	} {
-		if err := q.Stamp(s.Context(), last, step.id, step.hw); err != nil {
-			s.Fatal(err)
+		ok, err := q.Stamp(s.Context(), step.was, step.is)
+		if err != nil || ok == step.refused {
+			s.Fatalf("stamp %+v: %v, %v", step, ok, err)
 		}
 		if got := get(last); got != step.want {
-			s.Fatalf("after stamp %s %d: %+v", step.id, step.hw, got)
+			s.Fatalf("after stamp %+v: %+v", step, got)
 		}
 	}
-	if err := q.Stamp(s.Context(), s.h.Partitions, "x", 1); err == nil {
+	if _, err := q.Stamp(s.Context(), queue.Incarnation{}, queue.Incarnation{Partition: s.h.Partitions, ID: "x"}); err == nil {
 		s.Fatal("stamped a partition that does not exist")
 	}
 	if !s.h.Shared {
 		s.h.Client.FlushAll(s.Context())
 		if got := get(last); got.ID != "" {
 			s.Fatalf("after a flush: %+v", got)
+		}
+		if ok, err := q.Stamp(s.Context(), inc("two", 1), inc("two", 2)); err != nil || ok {
+			s.Fatalf("a stamp hid the flush: %v, %v", ok, err)
 		}
 	}
 }
@@ -213,8 +222,8 @@ func outOfMemory(s *suite) {
 	if err := q.Release(s.Context(), leased[1], 0); err != nil {
 		s.Fatal(err)
 	}
-	if err := q.Stamp(s.Context(), 0, "x", 1); err != nil {
-		s.Fatal(err)
+	if ok, err := q.Stamp(s.Context(), queue.Incarnation{}, queue.Incarnation{ID: "x", HighWater: 1}); err != nil || !ok {
+		s.Fatal(ok, err)
 	}
 	s.repair(q)
 	limit("0") // expire is a plain write, which needs memory
