@@ -66,7 +66,7 @@ func (d *RewindDetector) Check(ctx context.Context) (lost []mirror.Incarnation, 
 			return nil, false, err
 		}
 		if !stamped { // lost since it was read: the next check tells
-			d.log.Debug("redis changed while it was checked", zap.Int("partition", r.Partition))
+			d.log.Debug("redis changed while it was checked")
 		}
 	}
 	return lost, fresh && len(lost) > 0, nil
