@@ -2,6 +2,8 @@ package app
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -120,7 +122,8 @@ func (a *arrivals) flush(ctx context.Context) {
 	due := a.new
 	a.new = map[reconcile.Endpoint]arrival{}
 	a.mu.Unlock()
-	for endpoint, last := range due {
+	for _, endpoint := range slices.Sorted(maps.Keys(due)) { // the same order every time, for a simulation
+		last := due[endpoint]
 		err := reconcile.NoteArrival(ctx, a.store, endpoint, last.at, last.created)
 		if err == nil {
 			continue

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -72,9 +71,11 @@ type listing struct {
 	account string
 	at      *Copied
 	pace    *pacer
-	save    func() error // called with mu held
+	save    func() error // called by who has the turn
 
-	mu     sync.Mutex
+	// turn guards what follows and at. It is held while the checkpoint is written, so
+	// that who waits for it gives up with its context.
+	turn   turn
 	pages  int
 	splits int
 	// changed is closed when there may be work for a reader that waits.
@@ -85,7 +86,7 @@ type listing struct {
 // newer than the watermark of the events sweep; those deleted meanwhile have an
 // event too, and a page never brings one back that a sync has buried.
 func (f *FirstCopy) copyRanges(ctx context.Context, account string, at *Copied, pace *pacer, save func() error) error {
-	l := &listing{FirstCopy: f, account: account, at: at, pace: pace, save: save, changed: make(chan struct{})}
+	l := &listing{FirstCopy: f, account: account, at: at, pace: pace, save: save, turn: newTurn(), changed: make(chan struct{})}
 	readers, ctx := errgroup.WithContext(ctx)
 	for range f.o.Readers {
 		readers.Go(func() error { return l.read(ctx) })
@@ -96,8 +97,10 @@ func (f *FirstCopy) copyRanges(ctx context.Context, account string, at *Copied, 
 // read takes ranges until none is left.
 func (l *listing) read(ctx context.Context) error {
 	for {
-		r, wait := l.take()
+		r, wait, err := l.take(ctx)
 		switch {
+		case err != nil:
+			return err
 		case r != nil:
 			if err := l.readRange(ctx, r); err != nil {
 				return err
@@ -116,17 +119,19 @@ func (l *listing) read(ctx context.Context) error {
 
 // take returns a range that nobody reads, or a part of one that somebody does; or
 // what to wait for; or neither, when all is read.
-func (l *listing) take() (*CustomerRange, <-chan struct{}) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+func (l *listing) take(ctx context.Context) (*CustomerRange, <-chan struct{}, error) {
+	if err := l.turn.take(ctx); err != nil {
+		return nil, nil, err
+	}
+	defer l.turn.give()
 	if len(l.at.Ranges) == 0 {
-		return nil, nil
+		return nil, nil, nil
 	}
 	var largest *CustomerRange
 	for _, r := range l.at.Ranges {
 		if !r.busy {
 			r.busy = true
-			return r, nil
+			return r, nil, nil
 		}
 		if largest == nil || r.left() > largest.left() {
 			largest = r
@@ -134,30 +139,34 @@ func (l *listing) take() (*CustomerRange, <-chan struct{}) {
 	}
 	if largest.left() < worthSplitting || largest.Edge-max(largest.From, oldest) < 2 ||
 		l.splits >= min(splitsPerReader*l.o.Readers, l.pages/2)+l.pages/100 {
-		return nil, l.changed
+		return nil, l.changed, nil
 	}
 	l.splits++
 	older := largest.split()
 	older.busy = true
 	l.at.Ranges = append(l.at.Ranges, older)
-	return older, nil
+	return older, nil, nil
 }
 
 func (l *listing) readRange(ctx context.Context, r *CustomerRange) error {
 	for {
-		l.mu.Lock()
+		if err := l.turn.take(ctx); err != nil {
+			return err
+		}
 		q := stripeapi.CustomersQuery{After: r.After, Limit: 100, CreatedGTE: unix(r.From), CreatedLT: unix(r.To)}
-		l.mu.Unlock()
+		l.turn.give()
 		page, err := l.stripe.CustomersPage(ctx, l.account, q)
 		l.pace.called()
 		if cursorGone(err) && q.After != "" {
 			// The customer that the range stopped at was deleted: list its second again.
 			l.o.Log.Info("list of customers goes on without its cursor", zap.String("account", l.account))
-			l.mu.Lock()
+			if err := l.turn.take(ctx); err != nil {
+				return err
+			}
 			if r.After = ""; r.Edge != 0 {
 				r.To = r.Edge + 1
 			}
-			l.mu.Unlock()
+			l.turn.give()
 			continue
 		}
 		if err == nil && page.HasMore && len(page.Rows) == 0 {
@@ -170,7 +179,7 @@ func (l *listing) readRange(ctx context.Context, r *CustomerRange) error {
 			return err
 		}
 		failpoint.Hit("copy.customers")
-		done, err := l.advance(r, page)
+		done, err := l.advance(ctx, r, page)
 		if done || err != nil {
 			return err
 		}
@@ -180,9 +189,11 @@ func (l *listing) readRange(ctx context.Context, r *CustomerRange) error {
 // advance notes a page that was stored. The range may have been split while the
 // page was read, so that rows of its older half are among it: those are counted
 // there.
-func (l *listing) advance(r *CustomerRange, page stripeapi.CustomersPage) (done bool, err error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+func (l *listing) advance(ctx context.Context, r *CustomerRange, page stripeapi.CustomersPage) (done bool, err error) {
+	if err := l.turn.take(ctx); err != nil {
+		return false, err
+	}
+	defer l.turn.give()
 	if len(page.Rows) > 0 {
 		l.pages++
 	}

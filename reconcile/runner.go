@@ -86,9 +86,8 @@ type Runner struct {
 	firstPass chan struct{}
 
 	// eventsTurn keeps a catch-up and a regular pass over events apart: they share a
-	// checkpoint. It holds one token while neither runs: a catch-up that waits for a
-	// pass gives up with its context, which a mutex does not let it.
-	eventsTurn chan struct{}
+	// checkpoint.
+	eventsTurn turn
 	// silence is of the present lease; whoever has the turn may touch it.
 	silence *silenceWatch
 
@@ -124,10 +123,8 @@ func NewRunner(store Store, queue Queue, events *EventsSweep, copier *FirstCopy,
 		o.Now = time.Now
 	}
 	f := promauto.With(o.Registerer)
-	turn := make(chan struct{}, 1)
-	turn <- struct{}{}
 	return &Runner{
-		store: store, queue: queue, events: events, copier: copier, o: o, eventsTurn: turn,
+		store: store, queue: queue, events: events, copier: copier, o: o, eventsTurn: newTurn(),
 		detector: NewRewindDetector(store, queue, o.Log), balancesNow: make(chan string, 1), eventsNow: make(chan struct{}, 1), moved: map[string]time.Time{},
 		m: &runnerMetrics{
 			lastSuccess: f.NewGaugeVec(prometheus.GaugeOpts{
@@ -197,11 +194,11 @@ func (r *Runner) lead(ctx context.Context, expires time.Time) {
 	defer r.setLeading(false)
 	defer r.m.stalled.Reset() // the next holder tells; a value left here would stand for ever
 	r.o.Log.Info("reconcile lease taken")
-	if r.takeEvents(ctx) != nil {
+	if r.eventsTurn.take(ctx) != nil {
 		return
 	}
 	r.silence = newSilenceWatch(r.store, r.o.Webhooks, r.o.Now(), r.o.Log)
-	r.giveEvents()
+	r.eventsTurn.give()
 	r.firstPass = make(chan struct{})
 	for _, sweep := range []string{SweepEvents, SweepBalances, SweepScrub} {
 		r.progress(sweep)
@@ -231,19 +228,6 @@ func (r *Runner) lead(ctx context.Context, expires time.Time) {
 	cancel()
 	loops.Wait()
 }
-
-// takeEvents waits for the turn to work on the events' checkpoint, or for the end
-// of ctx.
-func (r *Runner) takeEvents(ctx context.Context) error {
-	select {
-	case <-r.eventsTurn:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-func (r *Runner) giveEvents() { r.eventsTurn <- struct{}{} }
 
 func (r *Runner) setLeading(v bool) {
 	r.mu.Lock()
@@ -314,10 +298,10 @@ func (l leftEvents) wait() (longest time.Duration) {
 }
 
 func (r *Runner) sweepEvents(ctx context.Context) leftEvents {
-	if r.takeEvents(ctx) != nil {
+	if r.eventsTurn.take(ctx) != nil {
 		return nil
 	}
-	defer r.giveEvents()
+	defer r.eventsTurn.give()
 	accounts, err := r.accounts(ctx)
 	ok := err == nil
 	if !ok {
@@ -358,10 +342,10 @@ func (r *Runner) sweepEvents(ctx context.Context) leftEvents {
 // eventsAgain looks at what the passes left. It makes no call to Stripe; what fails
 // is seen by the next pass, whose overlap is longer than the grace.
 func (r *Runner) eventsAgain(ctx context.Context, left leftEvents) {
-	if r.takeEvents(ctx) != nil {
+	if r.eventsTurn.take(ctx) != nil {
 		return
 	}
-	defer r.giveEvents()
+	defer r.eventsTurn.give()
 	unbrought := map[Endpoint][]mirror.Event{}
 	for account, before := range left {
 		result, err := r.events.Again(ctx, account, before)
@@ -584,10 +568,10 @@ func (r *Runner) heal(ctx context.Context, lost []mirror.Incarnation, expected b
 // rewindEvents lets the next pass over events go back far enough to see what
 // Redis may have forgotten.
 func (r *Runner) rewindEvents(ctx context.Context, cause string) error {
-	if err := r.takeEvents(ctx); err != nil {
+	if err := r.eventsTurn.take(ctx); err != nil {
 		return err
 	}
-	defer r.giveEvents()
+	defer r.eventsTurn.give()
 	accounts, err := r.accounts(ctx)
 	for _, account := range accounts {
 		if err == nil {

@@ -47,6 +47,7 @@ var allowed = map[string][]string{
 		"reconcile", "redisconn", "report", "stripeapi", "tracing", "webhook", "worker",
 	},
 	"e2e":              {}, // tests only: the binary from outside
+	"simulation":       {}, // tests only: whole processes in virtual time
 	"demo":             {"app", "config", "mirror", "stripesim", "webhook"},
 	"cmd/creditmirror": {"api", "app", "config", "demo", "endpoint", "mirror", "reconcile", "report", "stripesim", "verify"},
 

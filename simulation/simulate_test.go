@@ -1,0 +1,206 @@
+package simulation
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"testing/cryptotest"
+	"testing/synctest"
+	"time"
+)
+
+var (
+	flagSeed  = flag.Uint64("sim.seed", 0, "run this seed alone, with its trace")
+	flagSeeds = flag.Uint64("sim.seeds", 0, "how many seeds to run")
+	flagFirst = flag.Uint64("sim.first", 1, "the first of them")
+	flagStep  = flag.Uint64("sim.step", 1, "the distance between them")
+	flagKeep  = flag.String("sim.keep", "", "numbers of the actions to keep, such as 0,3,4; all by default")
+	flagForce = flag.String("sim.with", "", "features that every seed has, comma separated")
+	flagBan   = flag.String("sim.without", "", "features that no seed has, comma separated")
+	flagTwice = flag.Bool("sim.twice", false, "run each seed twice and compare the traces")
+	flagAll   = flag.Bool("sim.all", false, "go on after a broken invariant, and list all that break")
+	flagStuck = flag.Duration("sim.stuck", 2*time.Minute, "how long a seed may take, of the real clock")
+	flagLimit = flag.Duration("sim.for", 0, "end after this time, of the real clock; no limit by default")
+)
+
+func TestMain(m *testing.M) {
+	// One goroutine runs at a time, and is not cut off in between: what happens
+	// between two await points is then the same every time.
+	runtime.GOMAXPROCS(1)
+	debug.SetGCPercent(-1)
+	runtime.MemProfileRate = 0
+	flag.Parse()
+	os.Exit(m.Run())
+}
+
+// outcome is what a seed came to.
+type outcome struct {
+	broken  *violation
+	hash    uint64
+	steps   int
+	virtual time.Duration
+	all     []*violation
+}
+
+// simulate lives one world through: trouble, then quiet, then equality.
+func simulate(t *testing.T, seed uint64, p plan, actions []action, trace func(string)) (out outcome) {
+	t.Helper()
+	cryptotest.SetGlobalRandom(t, seed)
+	if _, err := template(); err != nil {
+		t.Fatal(err)
+	}
+	// A mutex that is held at an await point would stand the clock still for ever.
+	stuck := time.AfterFunc(*flagStuck, func() {
+		buf := make([]byte, 1<<22)
+		buf = buf[:runtime.Stack(buf, true)]
+		fmt.Printf("seed %d does not get on: is a mutex held across a call?\n%s\n", seed, buf)
+		os.Exit(3)
+	})
+	defer stuck.Stop()
+	synctest.Test(t, func(t *testing.T) {
+		seedRuntime(seed)
+		time.Sleep(time.Until(time.Date(2026, 9, 1, 0, 0, 0, 0, time.UTC)))
+		w, err := newWorld(t, seed, p, trace)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer w.close()
+		w.say("seed %d: %s", seed, p)
+		w.script = script{begun: w.sched.begun, actions: actions}
+		w.run(w.sched.begun.Add(p.busy), nil)
+		w.quieten()
+		rest := func() bool { return w.unequal() == "" }
+		quiet := time.Now()
+		w.run(quiet.Add(p.bound), rest)
+		if w.broken == nil {
+			if why := w.unequal(); why != "" {
+				w.fail("I1", "%v after the last fault the mirror is not what Stripe is: %s", time.Since(quiet), why)
+			}
+		}
+		if w.broken == nil {
+			w.checkEnd()
+		}
+		out = outcome{w.broken, w.sched.hash, w.sched.steps, time.Since(w.sched.begun), w.all}
+	})
+	return out
+}
+
+// quieten ends all trouble.
+func (w *world) quieten() {
+	if w.broken != nil {
+		return
+	}
+	w.say("quiet")
+	clear(w.windows)
+	var rest []action
+	for _, a := range w.script.actions {
+		if a.op == opStart {
+			rest = append(rest, a)
+		}
+	}
+	w.script.actions = rest
+	if err := w.stripe.SetFaults(nil); err != nil {
+		w.fail("simulator", "%v", err)
+	}
+	if len(w.living()) == 0 && len(rest) == 0 {
+		w.start(0)
+	}
+}
+
+func parseFeatures(t testing.TB, list string) (out feature) {
+	t.Helper()
+	for name := range strings.SplitSeq(list, ",") {
+		if name == "" {
+			continue
+		}
+		found := false
+		for i, n := range featureNames {
+			if n == name {
+				out |= 1 << i
+				found = true
+			}
+		}
+		if !found {
+			t.Fatalf("%q is no feature; there are %s", name, strings.Join(featureNames, ", "))
+		}
+	}
+	return out
+}
+
+// scriptOf is a seed's plan and actions, as the flags leave them.
+func scriptOf(t testing.TB, seed uint64) (plan, []action) {
+	t.Helper()
+	p, all := writeScript(seed, parseFeatures(t, *flagForce), parseFeatures(t, *flagBan))
+	if *flagKeep == "" {
+		return p, all
+	}
+	var kept []action
+	for text := range strings.SplitSeq(*flagKeep, ",") {
+		i, err := strconv.Atoi(text)
+		if err != nil || i < 0 || i >= len(all) {
+			t.Fatalf("-sim.keep: %q is no number of an action; there are %d", text, len(all))
+		}
+		kept = append(kept, all[i])
+	}
+	return p, kept
+}
+
+func TestReplay(t *testing.T) {
+	if *flagSeed == 0 {
+		t.Skip("give -sim.seed to replay one")
+	}
+	p, actions := scriptOf(t, *flagSeed)
+	out := simulate(t, *flagSeed, p, actions, func(line string) { fmt.Println(line) })
+	t.Logf("%d steps, %v, trace %016x", out.steps, out.virtual, out.hash)
+	if out.broken != nil {
+		t.Error(out.broken)
+	}
+}
+
+func TestSeeds(t *testing.T) {
+	if *flagSeeds == 0 {
+		t.Skip("make simulate runs seeds")
+	}
+	began := time.Now()
+	var virtual time.Duration
+	failed, ran := 0, 0
+	for i := range *flagSeeds {
+		if *flagLimit > 0 && time.Since(began) > *flagLimit {
+			break
+		}
+		seed := *flagFirst + i**flagStep
+		ran++
+		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
+			p, actions := scriptOf(t, seed)
+			out := simulate(t, seed, p, slices.Clone(actions), nil)
+			virtual += out.virtual
+			if *flagTwice {
+				if again := simulate(t, seed, p, slices.Clone(actions), nil); again.hash != out.hash {
+					t.Errorf("I17: the trace of seed %d is %016x and then %016x", seed, out.hash, again.hash)
+				}
+			}
+			if *flagAll {
+				for _, v := range out.all {
+					fmt.Printf("BROKEN %d %s\n", seed, v)
+				}
+				return
+			}
+			if out.broken != nil {
+				failed++
+				t.Errorf("%s\n%s\nreplay: go test ./simulation -run TestReplay -sim.seed=%d", out.broken, p, seed)
+			}
+		})
+		if i%10 == 9 {
+			runtime.GC()
+		}
+	}
+	took := time.Since(began)
+	t.Logf("%d seeds, %d failed, in %v: %.0f seeds and %.1f virtual hours an hour of one core", ran, failed, took.Round(time.Millisecond),
+		float64(ran)/took.Hours(), virtual.Hours()/took.Hours())
+}
