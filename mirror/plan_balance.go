@@ -100,6 +100,9 @@ func PlanBalance(s BalanceSnapshot, h BalanceHeld) (BalancePlan, error) {
 	}
 
 	plan := BalancePlan{State: h.State, Balances: map[string]int64{}}
+	if err := firstOf(s.Target.ID, s.Customer.storable(), allStorable(slices.Collect(maps.Values(fetched)))); err != nil {
+		return BalancePlan{}, err
+	}
 	err := history[BalanceTransaction, HeldRow]{
 		windows: s.Windows, fetched: fetched, held: h.Rows, stored: h.Stored, whole: s.Whole(),
 		created:  func(r BalanceTransaction) time.Time { return r.Created },

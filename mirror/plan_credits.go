@@ -23,6 +23,35 @@ func (s CreditsSnapshot) Listed() []string {
 	return listed(s.Windows, func(r CreditTransaction) string { return r.ID })
 }
 
+// GrantIDs are the grants that the snapshot speaks of, and that a store must read for
+// CreditsHeld.Grants beside the customer's own: a row may name one that is another's.
+func (s CreditsSnapshot) GrantIDs() []string {
+	ids := map[string]bool{}
+	for _, g := range s.Grants {
+		ids[g.ID] = true
+	}
+	for _, w := range s.Windows {
+		for _, r := range w.Rows {
+			ids[r.Grant] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(ids))
+}
+
+// Livemode tells whether what was read lives in live mode, which the references of
+// events do not tell; known: that anything was read. Else the customer tells.
+func (s CreditsSnapshot) Livemode() (live, known bool) {
+	if len(s.Grants) > 0 {
+		return s.Grants[0].Livemode, true
+	}
+	for _, w := range s.Windows {
+		if len(w.Rows) > 0 {
+			return w.Rows[0].Livemode, true
+		}
+	}
+	return false, false
+}
+
 // WindowSpans are told with Listed.
 func (s CreditsSnapshot) WindowSpans() []Span {
 	return spans(s.Windows, false, func(r CreditTransaction) time.Time { return r.Created })
@@ -50,6 +79,12 @@ func PlanCredits(s CreditsSnapshot, h CreditsHeld) (CreditsPlan, error) {
 	}
 	for _, old := range h.Rows {
 		held[old.ID] = old
+	}
+	if err := allStorable(slices.Collect(maps.Values(fetched))); err != nil {
+		return CreditsPlan{}, err
+	}
+	if err := allStorable(s.Grants); err != nil {
+		return CreditsPlan{}, err
 	}
 	err := history[CreditTransaction, HeldCredit]{
 		windows: s.Windows, fetched: fetched, held: h.Rows, stored: h.Stored, whole: s.Whole(),
@@ -188,6 +223,7 @@ func (plan *CreditsPlan) judgeGrants(s CreditsSnapshot, h CreditsHeld) (grants m
 		}
 		grants[g.ID] = HeldGrantRow{g.Customer, g.Amount, g.Currency, g.Updated, g.VoidedAt, digest}
 	}
+	plan.Grants = inOrder(plan.Grants, func(g CreditGrant) string { return g.ID })
 	return grants, older, refused.err()
 }
 
@@ -284,6 +320,9 @@ func outOfBounds(s CreditsSnapshot, sums map[string]GrantSum, grants map[string]
 		case !known:
 			f.Kind, f.Expected = DriftOrphan, "a grant"
 			f.Cause = fmt.Sprintf("rows of grant %s are held but not the grant", id)
+		case g.Customer != s.Target.ID:
+			f.Kind, f.Expected = DriftOrphan, "a grant of this customer"
+			f.Cause = fmt.Sprintf("rows of grant %s are held, which is another customer's", id)
 		case g.Currency == "": // not monetary: nothing is known of its bounds
 			continue
 		case g.Currency != sum.Currency:

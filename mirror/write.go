@@ -2,6 +2,7 @@ package mirror
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 )
@@ -46,6 +47,9 @@ type WriteHeld struct {
 // told from what is held, ErrLedgerRewritten when it contradicts it.
 func PlanWrite(w Write, h WriteHeld) (BalancePlan, error) {
 	row := *w.Row
+	if err := row.storable(); err != nil {
+		return BalancePlan{}, err
+	}
 	if old := h.Row; old != nil {
 		if row.Amount != old.Amount || row.EndingBalance != old.EndingBalance || row.Currency != old.Currency ||
 			row.Type != old.Type || !row.Created.Equal(old.Created) {
@@ -127,7 +131,12 @@ func (c *Customer) credit(row BalanceTransaction) error {
 // PlanGrantWrite tells whether the grant of a write is to be written.
 func PlanGrantWrite(w Write, h WriteHeld) (bool, error) {
 	g, old := w.Grant, h.Grant
+	if err := g.storable(); err != nil {
+		return false, err
+	}
 	switch {
+	case w.Epoch == 0:
+		return false, errors.New("the edit of a grant needs an epoch")
 	case old == nil:
 		return false, fmt.Errorf("%w: grant %s is not held", ErrDisproved, g.ID)
 	case old.Customer != g.Customer, old.Amount != g.Amount, old.Currency != g.Currency:

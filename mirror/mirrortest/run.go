@@ -50,6 +50,7 @@ func Run(t *testing.T, open func(t *testing.T) mirror.Store) {
 		{"Writes", writeCases()},
 		{"Lists", listCases()},
 		{"Model", modelCases()},
+		{"Agreement", agreementCases()},
 	}
 	for _, topic := range topics {
 		t.Run(topic.name, func(t *testing.T) {

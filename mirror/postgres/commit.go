@@ -7,7 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/creditmirror/creditmirror/mirror"
@@ -201,18 +200,22 @@ func queueFindings(b *pgx.Batch, account string, findings []mirror.Finding, open
 		return
 	}
 	args, byID := findingArgs(account, findings)
+	ids := args[1].([]string)
 	b.Queue(openFindings, args...).Query(func(rows pgx.Rows) error {
-		for rows.Next() {
-			var id string
-			var at time.Time
-			if err := rows.Scan(&id, &at); err != nil {
-				return err
-			}
-			f := byID[id]
-			f.FoundAt = at
-			opened(f)
+		fresh := map[string]time.Time{}
+		var id string
+		var at time.Time
+		if _, err := pgx.ForEachRow(rows, []any{&id, &at}, func() error { fresh[id] = at; return nil }); err != nil {
+			return err
 		}
-		return rows.Err()
+		for _, id := range ids { // told in the order given, stored in that of the keys
+			if at, ok := fresh[id]; ok {
+				f := byID[id]
+				f.FoundAt = at
+				opened(f)
+			}
+		}
+		return nil
 	})
 }
 
@@ -247,7 +250,7 @@ func findingArgs(account string, findings []mirror.Finding) (args []any, byID ma
 	ids := make([]string, len(findings))
 	byID = make(map[string]mirror.Finding, len(findings))
 	for i, f := range findings {
-		ids[i] = "drift_" + strings.ReplaceAll(uuid.NewString(), "-", "")
+		ids[i] = mirror.NewFindingID()
 		byID[ids[i]] = f
 	}
 	text := func(field func(*mirror.Finding) string) []string {

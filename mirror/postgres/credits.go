@@ -107,13 +107,10 @@ func queueHeldCredits(b *pgx.Batch, snap mirror.CreditsSnapshot, held *mirror.Cr
 		held.State.EventSeq = snap.EventSeq
 		return absent(err)
 	})
-	*livemode = snapshotMode(snap)
-	b.Queue(customerMode, t.Account, t.ID).QueryRow(func(row pgx.Row) error {
-		var live bool
-		err := row.Scan(&live)
-		*livemode = *livemode || live
-		return absent(err)
-	})
+	var known bool
+	if *livemode, known = snap.Livemode(); !known {
+		b.Queue(customerMode, t.Account, t.ID).QueryRow(func(row pgx.Row) error { return absent(row.Scan(livemode)) })
+	}
 	if spans := snap.Spans(); len(spans) > 0 {
 		b.Queue(heldCreditsInSpans, t.Account, t.ID, column(spans, spanFrom), column(spans, spanTo)).Query(func(rows pgx.Rows) (err error) {
 			held.Rows, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (r mirror.HeldCredit, err error) {
@@ -134,7 +131,7 @@ func queueHeldCredits(b *pgx.Batch, snap mirror.CreditsSnapshot, held *mirror.Cr
 		})
 		return err
 	})
-	b.Queue(heldGrantRows, t.Account, t.ID, grantIDs(snap)).Query(func(rows pgx.Rows) error {
+	b.Queue(heldGrantRows, t.Account, t.ID, snap.GrantIDs()).Query(func(rows pgx.Rows) error {
 		held.Grants = map[string]mirror.HeldGrantRow{}
 		var id string
 		var g mirror.HeldGrantRow
@@ -171,9 +168,9 @@ func queueHeldCredits(b *pgx.Batch, snap mirror.CreditsSnapshot, held *mirror.Cr
 		queueAccused(b, accusedCredits, t, snap.Listed(), &held.Stored, scanStoredCredit)
 	}
 	if snap.Whole() || snap.AllGrants {
-		b.Queue(storedGrants, t.Account, t.ID, grantIDs(snap)).Query(collectStored(&held.StoredGrants, scanStoredGrant))
+		b.Queue(storedGrants, t.Account, t.ID, snap.GrantIDs()).Query(collectStored(&held.StoredGrants, scanStoredGrant))
 	} else {
-		queueAccused(b, accusedGrants, t, grantIDs(snap), &held.StoredGrants, scanStoredGrant)
+		queueAccused(b, accusedGrants, t, snap.GrantIDs(), &held.StoredGrants, scanStoredGrant)
 	}
 	b.Queue(heldSummary, t.Account, t.ID).Query(func(rows pgx.Rows) error {
 		held.Summary = map[string]mirror.CreditBalance{}
@@ -203,34 +200,6 @@ func namedRows(snap mirror.CreditsSnapshot) []string {
 	return ids
 }
 
-// snapshotMode tells whether anything in the snapshot lives in live mode, which
-// the references of events do not tell.
-func snapshotMode(snap mirror.CreditsSnapshot) bool {
-	if len(snap.Grants) > 0 {
-		return snap.Grants[0].Livemode
-	}
-	for _, w := range snap.Windows {
-		if len(w.Rows) > 0 {
-			return w.Rows[0].Livemode
-		}
-	}
-	return false
-}
-
-// grantIDs are the grants that a snapshot speaks of.
-func grantIDs(snap mirror.CreditsSnapshot) []string {
-	ids := map[string]bool{}
-	for _, g := range snap.Grants {
-		ids[g.ID] = true
-	}
-	for _, w := range snap.Windows {
-		for _, r := range w.Rows {
-			ids[r.Grant] = true
-		}
-	}
-	return slices.Sorted(maps.Keys(ids))
-}
-
 func queueCreditsPlan(b *pgx.Batch, snap mirror.CreditsSnapshot, held mirror.CreditsHeld, plan mirror.CreditsPlan, livemode bool, applied *mirror.Applied) {
 	t := snap.Target
 	c := commitment{
@@ -243,7 +212,7 @@ func queueCreditsPlan(b *pgx.Batch, snap mirror.CreditsSnapshot, held mirror.Cre
 		c.observedAt = time.Time{}
 	}
 	if len(plan.Grants) > 0 {
-		grants := sortedGrants(plan.Grants)
+		grants := plan.Grants
 		queueGrants(b, writeGrants, t.Account, grants)
 		for _, g := range grants {
 			if _, ok := held.Grants[g.ID]; ok {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -82,7 +81,7 @@ WHERE NOT s.history_complete AND excluded.read_rank < s.read_rank`
   SELECT $1, w.customer, w.table_name, w.id, 'insert' FROM (
     SELECT id AS customer, 'customers' AS table_name, id FROM stored
     UNION ALL SELECT customer, 'customer_balances', currency FROM balances
-  ) AS w ORDER BY w.customer, w.table_name DESC, w.id
+  ) AS w ORDER BY w.customer COLLATE "C", w.table_name COLLATE "C" DESC, w.id COLLATE "C"
 )
 SELECT count(*) FROM stored`
 )
@@ -109,9 +108,10 @@ func (s *Store) InsertCustomers(ctx context.Context, account string, page []mirr
 	if len(page) == 0 {
 		return 0, nil
 	}
-	page = slices.Clone(page)
-	page = distinctBy(page, func(c mirror.Customer) string { return c.ID })
-	slices.SortFunc(page, func(a, b mirror.Customer) int { return strings.Compare(a.ID, b.ID) })
+	page, err := mirror.CustomersToInsert(page)
+	if err != nil {
+		return 0, fmt.Errorf("insert customers of account %q: %w", account, err)
+	}
 	credits := make([]optText, len(page))
 	var balances []currencyBalance
 	for i := range page {
@@ -123,7 +123,7 @@ func (s *Store) InsertCustomers(ctx context.Context, account string, page []mirr
 		balances = append(balances, balancesOf(page[i])...)
 	}
 	var stored int
-	err := s.once(ctx, func(b *pgx.Batch) {
+	err = s.once(ctx, func(b *pgx.Batch) {
 		ids := column(page, func(c *mirror.Customer) string { return c.ID })
 		b.Queue(meetCustomers, account, string(mirror.ScopeBalance), ids,
 			column(page, func(c *mirror.Customer) int64 { return mirror.CustomerRank(*c) }))

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -40,12 +39,13 @@ ON CONFLICT (account, id) DO UPDATE SET
 	lettersAfter = `SELECT ` + listedColumns + ` FROM creditmirror.dead_letters WHERE id > $1 ORDER BY id LIMIT $2`
 
 	// claimLetters skips what another replica is claiming at this moment.
-	claimLetters = `UPDATE creditmirror.dead_letters SET retry_at = $2, synced_at = now()
-WHERE retry_at <= $1 AND (account, id) IN (
-  SELECT account, id FROM creditmirror.dead_letters WHERE retry_at <= $1
-  ORDER BY retry_at, id LIMIT $3 FOR UPDATE SKIP LOCKED
+	claimLetters = `WITH due AS (
+  SELECT account AS of, id AS letter, retry_at AS due_at FROM creditmirror.dead_letters WHERE retry_at <= $1
+  ORDER BY retry_at, id COLLATE "C" LIMIT $3 FOR UPDATE SKIP LOCKED
 )
-RETURNING ` + listedColumns
+UPDATE creditmirror.dead_letters SET retry_at = $2, synced_at = now()
+FROM due WHERE account = due.of AND id = due.letter AND retry_at <= $1
+RETURNING ` + listedColumns + `, due.due_at`
 
 	letterByID = `SELECT ` + letterColumns + ` FROM creditmirror.dead_letters WHERE id = $1 LIMIT 1`
 
@@ -75,15 +75,20 @@ func (s *Store) SaveDeadLetter(ctx context.Context, d mirror.DeadLetter) error {
 	return nil
 }
 
-func scanLetter(row pgx.CollectableRow) (d mirror.DeadLetter, err error) {
-	err = row.Scan(&d.Target.Account, &d.ID, &d.Target.ID, &d.Target.Scope, &d.Reason, &d.Attempts, &d.EventIDs, &d.Payload,
-		&d.FirstFailedAt, &d.LastFailedAt, (*optTime)(&d.RetryAt))
+// scanLetter scans letterColumns, or listedColumns, and what follows them.
+func scanLetter(row pgx.CollectableRow, more ...any) (d mirror.DeadLetter, err error) {
+	err = row.Scan(append([]any{
+		&d.Target.Account, &d.ID, &d.Target.ID, &d.Target.Scope, &d.Reason, &d.Attempts, &d.EventIDs, &d.Payload,
+		&d.FirstFailedAt, &d.LastFailedAt, (*optTime)(&d.RetryAt),
+	}, more...)...)
 	return d, err
 }
 
+func oneLetter(row pgx.CollectableRow) (mirror.DeadLetter, error) { return scanLetter(row) }
+
 // DeadLetters lists letters by id.
 func (s *Store) DeadLetters(ctx context.Context, after string, limit int) ([]mirror.DeadLetter, error) {
-	list, err := query(ctx, s, scanLetter, lettersAfter, after, limit)
+	list, err := query(ctx, s, oneLetter, lettersAfter, after, limit)
 	if err != nil {
 		return nil, fmt.Errorf("list dead letters after %q: %w", after, err)
 	}
@@ -92,7 +97,7 @@ func (s *Store) DeadLetters(ctx context.Context, after string, limit int) ([]mir
 
 // DeadLetter reads one letter.
 func (s *Store) DeadLetter(ctx context.Context, id string) (mirror.DeadLetter, error) {
-	list, err := query(ctx, s, scanLetter, letterByID, id)
+	list, err := query(ctx, s, oneLetter, letterByID, id)
 	if err == nil && len(list) == 0 {
 		err = mirror.ErrNotFound
 	}
@@ -116,11 +121,17 @@ func (s *Store) DeadLetterAges(ctx context.Context, now time.Time) (mirror.DeadL
 
 // DueDeadLetters claims letters whose time has come.
 func (s *Store) DueDeadLetters(ctx context.Context, now, next time.Time, limit int) ([]mirror.DeadLetter, error) {
-	list, err := query(ctx, s, scanLetter, claimLetters, now, optTime(next), limit)
+	due := map[[2]string]time.Time{}
+	list, err := query(ctx, s, func(row pgx.CollectableRow) (d mirror.DeadLetter, err error) {
+		var at time.Time
+		d, err = scanLetter(row, &at)
+		due[[2]string{d.Target.Account, d.ID}] = at
+		return d, err
+	}, claimLetters, now, optTime(next), limit)
 	if err != nil {
 		return nil, fmt.Errorf("claim due dead letters: %w", err)
 	}
-	slices.SortFunc(list, func(a, b mirror.DeadLetter) int { return strings.Compare(a.ID, b.ID) })
+	mirror.OldestDue(list, func(d mirror.DeadLetter) time.Time { return due[[2]string{d.Target.Account, d.ID}] })
 	return list, nil
 }
 

@@ -36,17 +36,27 @@ func (s *Store) OpenFindings(ctx context.Context, list []mirror.Finding) ([]mirr
 		}
 		byAccount[f.Account] = append(byAccount[f.Account], f)
 	}
-	var opened []mirror.Finding
+	opened := map[string][]mirror.Finding{}
 	err := s.once(ctx, func(b *pgx.Batch) {
-		opened = nil
+		clear(opened)
 		for _, account := range accounts {
-			queueFindings(b, account, byAccount[account], func(f mirror.Finding) { opened = append(opened, f) })
+			queueFindings(b, account, byAccount[account], func(f mirror.Finding) { opened[account] = append(opened[account], f) })
 		}
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open %d findings: %w", len(list), err)
 	}
-	return opened, nil
+	var fresh []mirror.Finding
+	for _, f := range list { // in the order given, over all accounts
+		if next := opened[f.Account]; len(next) > 0 && sameFinding(next[0], f) {
+			fresh, opened[f.Account] = append(fresh, next[0]), next[1:]
+		}
+	}
+	return fresh, nil
+}
+
+func sameFinding(a, b mirror.Finding) bool {
+	return a.Kind == b.Kind && a.Customer == b.Customer && a.Currency == b.Currency && a.Object == b.Object
 }
 
 // Findings lists findings by id.

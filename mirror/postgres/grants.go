@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -44,7 +43,7 @@ ON CONFLICT (account, id) DO UPDATE SET
 ON CONFLICT (account, id) DO NOTHING RETURNING id, customer
 ), told AS (
   INSERT INTO creditmirror.changes (account, customer, table_name, id, op)
-  SELECT $1, customer, 'credit_grants', id, 'insert' FROM stored ORDER BY id
+  SELECT $1, customer, 'credit_grants', id, 'insert' FROM stored ORDER BY id COLLATE "C"
 )
 SELECT count(*) FROM stored`
 
@@ -58,14 +57,17 @@ func (s *Store) InsertGrants(ctx context.Context, account string, page []mirror.
 	if len(page) == 0 {
 		return 0, nil
 	}
-	page = sortedGrants(cleanGrants(page))
+	page, err := mirror.GrantsToInsert(cleanGrants(page))
+	if err != nil {
+		return 0, fmt.Errorf("insert grants of account %q: %w", account, err)
+	}
 	ranks := map[string]int64{}
 	for _, g := range page {
 		ranks[g.Customer] = min(ranks[g.Customer], mirror.RankOf(g.Amount))
 	}
 	customers := slices.Sorted(maps.Keys(ranks))
 	var stored int
-	err := s.once(ctx, func(b *pgx.Batch) {
+	err = s.once(ctx, func(b *pgx.Batch) {
 		b.Queue(meetCustomers, account, string(mirror.ScopeCredits), customers,
 			column(customers, func(id *string) int64 { return ranks[*id] }))
 		queueGrants(b, insertGrants, account, page).QueryRow(func(row pgx.Row) error { return row.Scan(&stored) })
@@ -115,14 +117,6 @@ func cleanGrants(grants []mirror.CreditGrant) []mirror.CreditGrant {
 	for i := range grants {
 		grants[i].Raw = cleanJSON(grants[i].Raw)
 	}
-	return grants
-}
-
-// sortedGrants are the grants by id, each once in its newest copy: the order in which
-// rows are locked.
-func sortedGrants(grants []mirror.CreditGrant) []mirror.CreditGrant {
-	grants = mirror.NewestGrants(grants)
-	slices.SortFunc(grants, func(a, b mirror.CreditGrant) int { return strings.Compare(a.ID, b.ID) })
 	return grants
 }
 

@@ -2,7 +2,6 @@ package postgres
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -40,7 +39,7 @@ func (s *Store) ApplyWrite(ctx context.Context, w mirror.Write) (mirror.Applied,
 		return queueRowWrite(b, w, held, &applied)
 	})
 	if err != nil {
-		return mirror.Applied{}, fmt.Errorf("apply a write of %s: %w", w.Target, err)
+		return mirror.Applied{}, fmt.Errorf("apply a write of %s: %w", w.Target, refused(err))
 	}
 	return applied, nil
 }
@@ -152,9 +151,6 @@ func queueGrantWrite(b *pgx.Batch, w mirror.Write, held mirror.WriteHeld, applie
 	write, err := mirror.PlanGrantWrite(w, held)
 	if err != nil {
 		return err
-	}
-	if w.Epoch == 0 {
-		return errors.New("the edit of a grant needs an epoch")
 	}
 	var changes []change
 	if write {

@@ -111,10 +111,7 @@ func (c *commit) heldCredits(snap mirror.CreditsSnapshot) (mirror.CreditsHeld, e
 	if err != nil {
 		return h, err
 	}
-	ids := make([]string, len(snap.Grants))
-	for i, g := range snap.Grants {
-		ids[i] = g.ID
-	}
+	ids := snap.GrantIDs()
 	text, err := idList(ids)
 	if err != nil {
 		return h, err
@@ -293,15 +290,9 @@ func (c *commit) writeCredits(plan mirror.CreditsPlan, held mirror.CreditsHeld) 
 // creditsMode finds out whether the target lives in live mode, which the
 // references of events do not tell.
 func (c *commit) creditsMode(snap mirror.CreditsSnapshot) error {
-	for _, g := range snap.Grants {
-		c.livemode = g.Livemode
+	var known bool
+	if c.livemode, known = snap.Livemode(); known {
 		return nil
-	}
-	for _, w := range snap.Windows {
-		for _, r := range w.Rows {
-			c.livemode = r.Livemode
-			return nil
-		}
 	}
 	_, err := c.row(customerMode, []any{c.target.Account, c.target.ID}, &c.livemode)
 	return err
@@ -341,13 +332,16 @@ func grantRows(list []mirror.CreditGrant) [][]any {
 
 // InsertGrants stores grants that are not held yet and leaves all others alone.
 func (s *Store) InsertGrants(ctx context.Context, account string, page []mirror.CreditGrant) (int, error) {
-	page = mirror.NewestGrants(page)
+	page, err := mirror.GrantsToInsert(page)
+	if err != nil {
+		return 0, fmt.Errorf("insert grants: %w", err)
+	}
 	owner, amount := make(map[string]string, len(page)), make(map[string]int64, len(page))
 	for _, g := range page {
 		owner[g.ID], amount[g.ID] = g.Customer, g.Amount
 	}
 	stored := 0
-	err := s.w.do(ctx, durable, func(tx *tx) error {
+	err = s.w.do(ctx, durable, func(tx *tx) error {
 		fresh, err := tx.returnIDs(firstGrants, grantRows(page), account, tx.at)
 		if err != nil || len(fresh) == 0 {
 			return err

@@ -100,6 +100,10 @@ WHERE NOT history_complete AND excluded.read_rank < read_rank`
 
 // InsertCustomers stores customers of the first copy that no sync has touched.
 func (s *Store) InsertCustomers(ctx context.Context, account string, page []mirror.Customer) (int, error) {
+	page, err := mirror.CustomersToInsert(page)
+	if err != nil {
+		return 0, fmt.Errorf("insert customers: %w", err)
+	}
 	byID := make(map[string]mirror.Customer, len(page))
 	rows := make([][]any, 0, len(page))
 	for _, c := range page {
@@ -110,7 +114,7 @@ func (s *Store) InsertCustomers(ctx context.Context, account string, page []mirr
 		})
 	}
 	stored := 0
-	err := s.w.do(ctx, durable, func(tx *tx) error {
+	err = s.w.do(ctx, durable, func(tx *tx) error {
 		fresh, err := tx.returnIDs(firstCustomers, rows, account, tx.at)
 		if err != nil || len(fresh) == 0 {
 			return err

@@ -5,8 +5,6 @@ import (
 	"database/sql"
 	"fmt"
 
-	"github.com/google/uuid"
-
 	"github.com/creditmirror/creditmirror/mirror"
 )
 
@@ -55,15 +53,18 @@ ORDER BY id LIMIT ?6`
 )
 
 // openFinding tells whether the difference was not open before.
-func (t *tx) openFinding(f mirror.Finding) (bool, error) { return t.recordFinding(f, nil) }
+func (t *tx) openFinding(f *mirror.Finding) (bool, error) { return t.recordFinding(f, nil) }
 
-// recordFinding stores a finding that is open, or repaired already.
-func (t *tx) recordFinding(f mirror.Finding, repaired any) (bool, error) {
+// recordFinding stores a finding that is open, or repaired already. One without a time
+// gets that of the write.
+func (t *tx) recordFinding(f *mirror.Finding, repaired any) (bool, error) {
 	found := t.at
 	if !f.FoundAt.IsZero() {
 		found = stamp(f.FoundAt)
+	} else if err := (timeColumn{&f.FoundAt}).Scan(t.at); err != nil {
+		return false, err
 	}
-	n, err := t.affect(openFinding, f.Account, "drift_"+uuid.NewString(), string(f.Kind), f.Customer, string(f.Scope),
+	n, err := t.affect(openFinding, f.Account, mirror.NewFindingID(), string(f.Kind), f.Customer, string(f.Scope),
 		f.Currency, plain(f.Object), plain(f.Expected), plain(f.Actual), plain(f.Cause), found, t.at, repaired)
 	return n > 0, err
 }
@@ -72,7 +73,7 @@ func (t *tx) recordFinding(f mirror.Finding, repaired any) (bool, error) {
 func (t *tx) openFindings(list []mirror.Finding) ([]mirror.Finding, error) {
 	var opened []mirror.Finding
 	for _, f := range list {
-		fresh, err := t.openFinding(f)
+		fresh, err := t.openFinding(&f)
 		if err != nil {
 			return nil, err
 		}
@@ -95,7 +96,7 @@ func (c *commit) recordRepaired(list []mirror.Finding) error {
 			c.out.Closed = append(c.out.Closed, f.Kind)
 			continue
 		}
-		if _, err := c.recordFinding(f, c.at); err != nil {
+		if _, err := c.recordFinding(&f, c.at); err != nil {
 			return err
 		}
 		c.out.Repaired = append(c.out.Repaired, f)

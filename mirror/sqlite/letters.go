@@ -170,6 +170,9 @@ func (s *Store) DueDeadLetters(ctx context.Context, now, next time.Time, limit i
 		keys := make([][]any, 0, len(list))
 		for i := range list {
 			keys = append(keys, []any{list[i].Target.Account, list[i].ID})
+		}
+		mirror.OldestDue(list, func(d mirror.DeadLetter) time.Time { return d.RetryAt })
+		for i := range list {
 			list[i].RetryAt = next.UTC().Truncate(time.Microsecond)
 		}
 		_, err = tx.inBatches(claimLetters, keys, nullTime(next), tx.at)

@@ -3,7 +3,6 @@ package sqlite
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 
 	"github.com/creditmirror/creditmirror/mirror"
@@ -115,9 +114,6 @@ func (c *commit) writeRow(w mirror.Write) error {
 }
 
 func (c *commit) writeGrant(w mirror.Write) error {
-	if w.Epoch == 0 {
-		return errors.New("the edit of a grant needs an epoch")
-	}
 	h := mirror.WriteHeld{State: c.was}
 	found := false
 	g, err := scanHeldGrant(func(columns ...any) (err error) {

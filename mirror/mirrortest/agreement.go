@@ -1,0 +1,220 @@
+package mirrortest
+
+import (
+	"encoding/json"
+	"errors"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/creditmirror/creditmirror/mirror"
+)
+
+// agreementCases are what two databases once judged differently.
+func agreementCases() []testCase {
+	return []testCase{
+		{"RowOfAGrantHeldElsewhere", rowOfForeignGrant},
+		{"WhatCannotBeStored", whatCannotBeStored},
+		{"FeedIsInOneOrder", feedInOneOrder},
+		{"EditOfAGrantWithoutEpoch", grantEditWithoutEpoch},
+		{"FindingsHaveOneFormAndOrder", findingsInOneForm},
+		{"DueLettersComeInOneOrder", dueInOneOrder},
+	}
+}
+
+// A row that Stripe lists for one customer, of a grant that is another's.
+func rowOfForeignGrant(t *testing.T, h *Harness) {
+	b := newCredits("acct_1", "cus_B")
+	grant := b.grant("eur", 1000).ID
+	b.sync(t, h)
+	a := newCredits("acct_1", "cus_A")
+	a.move(grant, "eur", 100)
+	for _, accept := range []bool{false, true} {
+		snap := a.snapshot(begin(t, h, a.target()), 1)
+		snap.AcceptDisproof = accept
+		got, err := h.ApplyCredits(t.Context(), snap)
+		if !accept {
+			if !errors.Is(err, mirror.ErrDisproved) {
+				t.Fatalf("%+v, %v; want the row disproved", got, err)
+			}
+			continue
+		}
+		if err != nil || len(got.Findings) != 1 || got.Findings[0].Kind != mirror.DriftOrphan || got.Findings[0].Object != grant {
+			t.Fatalf("%+v, %v; want an orphan of %s", got.Findings, err, grant)
+		}
+	}
+}
+
+// What one of the databases will never take is refused by both, by every way in, and
+// told apart from an outage.
+func whatCannotBeStored(t *testing.T, h *Harness) {
+	ctx := t.Context()
+	number := func(raw json.RawMessage) json.RawMessage {
+		return append(raw[:len(raw)-1:len(raw)-1], []byte(`,"n":1e1000000}`)...)
+	}
+	year := time.Date(300000, 1, 1, 0, 0, 0, 0, time.UTC)
+	l := newLedger("acct_1", "cus_A")
+	l.add("eur", -1)
+	l.sync(t, h)
+	for name, spoil := range map[string]func(*mirror.BalanceTransaction){
+		"number": func(r *mirror.BalanceTransaction) { r.Raw = number(r.Raw) },
+		"year":   func(r *mirror.BalanceTransaction) { r.Created = year },
+	} {
+		longer := newLedger("acct_1", "cus_A")
+		longer.add("eur", -1)
+		longer.add("eur", -1)
+		spoil(&longer.rows[1])
+		_, err := h.ApplyWrite(ctx, written(longer))
+		requireUnstorable(t, "a write of a row, "+name, err)
+		_, err = h.ApplyBalance(ctx, longer.snapshot(begin(t, h, longer.target()), 2))
+		requireUnstorable(t, "a sync, "+name, err)
+	}
+	c := newCredits("acct_1", "cus_A")
+	c.grant("eur", 5)
+	c.sync(t, h)
+	edit := c.grants[0]
+	edit.Raw = number(edit.Raw)
+	_, err := h.ApplyWrite(ctx, mirror.Write{Target: c.target(), Epoch: begin(t, h, c.target()).Epoch, Grant: &edit})
+	requireUnstorable(t, "a write of a grant", err)
+	c.grants[0] = edit
+	_, err = h.ApplyCredits(ctx, c.snapshot(begin(t, h, c.target()), 1))
+	requireUnstorable(t, "a sync of credits", err)
+	edit.ID = "credgr_other"
+	_, err = h.InsertGrants(ctx, "acct_1", []mirror.CreditGrant{edit})
+	requireUnstorable(t, "a grant of the first copy", err)
+	customer := newLedger("acct_1", "cus_B").object()
+	customer.Raw = number(customer.Raw)
+	_, err = h.InsertCustomers(ctx, "acct_1", []mirror.Customer{customer})
+	requireUnstorable(t, "a customer of the first copy", err)
+	// Such a text within a string is none of it.
+	l.add("eur", -1)
+	last := &l.rows[1]
+	last.Description = "1e1000000"
+	last.Raw = edited(last.Raw, func(o map[string]any) { o["description"] = last.Description })
+	l.sync(t, h)
+}
+
+func requireUnstorable(t *testing.T, what string, err error) {
+	t.Helper()
+	if !errors.Is(err, mirror.ErrUnstorable) {
+		t.Errorf("%s: %v, want %v", what, err, mirror.ErrUnstorable)
+	}
+}
+
+// feed is the change feed of acct_1 as table/id/op.
+func feed(t *testing.T, h *Harness) []string {
+	t.Helper()
+	list := h.rows(t, `SELECT table_name, customer, id, op FROM changes WHERE account = 'acct_1' ORDER BY seq`)
+	out := make([]string, len(list))
+	for i, c := range list {
+		out[i] = strings.Join(c, "/")
+	}
+	return out
+}
+
+func feedInOneOrder(t *testing.T, h *Harness) {
+	ctx := t.Context()
+	b, a := newLedger("acct_1", "cus_B"), newLedger("acct_1", "cus_A")
+	for _, l := range []*ledger{b, a} {
+		l.add("usd", -1)
+		l.add("eur", -1)
+	}
+	_, err := h.InsertCustomers(ctx, "acct_1", []mirror.Customer{b.object(), a.object()})
+	noErr(t, err)
+	c := newCredits("acct_1", "cus_C")
+	c.grant("eur", 1)
+	c.grant("eur", 2)
+	first, second := c.grants[0], c.grants[1]
+	_, err = h.InsertGrants(ctx, "acct_1", []mirror.CreditGrant{second, first})
+	noErr(t, err)
+	want := []string{
+		"customers/cus_A/cus_A/insert", "customer_balances/cus_A/eur/insert", "customer_balances/cus_A/usd/insert",
+		"customers/cus_B/cus_B/insert", "customer_balances/cus_B/eur/insert", "customer_balances/cus_B/usd/insert",
+		"credit_grants/cus_C/" + first.ID + "/insert", "credit_grants/cus_C/" + second.ID + "/insert",
+	}
+	if got := feed(t, h); !slices.Equal(got, want) {
+		t.Fatalf("first copy: %q\nwant %q", got, want)
+	}
+	// A sync that reads new grants as Stripe lists them, newest first.
+	d := newCredits("acct_1", "cus_D")
+	d.grant("eur", 1)
+	d.grant("usd", 2)
+	snap := d.snapshot(begin(t, h, d.target()), 2)
+	slices.Reverse(snap.Grants)
+	applyCredits(t, h, snap)
+	want = []string{
+		"credit_grants/cus_D/" + d.grants[0].ID + "/insert", "credit_grants/cus_D/" + d.grants[1].ID + "/insert",
+		"credit_balance_transactions/cus_D/" + d.rows[0].ID + "/insert", "credit_balance_transactions/cus_D/" + d.rows[1].ID + "/insert",
+		"credit_balance_summaries/cus_D/eur/insert", "credit_balance_summaries/cus_D/usd/insert",
+	}
+	if got := feed(t, h)[8:]; !slices.Equal(got, want) {
+		t.Fatalf("sync: %q\nwant %q", got, want)
+	}
+}
+
+// Both refuse it for the same reason, whether the grant is held or not.
+func grantEditWithoutEpoch(t *testing.T, h *Harness) {
+	c := newCredits("acct_1", "cus_A")
+	c.grant("eur", 5)
+	unknown := c.grants[0]
+	for range 2 {
+		_, err := h.ApplyWrite(t.Context(), mirror.Write{Target: c.target(), Grant: &unknown})
+		if err == nil || errors.Is(err, mirror.ErrDisproved) || errors.Is(err, mirror.ErrFenced) {
+			t.Errorf("%v, want it told that the edit of a grant needs an epoch", err)
+		}
+		c.sync(t, h)
+	}
+}
+
+var findingID = regexp.MustCompile(`^drift_[0-9a-f]{32}$`)
+
+func findingsInOneForm(t *testing.T, h *Harness) {
+	list := []mirror.Finding{
+		missed("cus_B", "evt_2", epoch0), missed("cus_A", "evt_1", epoch0), missed("cus_B", "evt_1", time.Time{}),
+	}
+	list[1].Account = "acct_1"
+	opened, err := h.OpenFindings(t.Context(), list)
+	noErr(t, err)
+	for i, f := range opened {
+		if f.Account != list[i].Account || f.Customer != list[i].Customer || f.Object != list[i].Object || f.FoundAt.IsZero() {
+			t.Errorf("%d: %+v, want them as they were given, with the time", i, f)
+		}
+	}
+	if len(opened) != len(list) {
+		t.Fatalf("%d opened, want %d", len(opened), len(list))
+	}
+	held, err := h.Findings(t.Context(), mirror.FindingsQuery{Limit: 10})
+	noErr(t, err)
+	for _, f := range held {
+		if !findingID.MatchString(f.ID) {
+			t.Errorf("id %q", f.ID)
+		}
+	}
+}
+
+// The one that has waited for longest comes first.
+func dueInOneOrder(t *testing.T, h *Harness) {
+	var ids []string
+	for i, name := range []string{"cus_C", "cus_A", "cus_D", "cus_B"} {
+		d := letter(mirror.Target{Account: "acct_1", Scope: mirror.ScopeBalance, ID: name})
+		d.RetryAt = epoch0.Add(time.Duration(i/2) * time.Minute)
+		noErr(t, h.SaveDeadLetter(t.Context(), d))
+		ids = append(ids, d.ID)
+	}
+	slices.Sort(ids[:2])
+	slices.Sort(ids[2:])
+	due, err := h.DueDeadLetters(t.Context(), epoch0.Add(time.Hour), epoch0.Add(2*time.Hour), 10)
+	noErr(t, err)
+	var got []string
+	for _, d := range due {
+		got = append(got, d.ID)
+		if !d.RetryAt.Equal(epoch0.Add(2 * time.Hour)) {
+			t.Errorf("%s is due at %v", d.ID, d.RetryAt)
+		}
+	}
+	if !slices.Equal(got, ids) {
+		t.Errorf("due %q, want %q", got, ids)
+	}
+}
