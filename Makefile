@@ -47,6 +47,10 @@ fmt: ## format the code
 bench: ## all benchmarks, once; docs/benchmarks.md tells how they are compared
 	$(GO) test -run '^$$' -bench . -benchtime 1s ./...
 
+.PHONY: bench-history
+bench-history: ## a customer of 1,000,000 transactions beside webhooks, on both databases: first copy, catch-up, whole read
+	HISTORY_BENCH_ROWS=$(or $(HISTORY_BENCH_ROWS),1000000) $(GO) test -run '^$$' -bench BenchmarkLongHistory -benchtime 1x -timeout 60m ./mirror/sqlite ./mirror/postgres
+
 .PHONY: bench-api
 bench-api: ## the API on PostgreSQL with 1,000,000 customers and 20,000,000 transactions; takes 10 minutes, 10 GB of memory and 30 GB of disk
 	CREDITMIRROR_BENCH_API=1 CREDITMIRROR_REQUIRE_SERVICES=1 $(GO) test -count=1 -v -timeout 60m -run 'TestServingUnderLoad|TestWriteThroughAdds' ./mirror/postgres ./app

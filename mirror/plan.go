@@ -31,7 +31,7 @@ type BalanceHeld struct {
 	// Balances are the held customer_balances per currency.
 	Balances map[string]int64
 	// Rows are the held rows whose created lies in one of the snapshot's Spans; all
-	// rows when the snapshot is Full and Joined.
+	// rows when the snapshot is Full and Joined, and not too long.
 	Rows []HeldRow
 	// Unplaced are the held rows without a position; read when the snapshot is Joined.
 	Unplaced []HeldRow
@@ -49,6 +49,9 @@ type BalanceHeld struct {
 type Placement struct {
 	ID       string
 	Position int64 // 0: take its place away
+	// Moved: it had another place before. Only then a change record tells of it: that
+	// of the row's insertion has told the others.
+	Moved bool
 }
 
 // BalancePlan is what a store has to write.

@@ -1,7 +1,6 @@
 package mirror
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -13,7 +12,7 @@ import (
 // Spans are the created times within which a store must read held rows, bounds
 // included, so that PlanBalance can compare them with the snapshot.
 func (s BalanceSnapshot) Spans() []Span {
-	return spans(s.Windows, s.Full && s.Joined, func(r BalanceTransaction) time.Time { return r.Created })
+	return spans(s.Windows, s.ReadsAll(), func(r BalanceTransaction) time.Time { return r.Created })
 }
 
 // Whole tells that the snapshot is a read of the whole history or a piece of one,
@@ -143,26 +142,30 @@ func PlanBalance(s BalanceSnapshot, h BalanceHeld) (BalancePlan, error) {
 	h = h.restored(plan.Restore)
 	ends := s.Customer.Ends()
 	if s.Joined {
-		proof := prove(s, h, plan.Insert, ends)
-		if proof.err != nil && !s.AcceptDisproof {
-			return BalancePlan{}, fmt.Errorf("%w: %w", ErrDisproved, proof.err)
+		chains, placed, err := prove(s, h, plan.Insert, maps.Clone(ends))
+		if err != nil {
+			return BalancePlan{}, err
 		}
-		plan.place(proof, h)
+		broken := chains.err()
+		if broken != nil && !s.AcceptDisproof {
+			return BalancePlan{}, fmt.Errorf("%w: %w", ErrDisproved, broken)
+		}
+		plan.place(placed, h)
 		plan.State.HistoryComplete = true
 		plan.State.CompleteTo = latest(later(h.State.CompleteTo, h.State.Walk.Top), order, fetched)
 		plan.State.Walk = Walk{}
 		plan.State.FullReadAt = fullReadAt(s.Full, h.State, s.ObservedAt)
 		plan.Close.MissedBefore = s.ObservedAt
 		switch {
-		case proof.err != nil:
+		case broken != nil:
 			plan.State.Disproved = true
-			plan.Open = proof.findings(s)
+			plan.Open = chains.findings(s)
 		case s.Full || !h.State.Disproved:
 			// A chain that was broken once is proven only from its beginning.
 			plan.State.Disproved = false
 			plan.Close.Kinds = closeKinds(s.Full, DriftChainGap)
 		}
-		for currency, end := range proof.ends {
+		for currency, end := range chains.ends() {
 			if _, known := ends[currency]; !known {
 				ends[currency] = end
 			}
@@ -259,93 +262,41 @@ func changedTransaction(row BalanceTransaction, old HeldRow) field {
 	return field{}
 }
 
-// proof is the outcome of laying the chains of all currencies.
-type proof struct {
-	placed  map[string]int64 // id → position
-	ends    map[string]int64 // currency → ending balance reached
-	broken  map[string]error // currency → why it does not close
-	err     error            // of the first broken currency, by name
-	findsBy map[string][2]int64
-}
-
 var errBalanceOff = errors.New("the last ending balance is not the customer's balance")
 
 // prove lays the chains of a joined snapshot: from the last placed row of each
-// currency, or from zero when the whole history is laid anew.
-func prove(s BalanceSnapshot, h BalanceHeld, inserts []BalanceTransaction, want map[string]int64) proof {
-	links := map[string][]Link{}
-	tops := h.Tops
-	if s.Full {
-		tops = nil
+// currency, or from zero when the whole history is laid anew. It returns the
+// position of each row that it laid.
+func prove(s BalanceSnapshot, h BalanceHeld, inserts []BalanceTransaction, want map[string]int64) (*chains, map[string]int64, error) {
+	if s.laid != nil {
+		if len(inserts) > 0 {
+			return nil, nil, fmt.Errorf("%w: rows have gone while their chain was laid, %s first", ErrDisproved, inserts[0].ID)
+		}
+		s.laid.chains.close(s.Customer)
+		return s.laid.chains, nil, nil
 	}
-	add := func(currency string, l Link) { links[currency] = append(links[currency], l) }
-	seen := map[string]bool{}
+	tops := maps.Clone(h.Tops)
 	heldRows := slices.Clone(h.Unplaced)
 	if s.Full {
+		tops = nil
 		heldRows = append(heldRows, h.Rows...)
 	}
-	// Held rows keep the order they have, and new ones that of the list: within one
-	// second what was held came before, and a chain that closes stays as it is laid.
-	slices.SortStableFunc(heldRows, func(a, b HeldRow) int {
-		return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(uint64(a.Position-1), uint64(b.Position-1)), cmp.Compare(a.ID, b.ID))
-	})
+	links := map[string][]Link{}
+	seen := map[string]bool{}
+	sortHeld(heldRows)
 	for _, r := range heldRows {
 		if !seen[r.ID] {
 			seen[r.ID] = true
-			add(r.Currency, Link{r.ID, r.Amount, r.EndingBalance, r.Created})
+			links[r.Currency] = append(links[r.Currency], Link{r.ID, r.Amount, r.EndingBalance, r.Created})
 		}
 	}
-	for _, r := range inserts {
-		add(r.Currency, Link{r.ID, r.Amount, r.EndingBalance, r.Created})
+	for _, r := range inserts { // new rows keep the order of the list
+		links[r.Currency] = append(links[r.Currency], Link{r.ID, r.Amount, r.EndingBalance, r.Created})
 	}
-
-	p := proof{
-		placed: map[string]int64{}, ends: map[string]int64{},
-		broken: map[string]error{}, findsBy: map[string][2]int64{},
-	}
-	currencies := map[string]bool{}
-	for _, names := range []map[string]bool{keys(links), keys(tops), keys(want)} {
-		maps.Copy(currencies, names)
-	}
-	if s.Customer.Currency == "" && s.Customer.Balance != 0 {
-		p.broken[""] = fmt.Errorf("%w: balance %d without a currency", errBalanceOff, s.Customer.Balance)
-		p.findsBy[""] = [2]int64{s.Customer.Balance, 0}
-	}
-	for currency := range currencies {
-		top := tops[currency]
-		ordered, end, err := OrderChain(links[currency], top.EndingBalance)
-		for _, l := range ordered {
-			if err == nil && l.Created.Before(top.Created) {
-				err = fmt.Errorf("%s is older than %s, the end of the chain so far", l.ID, top.ID)
-			}
-		}
-		if err != nil {
-			byTime(ordered)
-			if n := len(ordered); n > 0 {
-				end = ordered[n-1].EndingBalance
-			}
-		}
-		for i, l := range ordered {
-			p.placed[l.ID] = top.Position + int64(i) + 1
-		}
-		p.ends[currency] = end
-		if balance, known := want[currency]; err == nil && known && balance != end {
-			err = fmt.Errorf("%w: %d against %d", errBalanceOff, end, balance)
-		}
-		if err != nil {
-			p.broken[currency] = fmt.Errorf("%s: %w", currency, err)
-			p.findsBy[currency] = [2]int64{want[currency], end}
-			var b *BrokenChainError
-			if errors.As(err, &b) {
-				p.findsBy[currency] = [2]int64{b.Have, b.Want}
-			}
-		}
-	}
-	for _, currency := range slices.Sorted(maps.Keys(p.broken)) {
-		p.err = p.broken[currency]
-		break
-	}
-	return p
+	c := newChains(tops, want)
+	placed := c.lay(links)
+	c.close(s.Customer)
+	return c, placed, nil
 }
 
 func keys[V any](m map[string]V) map[string]bool {
@@ -357,14 +308,14 @@ func keys[V any](m map[string]V) map[string]bool {
 }
 
 // findings are the drift that an accepted disproof leaves behind.
-func (p proof) findings(s BalanceSnapshot) []Finding {
+func (c *chains) findings(s BalanceSnapshot) []Finding {
 	var list []Finding
-	for _, currency := range slices.Sorted(maps.Keys(p.broken)) {
+	for _, currency := range slices.Sorted(maps.Keys(c.broken)) {
 		f := s.finding(DriftChainGap, "", currency)
-		f.Expected, f.Actual = strconv.FormatInt(p.findsBy[currency][0], 10), strconv.FormatInt(p.findsBy[currency][1], 10)
-		f.Cause = p.broken[currency].Error()
+		f.Expected, f.Actual = strconv.FormatInt(c.findsBy[currency][0], 10), strconv.FormatInt(c.findsBy[currency][1], 10)
+		f.Cause = c.broken[currency].Error()
 		var b *BrokenChainError
-		if errors.As(p.broken[currency], &b) {
+		if errors.As(c.broken[currency], &b) {
 			f.Object = b.ID
 		}
 		list = append(list, f)
@@ -373,10 +324,10 @@ func (p proof) findings(s BalanceSnapshot) []Finding {
 }
 
 // place writes the proven positions into the plan.
-func (plan *BalancePlan) place(p proof, h BalanceHeld) {
+func (plan *BalancePlan) place(placed map[string]int64, h BalanceHeld) {
 	for i := range plan.Insert {
-		plan.Insert[i].Position = p.placed[plan.Insert[i].ID]
-		delete(p.placed, plan.Insert[i].ID)
+		plan.Insert[i].Position = placed[plan.Insert[i].ID]
+		delete(placed, plan.Insert[i].ID)
 	}
 	was := map[string]int64{}
 	for _, r := range h.Unplaced {
@@ -385,9 +336,9 @@ func (plan *BalancePlan) place(p proof, h BalanceHeld) {
 	for _, r := range h.Rows {
 		was[r.ID] = r.Position
 	}
-	for _, id := range slices.Sorted(maps.Keys(p.placed)) {
-		if was[id] != p.placed[id] {
-			plan.Place = append(plan.Place, Placement{ID: id, Position: p.placed[id]})
+	for _, id := range slices.Sorted(maps.Keys(placed)) {
+		if was[id] != placed[id] {
+			plan.Place = append(plan.Place, Placement{ID: id, Position: placed[id], Moved: was[id] != 0})
 		}
 	}
 }

@@ -9,9 +9,10 @@ import (
 	"time"
 )
 
-// Spans are the created times within which a store must read held rows.
+// Spans are the created times within which a store must read held rows: the rows of
+// earlier pieces were compared with them, and the sums are the database's.
 func (s CreditsSnapshot) Spans() []Span {
-	return spans(s.Windows, s.Full && s.Joined, func(r CreditTransaction) time.Time { return r.Created })
+	return spans(s.Windows, false, func(r CreditTransaction) time.Time { return r.Created })
 }
 
 // Whole, Listed and WindowSpans are as those of a BalanceSnapshot, for

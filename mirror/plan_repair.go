@@ -117,6 +117,9 @@ func repairedCustomer(s BalanceSnapshot, h BalanceHeld, plan BalancePlan, ends m
 	for _, r := range h.Unplaced {
 		told[r.Currency] = true // brought by an earlier piece
 	}
+	if s.laid != nil {
+		maps.Copy(told, s.laid.grew)
+	}
 	for _, currency := range slices.Sorted(maps.Keys(plan.Balances)) {
 		if have := h.Balances[currency]; !told[currency] && have != ends[currency] {
 			found.amount(DriftBalanceMismatch, currency, ends[currency], have, CauseUnknown)

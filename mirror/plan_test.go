@@ -212,7 +212,7 @@ func TestPlanBalanceInPieces(t *testing.T) {
 	if err != nil || !plan.State.HistoryComplete || plan.State.Walk.InProgress() || plan.Insert[0].Position != 1 {
 		t.Fatalf("plan %+v, %v", plan, err)
 	}
-	if want := []Placement{{"b", 2}, {"c", 3}}; !slices.Equal(plan.Place, want) {
+	if want := []Placement{{"b", 2, false}, {"c", 3, false}}; !slices.Equal(plan.Place, want) {
 		t.Fatalf("placements %v, want %v", plan.Place, want)
 	}
 }

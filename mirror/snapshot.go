@@ -119,6 +119,8 @@ type BalanceSnapshot struct {
 	AcceptDisproof bool
 	// Events that are known to be answered by this sync, besides the inbox's.
 	Events []EventRef
+	// laid: the rows have got their places before, in slices; see ApplyBalance.
+	laid *laid
 }
 
 // CreditsSnapshot is what one sync of ScopeCredits read from Stripe.

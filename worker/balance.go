@@ -29,9 +29,14 @@ func (s *Syncer) syncBalance(ctx context.Context, t mirror.Target, refs []mirror
 	}
 	failpoint.Hit("worker.epoch")
 	p := s.patience(t, st)
+	began := s.o.Now()
+	observed, head := began, balanceRead{}
+	var done Result
 	for {
-		observed := s.o.Now()
-		read, err := s.readBalance(ctx, t, st, refs, p.full)
+		if !head.begun() {
+			observed = s.o.Now()
+		}
+		read, err := s.readBalance(ctx, t, st, refs, p.full, head)
 		if vanished(err) {
 			result, err := s.vanished(ctx, t, st, observed, refs, errUnlisted)
 			// Listed as missing and yet alive: one of the two replies lags. That is no
@@ -42,6 +47,7 @@ func (s *Syncer) syncBalance(ctx context.Context, t mirror.Target, refs []mirror
 			if err != nil || result.Deleted {
 				return result, err
 			}
+			head = balanceRead{}
 			continue
 		} else if err != nil {
 			return Result{}, err
@@ -58,8 +64,15 @@ func (s *Syncer) syncBalance(ctx context.Context, t mirror.Target, refs []mirror
 		failpoint.Hit("worker.read")
 		applied, err := s.store.ApplyBalance(ctx, snapshot)
 		if err == nil {
-			return Result{Applied: applied, More: !read.joined, Unproven: p.accept}, nil
+			done.add(applied)
+			if read.joined || !s.goesOn(began) {
+				done.More, done.Unproven = !read.joined, p.accept
+				return done, nil
+			}
+			st.Walk, head = read.walk, read
+			continue
 		}
+		head = balanceRead{} // whatever comes next begins at the newest rows
 		damaged, lookErr := p.blamesUs(ctx, err, snapshot.Listed())
 		if lookErr != nil {
 			return Result{}, lookErr
@@ -83,11 +96,14 @@ type balanceRead struct {
 	walk     mirror.Walk
 }
 
+// begun reports whether this is a piece of the same sync, whose walk goes on.
+func (r balanceRead) begun() bool { return r.walk.InProgress() }
+
 // readBalance reads from the newest row down to the complete part of what is
 // held (or to the end of the list, when full or nothing is held), at most one
-// piece.
-func (s *Syncer) readBalance(ctx context.Context, t mirror.Target, st mirror.SyncState, refs []mirror.EventRef, full bool) (balanceRead, error) {
-	var read balanceRead
+// piece. Where head is a piece that this sync has read, it goes on after it.
+func (s *Syncer) readBalance(ctx context.Context, t mirror.Target, st mirror.SyncState, refs []mirror.EventRef, full bool, head balanceRead) (balanceRead, error) {
+	read := balanceRead{customer: head.customer}
 	list := func(after string, limit int) (rows []mirror.BalanceTransaction, more bool, err error) {
 		page, err := s.stripe.BalancePage(ctx, t.Account, t.ID, after, limit)
 		failpoint.Hit("worker.page")
@@ -96,7 +112,7 @@ func (s *Syncer) readBalance(ctx context.Context, t mirror.Target, st mirror.Syn
 		}
 		return page.Rows, page.HasMore, err
 	}
-	walked, err := walkLedger(st, full, firstPage(st, refs), s.o.PagesPerPiece, list,
+	walked, err := walkLedger(st, full, head.begun(), firstPage(st, refs), s.o.PagesPerPiece, list,
 		func(r mirror.BalanceTransaction) (string, time.Time) { return r.ID, r.Created })
 	if err != nil {
 		return balanceRead{}, err
@@ -123,9 +139,10 @@ type walked[Row any] struct {
 // walkLedger reads a list newest first until it joins the complete part of what
 // is held. A row counts as joining only when it is older than the newest held
 // one: within its second the order is not defined, so a new row may stand below
-// it. When a piece is full before that, walk tells where the next one goes on.
+// it. When a piece is full before that, walk tells where the next one goes on. goOn
+// says that the walk was begun by the same sync, so that nothing newer has to be read.
 func walkLedger[Row any](
-	st mirror.SyncState, full bool, firstLimit, maxPages int,
+	st mirror.SyncState, full, goOn bool, firstLimit, maxPages int,
 	list func(after string, limit int) ([]Row, bool, error),
 	identify func(Row) (id string, created time.Time),
 ) (walked[Row], error) {
@@ -140,9 +157,9 @@ func walkLedger[Row any](
 	head := mirror.Window[Row]{FromHead: true}
 	pages := 0
 	// read appends pages to w until a row is older than until, the end, or the piece
-	// is full. A piece does not end within the second that it has to get past: it
-	// would come no further the next time.
-	read := func(w *mirror.Window[Row], after string, limit int, until time.Time) (reached bool, last string, err error) {
+	// is full. Nothing keeps the place of a piece that ends before it has joined an
+	// open walk: it does not end within the second that it has to get past, pass.
+	read := func(w *mirror.Window[Row], after string, limit int, until, pass time.Time) (reached bool, last string, err error) {
 		for passing := false; pages < maxPages || passing; pages++ {
 			rows, more, err := list(after, limit)
 			if err != nil {
@@ -158,16 +175,39 @@ func walkLedger[Row any](
 			if !until.IsZero() && created.Before(until) {
 				return true, last, nil
 			}
-			passing = created.Equal(until)
+			passing = !pass.IsZero() && created.Equal(pass)
 		}
 		return false, last, nil
 	}
 
-	until := stop
-	if st.Walk.InProgress() && st.Walk.Top.After(until) {
-		until = st.Walk.Top // join the walk first, then go on where it stopped
+	// onward reads on below the open walk.
+	onward := func(out walked[Row], top time.Time) (walked[Row], error) {
+		tail := mirror.Window[Row]{}
+		reached, last, err := read(&tail, st.Walk.Cursor, pageSize, stop, time.Time{})
+		if err != nil {
+			return walked[Row]{}, err
+		}
+		out.windows = append(out.windows, tail)
+		if !reached {
+			out.walk = mirror.Walk{Cursor: last, Top: top, Full: full}
+			return out, nil
+		}
+		// The walk's pieces and this one together reach the end of the list, but only
+		// a walk that did not stop at the held part has seen every row of it.
+		out.joined, out.full = true, tail.ToEnd
+		return out, nil
 	}
-	reached, last, err := read(&head, "", firstLimit, until)
+	if goOn && st.Walk.InProgress() {
+		if out, err := onward(walked[Row]{}, st.Walk.Top); !cursorGone(err) {
+			return out, err
+		}
+	}
+	until, pass := stop, time.Time{}
+	if st.Walk.InProgress() { // join the walk first, then go on where it stopped
+		until = latest(stop, st.Walk.Top)
+		pass = until
+	}
+	reached, last, err := read(&head, "", firstLimit, until, pass)
 	if err != nil {
 		return walked[Row]{}, err
 	}
@@ -186,27 +226,19 @@ func walkLedger[Row any](
 	}
 
 	pages = min(pages, maxPages-1) // the walk goes on by a page at least
-	tail := mirror.Window[Row]{}
-	reached, last, err = read(&tail, st.Walk.Cursor, pageSize, stop)
+	joined, err := onward(out, top)
 	if cursorGone(err) { // the row it stood on is gone: begin the walk again
 		out.walk = mirror.Walk{Cursor: lastID(head.Rows, identify), Top: top, Full: full}
 		return out, nil
 	}
-	if err != nil {
-		return walked[Row]{}, err
+	return joined, err
+}
+
+func latest(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
 	}
-	out.windows = append(out.windows, tail)
-	if !reached {
-		if last == "" {
-			last = st.Walk.Cursor
-		}
-		out.walk = mirror.Walk{Cursor: last, Top: top, Full: full}
-		return out, nil
-	}
-	// The walk's pieces and this one together reach the end of the list, but only
-	// a walk that did not stop at the held part has seen every row of it.
-	out.joined, out.full = true, tail.ToEnd
-	return out, nil
+	return a
 }
 
 // joinedAt tells whether rows reach below the newest row of the complete part.

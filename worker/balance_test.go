@@ -333,7 +333,7 @@ func TestS21_RereadWaitEndsWithTheContext(t *testing.T) {
 // A history longer than a piece takes several commits, each with its own fence.
 func TestBalanceInPieces(t *testing.T) {
 	t.Parallel()
-	b := setup(t, SyncOptions{PagesPerPiece: 1})
+	b := setup(t, SyncOptions{PagesPerPiece: 1, WalkFor: -1})
 	a := b.stripe.add(cus)
 	for range 250 {
 		b.stripe.adjust(a, -1)

@@ -48,11 +48,17 @@ func (s *Syncer) syncCredits(ctx context.Context, t mirror.Target, refs []mirror
 	}
 	p := s.patience(t, st)
 	prove := thorough || !st.HistoryComplete // a full read proves anyway
+	began := s.o.Now()
+	observed, goOn := began, false
+	var done Result
 	for {
-		observed := s.o.Now()
+		if !goOn {
+			observed = s.o.Now()
+		}
 		failpoint.Hit("worker.credits.epoch")
 		wanted := slices.Concat(refs, p.missing)
-		snapshot, err := s.readCredits(ctx, t, p.reach(st), wanted, thorough, p.full, prove || p.full)
+		snapshot, err := s.readCredits(ctx, t, p.reach(st), wanted, creditsReading{thorough: thorough, full: p.full, goOn: goOn, prove: prove || p.full})
+		goOn = false // unless this piece is stored, what comes next begins at the newest rows
 		snapshot.ObservedAt, snapshot.Events = observed, refs
 		if vanished(err) {
 			return s.vanished(ctx, t, st, observed, refs, fmt.Errorf("the customer exists, its credits do not: %w", err))
@@ -61,7 +67,13 @@ func (s *Syncer) syncCredits(ctx context.Context, t mirror.Target, refs []mirror
 			failpoint.Hit("worker.credits.read")
 			var applied mirror.Applied
 			if applied, err = s.storeCredits(ctx, &p, snapshot, thorough); err == nil {
-				return Result{Applied: applied, More: !snapshot.Joined, Unproven: p.accept}, p.unfinished(refs, applied, thorough)
+				done.add(applied)
+				if !snapshot.Joined && s.goesOn(began) {
+					st.Walk, goOn = snapshot.Walk, true
+					continue
+				}
+				done.More, done.Unproven = !snapshot.Joined, p.accept
+				return done, p.unfinished(refs, applied, thorough)
 			}
 		}
 		damaged, lookErr := p.blamesUs(ctx, err, snapshot.Listed())
@@ -97,10 +109,14 @@ func (s *Syncer) storeCredits(ctx context.Context, p *patience, snapshot mirror.
 	return applied, stored(err)
 }
 
-// readCredits reads one piece of a customer's billing credits: the rows with
-// their grants, the grants that the rows did not bring along, and the summary
-// where a proof is asked for.
-func (s *Syncer) readCredits(ctx context.Context, t mirror.Target, st mirror.SyncState, refs []mirror.EventRef, thorough, full, prove bool) (mirror.CreditsSnapshot, error) {
+// creditsReading says how a piece of billing credits is read: every grant anew, every
+// row, on from the piece before in the same sync, with the summary as proof.
+type creditsReading struct{ thorough, full, goOn, prove bool }
+
+// readCredits reads one piece of a customer's billing credits: the rows with their
+// grants and, with the piece that joins, the grants that the rows did not bring along,
+// and the summary where a proof is asked for.
+func (s *Syncer) readCredits(ctx context.Context, t mirror.Target, st mirror.SyncState, refs []mirror.EventRef, how creditsReading) (mirror.CreditsSnapshot, error) {
 	var copies []mirror.CreditGrant
 	list := func(after string, limit int) ([]mirror.CreditTransaction, bool, error) {
 		page, err := s.stripe.CreditPage(ctx, t.Account, t.ID, after, limit)
@@ -110,15 +126,18 @@ func (s *Syncer) readCredits(ctx context.Context, t mirror.Target, st mirror.Syn
 		}
 		return page.Rows, page.HasMore, err
 	}
-	walked, err := walkLedger(st, full, firstPage(st, refs), s.o.PagesPerPiece, list,
+	walked, err := walkLedger(st, how.full, how.goOn, firstPage(st, refs), s.o.PagesPerPiece, list,
 		func(r mirror.CreditTransaction) (string, time.Time) { return r.ID, r.Created })
 	if err != nil {
 		return mirror.CreditsSnapshot{}, err
 	}
 	failpoint.Hit("worker.credits.rows")
-	more, all, err := s.readGrants(ctx, t, st, refs, thorough, full && walked.joined, copies)
-	if err != nil {
-		return mirror.CreditsSnapshot{}, err
+	var more []mirror.CreditGrant
+	all := false
+	if walked.joined {
+		if more, all, err = s.readGrants(ctx, t, st, refs, how.thorough, how.full, copies); err != nil {
+			return mirror.CreditsSnapshot{}, err
+		}
 	}
 	grants := mirror.NewestGrants(slices.Concat(copies, more))
 	snapshot := mirror.CreditsSnapshot{
@@ -127,7 +146,7 @@ func (s *Syncer) readCredits(ctx context.Context, t mirror.Target, st mirror.Syn
 		Grants: grants, AllGrants: all,
 	}
 	slices.SortFunc(snapshot.Grants, func(a, b mirror.CreditGrant) int { return strings.Compare(a.ID, b.ID) })
-	if prove && walked.joined {
+	if how.prove && walked.joined {
 		if snapshot.Summary, err = s.readSummary(ctx, t, st, grants, all); err != nil {
 			return mirror.CreditsSnapshot{}, err
 		}

@@ -142,7 +142,7 @@ func TestS20_CreditsAnnouncedRowIsWaitedFor(t *testing.T) {
 // A long history is read in pieces: an announced row may lie below the first ones.
 func TestCreditsAnnouncedRowBelowThePiece(t *testing.T) {
 	t.Parallel()
-	b := setup(t, SyncOptions{PagesPerPiece: 1})
+	b := setup(t, SyncOptions{PagesPerPiece: 1, WalkFor: -1})
 	a := b.stripe.add(cus)
 	g := b.stripe.grant(a, 1000, true)
 	old := a.credits[0].row.ID

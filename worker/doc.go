@@ -8,6 +8,8 @@
 //
 //	fence lost                 run again; a newer sync may or may not commit
 //	database away              run again soon, no attempt counted
+//	longer than SyncTimeout    back off, an attempt counted; what was stored in pieces
+//	                           stays, and the next one goes on from there
 //	429                        run again after the wait, no attempt counted
 //	5xx, network, nonsense     where Stripe answers others meanwhile, an attempt, as
 //	                           below; else an outage: one target asks every 5 s at

@@ -44,6 +44,10 @@ func judge(err error) verdict {
 		return verdict{outcome: "lease_lost", then: giveBack}
 	case errors.Is(err, errStopping):
 		return verdict{outcome: "stopped", then: giveBack}
+	case errors.Is(err, errTooLong):
+		// Also where the database took the time: a commit that never ends must not be
+		// tried for ever.
+		return verdict{outcome: "too_long", then: tryAgain, outage: !errors.As(err, &db)}
 	case errors.As(err, &db):
 		return verdict{outcome: "store_error", then: wait, wait: jitter(250*time.Millisecond, 2*time.Second, 5)}
 	case errors.Is(err, stripeapi.ErrUnauthorized), errors.Is(err, stripeapi.ErrForbidden):

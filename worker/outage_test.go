@@ -198,3 +198,17 @@ func TestF08_ResumeIsRepeated(t *testing.T) {
 		r.end(t)
 	})
 }
+
+// A sync that runs into its time limit is an attempt, also where the database took the
+// time: a commit that never ends must not be tried for ever.
+func TestI10_SyncThatNeverEndsIsAnAttempt(t *testing.T) {
+	t.Parallel()
+	for _, cause := range []error{stored(context.DeadlineExceeded), context.DeadlineExceeded} {
+		if v := judge(fmt.Errorf("%w: %w", errTooLong, cause)); v.then != tryAgain || v.outcome != "too_long" {
+			t.Errorf("%v: %+v, want an attempt", cause, v)
+		}
+	}
+	if v := judge(fmt.Errorf("%w: %w", errTooLong, stored(context.DeadlineExceeded))); v.outage {
+		t.Error("a database that takes too long counts as an outage of Stripe")
+	}
+}

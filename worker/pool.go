@@ -163,6 +163,7 @@ const giveBackTimeout = 3 * time.Second
 var (
 	errStopping  = errors.New("the worker is stopping")
 	errLeaseLost = errors.New("the lease was lost")
+	errTooLong   = errors.New("the sync took longer than it may")
 )
 
 // claimLoop takes as many targets as there are free workers, waiting for work
@@ -237,8 +238,11 @@ func (p *Pool) work(ctx context.Context, c queue.Claim) {
 	failpoint.Hit("worker.claimed")
 	began := p.o.Now()
 	refs, unread := parseRefs(c.Refs)
-	syncCtx, cancelSync := context.WithTimeout(ctx, p.o.SyncTimeout)
+	syncCtx, cancelSync := context.WithTimeoutCause(ctx, p.o.SyncTimeout, errTooLong)
 	result, err := p.guarded(syncCtx, target, c, refs, c.Unnamed || unread)
+	if err != nil && errors.Is(context.Cause(syncCtx), errTooLong) {
+		err = fmt.Errorf("%w: %w", errTooLong, err)
+	}
 	cancelSync()
 	if cause := context.Cause(ctx); err != nil && cause != nil {
 		err = fmt.Errorf("%w: %w", cause, err)

@@ -178,7 +178,7 @@ func TestDamageAmongTheNewestRowsIsReadWholeAndRepaired(t *testing.T) {
 // repaired with the piece that lists it.
 func TestDamageInALongHistoryIsRepairedPieceByPiece(t *testing.T) {
 	t.Parallel()
-	b := setup(t, SyncOptions{PagesPerPiece: 1})
+	b := setup(t, SyncOptions{PagesPerPiece: 1, WalkFor: -1})
 	a := b.stripe.add(cus)
 	for range 350 {
 		b.stripe.adjust(a, -1)

@@ -43,8 +43,13 @@ type Marker interface {
 // SyncOptions tune a Syncer.
 type SyncOptions struct {
 	// PagesPerPiece bounds how many list pages one commit holds; a longer history
-	// is read in several, and resumes after a crash. Defaults to 20 (2,000 rows).
+	// is read in several, and resumes after a crash. Defaults to 5 (500 rows), so that
+	// no webhook waits long for a piece.
 	PagesPerPiece int
+	// WalkFor is how long a sync goes on with further pieces, of which each costs no
+	// more calls than it has pages; then it gives way, and the next one has to read
+	// the newest rows again. Defaults to 10 s; negative: a sync reads one piece.
+	WalkFor time.Duration
 	// Rereads is how often a reply that does not prove itself is read again before
 	// the whole history is. Defaults to 3.
 	Rereads int
@@ -70,7 +75,10 @@ type Syncer struct {
 // NewSyncer returns a Syncer that reads stripe and writes store.
 func NewSyncer(stripe Stripe, store Store, marker Marker, o SyncOptions) *Syncer {
 	if o.PagesPerPiece <= 0 {
-		o.PagesPerPiece = 20
+		o.PagesPerPiece = 5
+	}
+	if o.WalkFor == 0 {
+		o.WalkFor = 10 * time.Second
 	}
 	if o.Rereads <= 0 {
 		o.Rereads = 3
@@ -123,6 +131,22 @@ const (
 	// eventSlack is how far before its event a row may have been created.
 	eventSlack = time.Minute
 )
+
+// goesOn reports whether a sync that began then may read another piece.
+func (s *Syncer) goesOn(began time.Time) bool {
+	return s.o.WalkFor > 0 && s.o.Now().Sub(began) < s.o.WalkFor
+}
+
+// add adds what a further piece of the same sync did.
+func (r *Result) add(piece mirror.Applied) {
+	r.Inserted += piece.Inserted
+	r.Updated += piece.Updated
+	r.Answered = append(r.Answered, piece.Answered...)
+	r.Findings = append(r.Findings, piece.Findings...)
+	r.Repaired = append(r.Repaired, piece.Repaired...)
+	r.Closed = append(r.Closed, piece.Closed...)
+	r.Unanswered = piece.Unanswered
+}
 
 // storeError marks a failure of the database itself, not a verdict of it.
 type storeError struct{ err error }

@@ -110,6 +110,7 @@ func TestI1_I5_WalkAnyLedger(t *testing.T) {
 		}
 		syncer := NewSyncer(f, store, nil, SyncOptions{
 			PagesPerPiece: rapid.IntRange(1, 4).Draw(rt, "piece"), RereadDelay: time.Nanosecond,
+			WalkFor: rapid.SampledFrom([]time.Duration{-1, time.Hour}).Draw(rt, "walk for"),
 		})
 		grow("first", rapid.IntRange(0, 30).Draw(rt, "rows"))
 		trouble := true
@@ -176,7 +177,7 @@ func TestI1_I5_WalkAnyLedger(t *testing.T) {
 // in the database: the events that wait, and the open walk.
 func TestI3_PieceLeavesItsEventsAndItself(t *testing.T) {
 	t.Parallel()
-	b := setup(t, SyncOptions{PagesPerPiece: 1})
+	b := setup(t, SyncOptions{PagesPerPiece: 1, WalkFor: -1})
 	a := b.stripe.add(cus)
 	b.stripe.pageCap = 2
 	b.stripe.adjust(a, -100)
@@ -211,6 +212,39 @@ func TestI3_PieceLeavesItsEventsAndItself(t *testing.T) {
 	}
 }
 
+// Many rows in one second cost a first copy no more calls than they fill pages: the
+// pieces of one sync do not read the newest rows again.
+func TestDenseSecondsCostNoMoreCalls(t *testing.T) {
+	t.Parallel()
+	b := setup(t, SyncOptions{})
+	a := b.stripe.add(cus)
+	grant := b.stripe.grant(a, 1_000_000, true)
+	for i := range 2013 {
+		if i%700 == 0 {
+			b.stripe.clock = b.stripe.clock.Add(time.Second)
+		}
+		b.stripe.post(a, "eur", -1, i)
+		at := b.stripe.clock
+		b.stripe.move(a, grant, -1)
+		b.stripe.clock = at
+		last := &a.credits[len(a.credits)-1]
+		last.row.Created, last.row.EffectiveAt, last.tie = at, at, i
+		renderCredit(&last.row)
+	}
+	b.stripe.made()
+	for _, target := range []mirror.Target{balanceOf(cus), creditsOf(cus)} {
+		if r := b.sync(t, target); r.More {
+			t.Fatalf("%s: more to come", target)
+		}
+		if calls := strings.Count(b.stripe.made(), "after="); calls > 21+2 {
+			t.Errorf("%s: %d list calls for 2,013 rows, want 21 and a few", target, calls)
+		}
+	}
+	if held, credits := len(b.held(t)), b.heldCredits(t); held != 2013 || credits != 2014 {
+		t.Errorf("%d and %d rows held", held, credits)
+	}
+}
+
 // A second with more rows than a piece holds is got over all the same.
 func TestF41_WalkSecondLongerThanAPiece(t *testing.T) {
 	t.Parallel()
@@ -222,7 +256,7 @@ func TestF41_WalkSecondLongerThanAPiece(t *testing.T) {
 	}
 	store := &memory{rows: map[string]mirror.BalanceTransaction{}, balances: map[string]int64{}}
 	store.judge = func(mirror.BalanceSnapshot, map[string]mirror.BalanceTransaction) {}
-	syncer := NewSyncer(f, store, nil, SyncOptions{PagesPerPiece: 2, RereadDelay: time.Nanosecond})
+	syncer := NewSyncer(f, store, nil, SyncOptions{PagesPerPiece: 2, WalkFor: -1, RereadDelay: time.Nanosecond})
 	for range 8 {
 		r, err := syncer.Sync(t.Context(), balanceOf(cus), nil, false)
 		if err != nil {

@@ -24,6 +24,9 @@ type Harness struct {
 	// Again opens the same database once more, as another process would. The
 	// function closes it when the test ends.
 	Again func(t *testing.T) mirror.Store
+	// Sliced opens the same database with so many rows to a slice of a long history.
+	// The function closes it when the test ends.
+	Sliced func(t *testing.T, rows int) mirror.Store
 }
 
 // Run runs the whole suite. open returns a store over a new and empty database

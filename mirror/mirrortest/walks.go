@@ -1,6 +1,7 @@
 package mirrortest
 
 import (
+	"errors"
 	"slices"
 	"testing"
 	"time"
@@ -15,6 +16,11 @@ func walkCases() []testCase {
 		{"I3_PieceOfABalanceAnswersNothing", balancePieceAnswersNothing},
 		{"I3_PieceOfCreditsAnswersNothing", creditsPieceAnswersNothing},
 		{"TombstoneEndsAWalk", tombstoneEndsWalk},
+		{"I2_FirstCopyPlacedInSlices", firstCopyInSlices},
+		{"I2_CatchUpPlacedInSlices", catchUpInSlices},
+		{"I2_LongSecondPlacedInSlices", longSecondInSlices},
+		{"I2_WholeReadInSlicesMovesRows", wholeReadInSlices},
+		{"I2_DisproofInSlices", disproofInSlices},
 	}
 }
 
@@ -169,5 +175,181 @@ func tombstoneEndsWalk(t *testing.T, h *Harness) {
 	requireUnsynced(t, h, mirror.ScopeBalance)
 	if n, err := h.UnsyncedCount(t.Context(), ""); err != nil || n != 0 {
 		t.Fatalf("%d unfinished histories, %v", n, err)
+	}
+}
+
+// sliced is the harness over a store that places three rows in a transaction.
+func sliced(t *testing.T, h *Harness) *Harness {
+	t.Helper()
+	if h.Sliced == nil {
+		t.Skip("this driver's test opens no store with small slices")
+	}
+	s := *h
+	s.Store = h.Sliced(t, 3)
+	return &s
+}
+
+// moves counts the change records of balance rows by their op.
+func (h *Harness) moves(t *testing.T, op string) int64 {
+	t.Helper()
+	return h.number(t, `SELECT count(*) FROM changes WHERE table_name = 'customer_balance_transactions' AND op = '`+op+`'`)
+}
+
+// inPiecesOf reads a ledger's newest rows in pieces of so many, the last of which joins.
+func (l *ledger) inPiecesOf(t *testing.T, h *Harness, rows, piece int, full bool) mirror.Applied {
+	t.Helper()
+	all := l.newest(rows)
+	end := rows == len(l.rows)
+	for from := 0; ; from += piece {
+		to := min(from+piece, rows)
+		snap := l.snapshot(begin(t, h, l.target()), rows)
+		snap.Windows = []mirror.Window[mirror.BalanceTransaction]{{Rows: all[from:to], FromHead: from == 0, ToEnd: end && to == rows}}
+		snap.Joined, snap.Full = to == rows, full && to == rows
+		if !snap.Joined {
+			snap.Walk = mirror.Walk{Cursor: all[to-1].ID, Top: all[0].Created, Full: full}
+		}
+		if a := applyBalance(t, h, snap); snap.Joined {
+			return a
+		}
+	}
+}
+
+// mixed is a ledger of several currencies and rows of one second.
+func mixed(l *ledger, rows int) {
+	for i := range rows {
+		currency := []string{"eur", "usd", "eur"}[i%3]
+		if i%4 == 3 {
+			l.addNow(currency, int64(7*i%11-5))
+		} else {
+			l.add(currency, int64(i%5-3))
+		}
+	}
+}
+
+func firstCopyInSlices(t *testing.T, h *Harness) {
+	h = sliced(t, h)
+	l := newLedger("", "cus_A")
+	mixed(l, 40)
+	record(t, h, updated("", "evt_1", "cus_A"))
+	if a := l.inPiecesOf(t, h, 40, 7, true); len(a.Answered) != 1 || len(a.Findings)+len(a.Repaired) > 0 {
+		t.Fatalf("the join: %+v", a)
+	}
+	requireChain(t, h, l)
+	requireUnsynced(t, h, mirror.ScopeBalance)
+	if in, up := h.moves(t, "insert"), h.moves(t, "update"); in != 40 && in != -1 || up > 0 {
+		t.Fatalf("%d insertions and %d updates are told, want 40 and none", in, up)
+	}
+	before := h.changes(t)
+	if a := l.sync(t, h); a.Changed() || h.changes(t) != before {
+		t.Fatalf("the same once more: %+v, %d changes, want %d", a, h.changes(t), before)
+	}
+}
+
+func catchUpInSlices(t *testing.T, h *Harness) {
+	h = sliced(t, h)
+	l := newLedger("", "cus_A")
+	mixed(l, 2)
+	l.sync(t, h)
+	mixed(l, 30)
+	if a := l.inPiecesOf(t, h, 31, 7, false); len(a.Findings)+len(a.Repaired) > 0 {
+		t.Fatalf("the join: %+v", a)
+	}
+	requireChain(t, h, l)
+	if in, up := h.moves(t, "insert"), h.moves(t, "update"); in != 32 && in != -1 || up > 0 {
+		t.Fatalf("%d insertions and %d updates are told, want 32 and none", in, up)
+	}
+	if st := begin(t, h, l.target()); !st.HistoryComplete || st.Walk.InProgress() || st.Disproved {
+		t.Fatalf("%+v", st)
+	}
+}
+
+func longSecondInSlices(t *testing.T, h *Harness) {
+	h = sliced(t, h)
+	l := newLedger("", "cus_A")
+	l.add("eur", -5)
+	for i := range 25 { // more than a slice holds, listed in the wrong order
+		l.addNow("eur", int64(i*37%19-8))
+	}
+	l.add("eur", -5)
+	all := l.newest(len(l.rows))
+	slices.Reverse(all[1:26])
+	for from := 0; from < len(all); from += 9 {
+		snap := l.whole(begin(t, h, l.target()))
+		snap.Windows[0] = mirror.Window[mirror.BalanceTransaction]{Rows: all[from : from+9], FromHead: from == 0, ToEnd: from == 18}
+		snap.Joined, snap.Full = from == 18, from == 18
+		if !snap.Joined {
+			snap.Walk = mirror.Walk{Cursor: all[from+8].ID, Top: l.now, Full: true}
+		}
+		applyBalance(t, h, snap)
+	}
+	requireChain(t, h, l)
+}
+
+func wholeReadInSlices(t *testing.T, h *Harness) {
+	h = sliced(t, h)
+	if h.Exec == nil {
+		t.Skip("this driver's test offers no SQL")
+	}
+	l := newLedger("", "cus_A")
+	mixed(l, 30)
+	l.sync(t, h)
+	for _, damage := range []string{
+		`DELETE FROM customer_balance_transactions WHERE id = '` + l.rows[10].ID + `'`,
+		`UPDATE customer_balance_transactions SET chain_position = 1 WHERE id = '` + l.rows[20].ID + `'`,
+		`UPDATE customer_balance_transactions SET chain_position = NULL WHERE id > '` + l.rows[8].ID + `'`,
+	} {
+		noErr(t, h.Exec(t.Context(), damage))
+		noErr(t, h.RequestFullRead(t.Context(), []mirror.Target{l.target()}))
+		l.inPiecesOf(t, h, 30, 11, true)
+		requireChain(t, h, l)
+	}
+	if n := h.moves(t, "update"); n == 0 {
+		t.Fatal("rows moved, and no change tells of it")
+	}
+}
+
+func disproofInSlices(t *testing.T, h *Harness) {
+	h = sliced(t, h)
+	l := newLedger("", "cus_A")
+	for range 20 {
+		l.add("eur", -10)
+	}
+	hole := l.rows[12]
+	short := *l
+	short.rows = slices.Delete(slices.Clone(l.rows), 12, 13) // the list leaves a row out
+	all := short.newest(19)
+	piece := short.whole(begin(t, h, l.target()))
+	piece.Windows[0] = mirror.Window[mirror.BalanceTransaction]{Rows: all[:9], FromHead: true}
+	piece.Joined, piece.Full, piece.Walk = false, false, mirror.Walk{Cursor: all[8].ID, Top: l.now, Full: true}
+	applyBalance(t, h, piece)
+	last := short.whole(begin(t, h, l.target()))
+	last.Windows[0] = mirror.Window[mirror.BalanceTransaction]{Rows: all[9:], ToEnd: true}
+	if _, err := h.ApplyBalance(t.Context(), last); !errors.Is(err, mirror.ErrDisproved) {
+		t.Fatalf("got %v, want ErrDisproved", err)
+	}
+	if st := begin(t, h, l.target()); st.HistoryComplete || !st.Walk.InProgress() || !st.Walk.Full {
+		t.Fatalf("a history that is disproved: %+v, want the walk still open", st)
+	}
+	if rows := list(t, h, "", "cus_A").Rows; len(rows) != 19 {
+		t.Fatalf("%d rows are held, want all that were seen", len(rows))
+	}
+	last.Epoch = begin(t, h, l.target()).Epoch
+	last.AcceptDisproof = true
+	a := applyBalance(t, h, last)
+	if len(a.Findings) != 1 || a.Findings[0].Kind != mirror.DriftChainGap || a.Findings[0].Object != l.rows[13].ID {
+		t.Fatalf("an accepted disproof: %+v", a)
+	}
+	if st := begin(t, h, l.target()); !st.HistoryComplete || st.Walk.InProgress() || !st.Disproved {
+		t.Fatalf("%+v", st)
+	}
+	for _, r := range list(t, h, "", "cus_A").Rows {
+		if r.Position == 0 {
+			t.Fatalf("%s has no place", r.ID)
+		}
+	}
+	l.inPiecesOf(t, h, 20, 9, true) // the row is listed at last
+	requireChain(t, h, l)
+	if st := begin(t, h, l.target()); st.Disproved {
+		t.Fatalf("%+v; %s came", st, hole.ID)
 	}
 }

@@ -24,10 +24,18 @@ const (
 	heldRowsInSpans = `SELECT ` + heldRowColumns + `
 FROM unnest($3::timestamptz[], $4::timestamptz[]) AS span (first, last)
 JOIN creditmirror.customer_balance_transactions AS t
-  ON t.account = $1 AND t.customer = $2 AND t.created >= span.first AND t.created <= span.last`
+  ON t.account = $1 AND t.customer = $2 AND t.created >= span.first AND t.created <= span.last
+LIMIT $5`
 
 	heldUnplaced = `SELECT ` + heldRowColumns + ` FROM creditmirror.customer_balance_transactions AS t
-WHERE t.account = $1 AND t.customer = $2 AND t.chain_position IS NULL`
+WHERE t.account = $1 AND t.customer = $2 AND t.chain_position IS NULL LIMIT $3`
+
+	// rowsToPlace and unplacedRows list the rows that a slice of a long history places.
+	rowsToPlace = `SELECT ` + heldRowColumns + ` FROM creditmirror.customer_balance_transactions AS t
+WHERE t.account = $1 AND t.customer = $2 AND t.created > $3 ORDER BY t.created LIMIT $4`
+
+	unplacedRows = `SELECT ` + heldRowColumns + ` FROM creditmirror.customer_balance_transactions AS t
+WHERE t.account = $1 AND t.customer = $2 AND t.chain_position IS NULL AND t.created > $3 ORDER BY t.created LIMIT $4`
 
 	// heldTops jumps from currency to currency through the index of the chain, so
 	// that its cost does not grow with the history.
@@ -72,9 +80,17 @@ FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text
   AS u (id, invoice, credit_note, checkout_session, description, metadata, raw, digest)
 WHERE t.account = $1 AND t.customer = $2 AND t.id = u.id`
 
-	placeRows = `UPDATE creditmirror.customer_balance_transactions AS t SET chain_position = nullif(u.chain_position, 0), synced_at = now()
-FROM unnest($3::text[], $4::bigint[]) AS u (id, chain_position)
-WHERE t.account = $1 AND t.customer = $2 AND t.id = u.id`
+	// placeRows looks each row up by its key, whatever the planner knows of the table:
+	// left alone it may read the whole history once per slice.
+	placeRows = `UPDATE creditmirror.customer_balance_transactions AS t SET chain_position = nullif(p.chain_position, 0), synced_at = now()
+FROM (
+  SELECT r.place, u.chain_position FROM unnest($3::text[], $4::bigint[]) AS u (id, chain_position)
+  CROSS JOIN LATERAL (
+    SELECT n.ctid AS place FROM creditmirror.customer_balance_transactions AS n
+    WHERE n.account = $1 AND n.customer = $2 AND n.id = u.id OFFSET 0
+  ) AS r
+) AS p
+WHERE t.ctid = p.place AND t.account = $1 AND t.customer = $2`
 
 	writeBalances = `INSERT INTO creditmirror.customer_balances (account, customer, currency, balance)
 SELECT $1, $2, u.currency, u.balance FROM unnest($3::text[], $4::bigint[]) AS u (currency, balance)
@@ -83,13 +99,27 @@ ON CONFLICT (account, customer, currency) DO UPDATE SET balance = excluded.balan
 
 // ApplyBalance commits one sync of the customer balance.
 func (s *Store) ApplyBalance(ctx context.Context, snap mirror.BalanceSnapshot) (mirror.Applied, error) {
-	snap = cleanBalance(snap)
+	return mirror.ApplyBalance(ctx, balanceDriver{s}, cleanBalance(snap), s.slice)
+}
+
+// balanceDriver is the store as mirror.ApplyBalance sees it.
+type balanceDriver struct{ *Store }
+
+// CommitBalance commits a snapshot in one transaction.
+func (s balanceDriver) CommitBalance(ctx context.Context, snap mirror.BalanceSnapshot) (mirror.Applied, error) {
 	var held mirror.BalanceHeld
 	var applied mirror.Applied
 	err := s.transact(ctx, func(b *pgx.Batch) {
 		held, applied = mirror.BalanceHeld{}, mirror.Applied{}
-		queueHeldBalance(b, snap, &held)
+		queueHeldBalance(b, snap, s.slice+1, &held)
 	}, func(b *pgx.Batch) error {
+		waiting := len(held.Unplaced)
+		if snap.Full {
+			waiting = len(held.Rows)
+		}
+		if snap.TooLong(waiting, s.slice) {
+			return mirror.ErrLong
+		}
 		plan, err := mirror.PlanBalance(snap, held)
 		if err != nil {
 			return err
@@ -103,7 +133,69 @@ func (s *Store) ApplyBalance(ctx context.Context, snap mirror.BalanceSnapshot) (
 	return applied, nil
 }
 
-func queueHeldBalance(b *pgx.Batch, snap mirror.BalanceSnapshot, held *mirror.BalanceHeld) {
+// Tops reads the ends of a customer's chains.
+func (s balanceDriver) Tops(ctx context.Context, t mirror.Target) (map[string]mirror.HeldRow, error) {
+	list, err := query(ctx, s.Store, scanHeldRow, heldTops, t.Account, t.ID)
+	if err != nil {
+		return nil, fmt.Errorf("read the ends of the chains of %s: %w", t, err)
+	}
+	tops := make(map[string]mirror.HeldRow, len(list))
+	for _, top := range list {
+		tops[top.Currency] = top
+	}
+	return tops, nil
+}
+
+// RowsToPlace lists held rows created after a time.
+func (s balanceDriver) RowsToPlace(ctx context.Context, t mirror.Target, all bool, after time.Time, limit int) ([]mirror.HeldRow, error) {
+	statement := unplacedRows
+	if all {
+		statement = rowsToPlace
+	}
+	list, err := query(ctx, s.Store, scanHeldRow, statement, t.Account, t.ID, bound(after, pgtype.NegativeInfinity), limit)
+	if err != nil {
+		return nil, fmt.Errorf("list rows to place of %s: %w", t, err)
+	}
+	return list, nil
+}
+
+// Place writes positions behind the fence.
+func (s balanceDriver) Place(ctx context.Context, t mirror.Target, epoch int64, places []mirror.Placement) error {
+	var state mirror.SyncState
+	err := s.transact(ctx, func(b *pgx.Batch) {
+		queueFence(b, t, epoch, &state)
+	}, func(b *pgx.Batch) error {
+		queuePlaces(b, t, places)
+		queueChanges(b, t, movedRows(places))
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("place %d rows of %s, epoch %d: %w", len(places), t, epoch, err)
+	}
+	return nil
+}
+
+func queuePlaces(b *pgx.Batch, t mirror.Target, places []mirror.Placement) {
+	for places := range slices.Chunk(places, rowsPerStatement) {
+		b.Queue(placeRows, t.Account, t.ID,
+			column(places, func(p *mirror.Placement) string { return p.ID }),
+			column(places, func(p *mirror.Placement) int64 { return p.Position }))
+	}
+}
+
+// movedRows are the change records of rows that had another place before.
+func movedRows(places []mirror.Placement) (list []change) {
+	for _, p := range places {
+		if p.Moved {
+			list = append(list, change{"customer_balance_transactions", p.ID, opUpdate})
+		}
+	}
+	return list
+}
+
+// queueHeldBalance queues the reading of what PlanBalance compares the snapshot with;
+// at most so many of the rows that wait for their place or, of a full read, of all.
+func queueHeldBalance(b *pgx.Batch, snap mirror.BalanceSnapshot, limit int, held *mirror.BalanceHeld) {
 	t := snap.Target
 	queueFence(b, t, snap.Epoch, &held.State)
 	b.Queue(customerByID, t.Account, t.ID).QueryRow(func(row pgx.Row) error {
@@ -126,7 +218,11 @@ func queueHeldBalance(b *pgx.Batch, snap mirror.BalanceSnapshot, held *mirror.Ba
 		return err
 	})
 	if spans := snap.Spans(); len(spans) > 0 {
-		b.Queue(heldRowsInSpans, t.Account, t.ID, column(spans, spanFrom), column(spans, spanTo)).Query(func(rows pgx.Rows) (err error) {
+		var most *int // none
+		if snap.ReadsAll() {
+			most = &limit
+		}
+		b.Queue(heldRowsInSpans, t.Account, t.ID, column(spans, spanFrom), column(spans, spanTo), most).Query(func(rows pgx.Rows) (err error) {
 			held.Rows, err = pgx.CollectRows(rows, scanHeldRow)
 			held.Rows = distinctBy(held.Rows, func(r mirror.HeldRow) string { return r.ID })
 			return err
@@ -140,7 +236,7 @@ func queueHeldBalance(b *pgx.Batch, snap mirror.BalanceSnapshot, held *mirror.Ba
 	if !snap.Joined {
 		return
 	}
-	b.Queue(heldUnplaced, t.Account, t.ID).Query(func(rows pgx.Rows) (err error) {
+	b.Queue(heldUnplaced, t.Account, t.ID, limit).Query(func(rows pgx.Rows) (err error) {
 		held.Unplaced, err = pgx.CollectRows(rows, scanHeldRow)
 		return err
 	})
@@ -194,11 +290,7 @@ func queueBalancePlan(b *pgx.Batch, snap mirror.BalanceSnapshot, held mirror.Bal
 	for rows := range slices.Chunk(plan.Restore, rowsPerStatement) {
 		queueRows(b, restoreRows, t, rows)
 	}
-	for places := range slices.Chunk(plan.Place, rowsPerStatement) {
-		b.Queue(placeRows, t.Account, t.ID,
-			column(places, func(p *mirror.Placement) string { return p.ID }),
-			column(places, func(p *mirror.Placement) int64 { return p.Position }))
-	}
+	queuePlaces(b, t, plan.Place)
 	for _, r := range plan.Insert {
 		c.changes = append(c.changes, change{"customer_balance_transactions", r.ID, opInsert})
 	}
@@ -212,8 +304,8 @@ func queueBalancePlan(b *pgx.Batch, snap mirror.BalanceSnapshot, held mirror.Bal
 	for _, r := range slices.Concat(plan.Update, plan.Restore) {
 		update(r.ID)
 	}
-	for _, p := range plan.Place {
-		update(p.ID)
+	for _, c := range movedRows(plan.Place) {
+		update(c.id)
 	}
 	applied.Inserted += len(plan.Insert)
 	applied.Updated += len(updated)

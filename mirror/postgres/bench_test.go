@@ -11,6 +11,7 @@ import (
 
 	"github.com/creditmirror/creditmirror/internal/pgtest"
 	"github.com/creditmirror/creditmirror/mirror"
+	"github.com/creditmirror/creditmirror/mirror/mirrortest"
 )
 
 // roundTrips counts how often a connection turns from reading to writing.
@@ -145,5 +146,12 @@ func BenchmarkSync(b *testing.B) {
 			b.ReportMetric(float64(turns.Load())/float64(b.N), "roundtrips/op")
 			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "syncs/s")
 		})
+	}
+}
+
+// BenchmarkLongHistory measures what one long customer costs everybody else.
+func BenchmarkLongHistory(b *testing.B) {
+	for range b.N {
+		mirrortest.LongHistory(b, openStore(b, newMirror(b)))
 	}
 }

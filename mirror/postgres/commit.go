@@ -136,12 +136,7 @@ func (c *commitment) queue(b *pgx.Batch, applied *mirror.Applied) {
 	}
 	b.Queue(writeState, t.Account, t.ID, string(t.Scope), st.Epoch, observed, st.HistoryComplete, optTime(st.CompleteTo),
 		clean(st.Walk.Cursor), optTime(st.Walk.Top), st.Walk.Full, st.Disproved, optTime(st.FullReadAt))
-	if len(c.changes) > 0 {
-		b.Queue(insertChanges, t.Account, t.ID,
-			column(c.changes, func(c *change) string { return c.table }),
-			column(c.changes, func(c *change) string { return c.id }),
-			column(c.changes, func(c *change) string { return c.op }))
-	}
+	queueChanges(b, t, c.changes)
 	closed := func(rows pgx.Rows) error {
 		for rows.Next() {
 			var kind string
@@ -163,6 +158,17 @@ func (c *commitment) queue(b *pgx.Batch, applied *mirror.Applied) {
 		b.Queue(dropTargetLetter, t.Account, t.ID, string(t.Scope), scopeBit(t.Scope))
 	}
 	b.Queue(closeMissed, t.Account, t.ID).Query(closed)
+}
+
+// queueChanges queues records of the change feed.
+func queueChanges(b *pgx.Batch, t mirror.Target, changes []change) {
+	if len(changes) == 0 {
+		return
+	}
+	b.Queue(insertChanges, t.Account, t.ID,
+		column(changes, func(c *change) string { return c.table }),
+		column(changes, func(c *change) string { return c.id }),
+		column(changes, func(c *change) string { return c.op }))
 }
 
 func (c *commitment) queueEvents(b *pgx.Batch, applied *mirror.Applied) {

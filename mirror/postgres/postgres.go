@@ -36,6 +36,9 @@ type Options struct {
 	// LockTimeout ends a statement that waits longer for a lock; the write is then
 	// tried again a few times. Defaults to 5 s.
 	LockTimeout time.Duration
+	// Slice is how many rows of a long history one transaction places. Defaults to
+	// mirror.DefaultSlice.
+	Slice int
 }
 
 const (
@@ -57,6 +60,8 @@ type Store struct {
 	migration *pgx.ConnConfig
 	// pinned is the connection of a Snapshot, in its transaction; else nil.
 	pinned *pgx.Conn
+	// slice is Options.Slice.
+	slice int
 }
 
 // db is where statements of reads go.
@@ -115,7 +120,10 @@ func open(ctx context.Context, databaseURL string, opts Options, adjust func(*pg
 	if err != nil {
 		return nil, fmt.Errorf("open the database: %w", err)
 	}
-	return &Store{pool: pool, migration: migration}, nil
+	if opts.Slice <= 0 {
+		opts.Slice = mirror.DefaultSlice
+	}
+	return &Store{pool: pool, migration: migration, slice: opts.Slice}, nil
 }
 
 func positive(d, otherwise time.Duration) time.Duration {

@@ -42,6 +42,14 @@ func TestStore(t *testing.T) {
 				return err
 			},
 			Again: func(t *testing.T) mirror.Store { return openStore(t, url) },
+			Sliced: func(t *testing.T, rows int) mirror.Store {
+				s, err := Open(t.Context(), url, Options{Slice: rows})
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { _ = s.Close() })
+				return s
+			},
 		}
 	})
 }

@@ -5,20 +5,36 @@ import (
 	"database/sql"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/creditmirror/creditmirror/mirror"
 )
 
 // ApplyBalance commits what a balance sync read.
 func (s *Store) ApplyBalance(ctx context.Context, snap mirror.BalanceSnapshot) (mirror.Applied, error) {
+	return mirror.ApplyBalance(ctx, balanceDriver{s}, snap, s.slice)
+}
+
+// balanceDriver is the store as mirror.ApplyBalance sees it.
+type balanceDriver struct{ *Store }
+
+// CommitBalance commits a snapshot in one transaction.
+func (s balanceDriver) CommitBalance(ctx context.Context, snap mirror.BalanceSnapshot) (mirror.Applied, error) {
 	c := &commit{
 		target: snap.Target, epoch: snap.Epoch, eventSeq: snap.EventSeq, observed: stamp(snap.ObservedAt),
 		events: snap.Events, livemode: snap.Customer.Livemode,
 	}
 	err := s.commit(ctx, c, func() error {
-		held, err := c.heldBalance(snap)
+		held, err := c.heldBalance(snap, s.slice+1)
 		if err != nil {
 			return err
+		}
+		waiting := len(held.Unplaced)
+		if snap.Full {
+			waiting = len(held.Rows)
+		}
+		if snap.TooLong(waiting, s.slice) {
+			return mirror.ErrLong
 		}
 		plan, err := mirror.PlanBalance(snap, held)
 		if err != nil {
@@ -37,11 +53,22 @@ const (
 
 	heldSpan = `
 SELECT id, currency, amount, ending_balance, type, created, ifnull(chain_position, 0), digest
-FROM customer_balance_transactions WHERE account = ?1 AND customer = ?2 AND created BETWEEN ?3 AND ?4`
+FROM customer_balance_transactions WHERE account = ?1 AND customer = ?2 AND created BETWEEN ?3 AND ?4 LIMIT ?5`
 
 	heldUnplaced = `
 SELECT id, currency, amount, ending_balance, type, created, 0, digest
-FROM customer_balance_transactions WHERE account = ?1 AND customer = ?2 AND chain_position IS NULL`
+FROM customer_balance_transactions WHERE account = ?1 AND customer = ?2 AND chain_position IS NULL LIMIT ?3`
+
+	// rowsToPlace and unplacedRows list the rows that a slice of a long history places.
+	rowsToPlace = `
+SELECT id, currency, amount, ending_balance, type, created, ifnull(chain_position, 0), digest
+FROM customer_balance_transactions INDEXED BY customer_balance_transactions_list
+WHERE account = ?1 AND customer = ?2 AND created > ?3 ORDER BY created LIMIT ?4`
+
+	unplacedRows = `
+SELECT id, currency, amount, ending_balance, type, created, 0, digest
+FROM customer_balance_transactions INDEXED BY customer_balance_transactions_unplaced
+WHERE account = ?1 AND customer = ?2 AND chain_position IS NULL AND created > ?3 ORDER BY created LIMIT ?4`
 
 	// heldTops steps from currency to currency, since a customer has few of them and
 	// may have very many rows.
@@ -60,8 +87,9 @@ FROM currencies c JOIN customer_balance_transactions t ON t.rowid = (
 WHERE c.currency IS NOT NULL`
 )
 
-// heldBalance reads what PlanBalance compares the snapshot with.
-func (c *commit) heldBalance(snap mirror.BalanceSnapshot) (mirror.BalanceHeld, error) {
+// heldBalance reads what PlanBalance compares the snapshot with; at most so many of
+// the rows that wait for their place or, of a full read, of all.
+func (c *commit) heldBalance(snap mirror.BalanceSnapshot, limit int) (mirror.BalanceHeld, error) {
 	h := mirror.BalanceHeld{State: c.was, Balances: map[string]int64{}, Tops: map[string]mirror.HeldRow{}}
 	key := []any{c.target.Account, c.target.ID}
 	var view mirror.CustomerView
@@ -88,7 +116,11 @@ func (c *commit) heldBalance(snap mirror.BalanceSnapshot) (mirror.BalanceHeld, e
 	seen := map[string]bool{} // spans may overlap
 	for _, span := range snap.Spans() {
 		from, to := bounds(span)
-		err := c.each(heldSpan, append(key[:2:2], from, to), func(rows *sql.Rows) error {
+		most := -1
+		if snap.ReadsAll() {
+			most = limit
+		}
+		err := c.each(heldSpan, append(key[:2:2], from, to, most), func(rows *sql.Rows) error {
 			r, err := scanHeld(rows)
 			if err == nil && !seen[r.ID] {
 				seen[r.ID] = true
@@ -111,7 +143,7 @@ func (c *commit) heldBalance(snap mirror.BalanceSnapshot) (mirror.BalanceHeld, e
 	if !snap.Joined {
 		return h, nil
 	}
-	err = c.each(heldUnplaced, key, func(rows *sql.Rows) error {
+	err = c.each(heldUnplaced, append(key[:2:2], limit), func(rows *sql.Rows) error {
 		r, err := scanHeld(rows)
 		h.Unplaced = append(h.Unplaced, r)
 		return err
@@ -124,6 +156,78 @@ func (c *commit) heldBalance(snap mirror.BalanceSnapshot) (mirror.BalanceHeld, e
 		h.Tops[r.Currency] = r
 		return err
 	})
+}
+
+// Tops reads the ends of a customer's chains.
+func (s balanceDriver) Tops(ctx context.Context, t mirror.Target) (map[string]mirror.HeldRow, error) {
+	tops := map[string]mirror.HeldRow{}
+	err := s.read(ctx, func(r *reading) error {
+		return r.each(heldTops, []any{t.Account, t.ID}, func(rows *sql.Rows) error {
+			top, err := scanHeld(rows)
+			tops[top.Currency] = top
+			return err
+		})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("ends of the chains of %s: %w", t, err)
+	}
+	return tops, nil
+}
+
+// RowsToPlace lists held rows created after a time.
+func (s balanceDriver) RowsToPlace(ctx context.Context, t mirror.Target, all bool, after time.Time, limit int) ([]mirror.HeldRow, error) {
+	query, from := unplacedRows, ""
+	if all {
+		query = rowsToPlace
+	}
+	if !after.IsZero() {
+		from = stamp(after)
+	}
+	list := make([]mirror.HeldRow, 0, limit)
+	err := s.read(ctx, func(r *reading) error {
+		return r.each(query, []any{t.Account, t.ID, from, limit}, func(rows *sql.Rows) error {
+			row, err := scanHeld(rows)
+			list = append(list, row)
+			return err
+		})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("rows to place of %s: %w", t, err)
+	}
+	return list, nil
+}
+
+// Place writes positions behind the fence. A power cut may undo it, as long as the
+// join has not followed: the next sync places the rows again.
+func (s balanceDriver) Place(ctx context.Context, t mirror.Target, epoch int64, places []mirror.Placement) error {
+	c := &commit{target: t, epoch: epoch}
+	err := s.w.do(ctx, volatile, func(tx *tx) error {
+		c.tx, c.changes = tx, nil
+		if err := c.enter(); err != nil {
+			return err
+		}
+		if err := c.place(places); err != nil {
+			return err
+		}
+		return c.writeChanges()
+	})
+	if err != nil {
+		return fmt.Errorf("place %d rows of %s: %w", len(places), t, explain(s.path, err))
+	}
+	return nil
+}
+
+// place writes positions; rows that moved are told to the change feed, unless known.
+func (c *commit) place(places []mirror.Placement, known ...string) error {
+	list := make([][]any, 0, len(places))
+	for _, p := range places {
+		list = append(list, []any{p.ID, position(p.Position)})
+		if p.Moved && !slices.Contains(known, p.ID) {
+			c.changed("customer_balance_transactions", c.target.ID, p.ID, "update")
+		}
+	}
+	_, err := c.inBatches(placeRows, list, c.target.Account, c.target.ID, c.at)
+	return err
 }
 
 func scanHeld(rows *sql.Rows) (mirror.HeldRow, error) {
@@ -213,9 +317,9 @@ func (c *commit) writeBalance(plan mirror.BalancePlan, held mirror.BalanceHeld) 
 		// A row that lies outside the time that was compared, and yet is held.
 		return fmt.Errorf("created of a held transaction changed: %w", mirror.ErrLedgerRewritten)
 	}
-	updated := map[string]bool{}
+	var updated []string
 	for _, r := range slices.Concat(plan.Update, plan.Restore) {
-		updated[r.ID] = true
+		updated = append(updated, r.ID)
 		c.changed(table, customer, r.ID, "update")
 	}
 	if _, err := c.inBatches(updateRows, balanceRows(plan.Update), account, customer, c.at); err != nil {
@@ -224,14 +328,7 @@ func (c *commit) writeBalance(plan mirror.BalancePlan, held mirror.BalanceHeld) 
 	if _, err := c.inBatches(restoreRows, balanceRows(plan.Restore), account, customer, c.at); err != nil {
 		return err
 	}
-	places := make([][]any, 0, len(plan.Place))
-	for _, p := range plan.Place {
-		places = append(places, []any{p.ID, position(p.Position)})
-		if !updated[p.ID] {
-			c.changed(table, customer, p.ID, "update")
-		}
-	}
-	if _, err := c.inBatches(placeRows, places, account, customer, c.at); err != nil {
+	if err := c.place(plan.Place, updated...); err != nil {
 		return err
 	}
 	return c.leave(plan.State, plan.Open, plan.Repaired, plan.Close)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/creditmirror/creditmirror/mirror"
+	"github.com/creditmirror/creditmirror/mirror/mirrortest"
 )
 
 // BenchmarkSync measures what a worker does per change: BeginSync and an
@@ -73,5 +74,12 @@ func BenchmarkRecordEvents(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// BenchmarkLongHistory measures what one long customer costs everybody else.
+func BenchmarkLongHistory(b *testing.B) {
+	for range b.N {
+		mirrortest.LongHistory(b, open(b, filepath.Join(b.TempDir(), "mirror.db")))
 	}
 }

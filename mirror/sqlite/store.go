@@ -30,12 +30,16 @@ type Options struct {
 	Readers int
 	// Now is the clock of the database. Defaults to time.Now.
 	Now func() time.Time
+	// Slice is how many rows of a long history one transaction places. Defaults to
+	// mirror.DefaultSlice.
+	Slice int
 }
 
 // Store is a mirror.Store over one SQLite file.
 type Store struct {
 	path    string
 	now     func() time.Time
+	slice   int
 	w       *writer
 	copier  *checkpointer
 	readers *sql.DB
@@ -55,11 +59,14 @@ func Open(ctx context.Context, path string, o Options) (*Store, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+	if o.Slice <= 0 {
+		o.Slice = mirror.DefaultSlice
+	}
 	path, err := checkPath(path)
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{path: path, now: o.Now, w: newWriter(path, o.Now), stmts: &sync.Map{}}
+	s := &Store{path: path, now: o.Now, slice: o.Slice, w: newWriter(path, o.Now), stmts: &sync.Map{}}
 	// The writer goes first: it creates the file and turns the write-ahead log on.
 	if err := s.w.open(ctx); err != nil {
 		return nil, errors.Join(explain(path, err), s.w.close())

@@ -66,6 +66,14 @@ func openHarness(t *testing.T) mirror.Store {
 			return err
 		},
 		Again: func(t *testing.T) mirror.Store { return open(t, path) },
+		Sliced: func(t *testing.T, rows int) mirror.Store {
+			s, err := sqlite.Open(t.Context(), path, sqlite.Options{Slice: rows})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = s.Close() })
+			return s
+		},
 	}
 }
 

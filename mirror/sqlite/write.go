@@ -66,7 +66,7 @@ func (c *commit) enterWrite() error {
 func (c *commit) writeRow(w mirror.Write) error {
 	// A snapshot of nothing but a head that is joined: the customer, its balances
 	// and the tops of its chains.
-	held, err := c.heldBalance(mirror.BalanceSnapshot{Target: w.Target, Joined: true})
+	held, err := c.heldBalance(mirror.BalanceSnapshot{Target: w.Target, Joined: true}, 0)
 	if err != nil {
 		return err
 	}

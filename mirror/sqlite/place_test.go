@@ -1,0 +1,35 @@
+package sqlite
+
+import (
+	"errors"
+	"path/filepath"
+	"testing"
+
+	"github.com/creditmirror/creditmirror/mirror"
+)
+
+// Each slice of a long history is behind the fence by itself.
+func TestI4_SliceIsFenced(t *testing.T) {
+	t.Parallel()
+	s, err := Open(t.Context(), filepath.Join(t.TempDir(), "mirror.db"), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if err := s.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	target := mirror.Target{Scope: mirror.ScopeBalance, ID: "cus_1"}
+	for range 2 {
+		if _, err := s.BeginSync(t.Context(), target); err != nil {
+			t.Fatal(err)
+		}
+	}
+	places := []mirror.Placement{{ID: "cbtxn_1", Position: 1}}
+	if err := (balanceDriver{s}).Place(t.Context(), target, 1, places); !errors.Is(err, mirror.ErrFenced) {
+		t.Errorf("a slice of an older sync: %v, want ErrFenced", err)
+	}
+	if err := (balanceDriver{s}).Place(t.Context(), target, 2, places); err != nil {
+		t.Errorf("a slice of this sync: %v", err)
+	}
+}
