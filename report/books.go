@@ -157,9 +157,10 @@ type Reader interface {
 	SyncState(ctx context.Context, k Key) ([]Sync, error)
 	// Position is the place of the snapshot in the change feed.
 	Position(ctx context.Context) (string, error)
-	// Since lists what came after a position, recorded since the given time, that is
-	// dated before until: rows that were inserted or rewritten, and deletions.
-	Since(ctx context.Context, s Seal) iter.Seq2[Arrival, error]
+	// Since lists what came into a ledger of an account after a position of the feed and
+	// is dated before until: rows that were inserted or rewritten, and deletions. Findings
+	// that were open at a time or later tell why.
+	Since(ctx context.Context, l Ledger, account, position string, sealed, until time.Time) iter.Seq2[Arrival, error]
 	// Seals lists the seals of a period, or (empty) of all, by account, period, seal,
 	// ledger, currency; reopened ones too.
 	Seals(ctx context.Context, period string) ([]Seal, error)
@@ -197,8 +198,7 @@ type Seal struct {
 // Arrival is a row that came into the books, or was rewritten, after a seal.
 type Arrival struct {
 	Key
-	Ledger   Ledger
-	Currency string
+	Currency string // empty for a deletion, which is of all
 	ID, Type string
 	Amount   int64
 	Dated    time.Time

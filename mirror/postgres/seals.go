@@ -6,6 +6,7 @@ import (
 	"iter"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -42,15 +43,15 @@ const finding = `(SELECT f.cause || chr(31) || f.actual FROM creditmirror.drift_
     WHERE f.account = c.account AND f.customer = c.customer AND f.object = t.id AND f.kind IN ('missing_transaction', 'field_mismatch')
       AND coalesce(f.repaired_at, 'infinity') >= ? ORDER BY f.found_at DESC LIMIT 1)`
 
-// Since lists what came after a seal.
-func (b *books) Since(ctx context.Context, s report.Seal) iter.Seq2[report.Arrival, error] {
-	seq, system, snapshot, err := parsePosition(s.Position)
+// Since lists what came after a position.
+func (b *books) Since(ctx context.Context, l report.Ledger, account, position string, sealed, until time.Time) iter.Seq2[report.Arrival, error] {
+	seq, system, snapshot, err := parsePosition(position)
 	var own string
 	if err == nil {
 		err = b.conn.QueryRow(ctx, systemIdentifier).Scan(&own)
 	}
 	changed := func(q *statement, table string) {
-		q.add(` WHERE c.account = ? AND c.table_name = ?`, s.Account, table)
+		q.add(` WHERE c.account = ? AND c.table_name = ?`, account, table)
 		if system == own && snapshot != "" {
 			q.add(` AND c.xact >= pg_snapshot_xmin(?::text::pg_snapshot) AND NOT pg_visible_in_snapshot(c.xact, ?::text::pg_snapshot)`, snapshot, snapshot)
 		} else {
@@ -58,28 +59,28 @@ func (b *books) Since(ctx context.Context, s report.Seal) iter.Seq2[report.Arriv
 		}
 	}
 	q := new(statement)
-	if s.Ledger == report.LedgerBalance {
-		q.add(`SELECT c.customer, t.id, t.type AS kind, t.amount, t.created AS dated, min(c.changed_at), bool_or(c.op = 'insert'), `+finding+`
-FROM creditmirror.changes AS c JOIN creditmirror.customer_balance_transactions AS t ON t.account = c.account AND t.customer = c.customer AND t.id = c.id`, s.SealedAt)
+	if l == report.LedgerBalance {
+		q.add(`SELECT c.customer, t.currency, t.id, t.type AS kind, t.amount, t.created AS dated, min(c.changed_at), bool_or(c.op = 'insert'), `+finding+`
+FROM creditmirror.changes AS c JOIN creditmirror.customer_balance_transactions AS t ON t.account = c.account AND t.customer = c.customer AND t.id = c.id`, sealed)
 		changed(q, "customer_balance_transactions")
-		q.add(` AND t.created < ? AND t.currency = ? GROUP BY c.account, c.customer, t.id, t.type, t.amount, t.created`, s.End, s.Currency)
+		q.add(` AND t.created < ? GROUP BY c.account, c.customer, t.currency, t.id, t.type, t.amount, t.created`, until)
 	} else {
-		q.add(`SELECT c.customer, t.id, coalesce(t.credit_type, t.debit_type, '') AS kind, t.amount, greatest(t.effective_at, g.effective_at) AS dated,
-  min(c.changed_at), bool_or(c.op = 'insert'), `+finding+`
+		q.add(`SELECT c.customer, t.currency, t.id, coalesce(t.credit_type, t.debit_type, '') AS kind, t.amount,
+  greatest(t.effective_at, g.effective_at) AS dated, min(c.changed_at), bool_or(c.op = 'insert'), `+finding+`
 FROM creditmirror.changes AS c JOIN creditmirror.credit_balance_transactions AS t ON t.account = c.account AND t.customer = c.customer AND t.id = c.id
-LEFT JOIN creditmirror.credit_grants AS g ON g.account = t.account AND g.id = t."grant"`, s.SealedAt)
+LEFT JOIN creditmirror.credit_grants AS g ON g.account = t.account AND g.id = t."grant"`, sealed)
 		changed(q, "credit_balance_transactions")
-		q.add(` AND greatest(t.effective_at, g.effective_at) < ? AND t.currency = ?
-GROUP BY c.account, c.customer, t.id, t.credit_type, t.debit_type, t.amount, t.effective_at, g.effective_at`, s.End, s.Currency)
+		q.add(` AND greatest(t.effective_at, g.effective_at) < ?
+GROUP BY c.account, c.customer, t.currency, t.id, t.credit_type, t.debit_type, t.amount, t.effective_at, g.effective_at`, until)
 	}
-	q.add(` UNION ALL SELECT c.customer, '', ?, 0::bigint, k.deleted_at, min(c.changed_at), true, NULL
+	q.add(` UNION ALL SELECT c.customer, '', '', ?::text, 0::bigint, k.deleted_at, min(c.changed_at), true, NULL
 FROM creditmirror.changes AS c JOIN creditmirror.customers AS k ON k.account = c.account AND k.id = c.customer`, report.TypeDeleted)
 	changed(q, "customers")
-	q.add(` AND k.deleted AND k.deleted_at < ? GROUP BY c.customer, k.deleted_at ORDER BY 1, 5, 2`, s.End)
+	q.add(` AND k.deleted AND k.deleted_at < ? GROUP BY c.customer, k.deleted_at ORDER BY 1, 6, 3`, until)
 	return stream(ctx, b, q, err, func(row pgx.Row, a *report.Arrival) error {
-		a.Account, a.Ledger, a.Currency = s.Account, s.Ledger, s.Currency
+		a.Account = account
 		var found *string
-		err := row.Scan(&a.Customer, &a.ID, &a.Type, &a.Amount, &a.Dated, &a.Arrived, &a.Inserted, &found)
+		err := row.Scan(&a.Customer, &a.Currency, &a.ID, &a.Type, &a.Amount, &a.Dated, &a.Arrived, &a.Inserted, &found)
 		if found == nil {
 			found = new(string)
 		}

@@ -5,48 +5,52 @@ import (
 	"database/sql"
 	"fmt"
 	"iter"
+	"time"
 
 	"github.com/creditmirror/creditmirror/report"
 )
 
 const (
 	// sinceRows lists what came after a position, with the newest finding that tells why.
-	// ?1 account, ?2 position, ?3 end of the period, ?4 when it was sealed, ?5 ledger,
-	// ?6 currency.
+	// ?1 account, ?2 position, ?3 end of the period, ?4 when it was sealed.
 	sinceBalance = `
-SELECT c.customer, t.id, t.type, t.amount, t.created AS dated, min(c.changed_at), max(c.op = 'insert'),
+SELECT c.customer, t.currency, t.id, t.type, t.amount, t.created AS dated, min(c.changed_at), max(c.op = 'insert'),
   (SELECT f.cause || char(31) || f.actual FROM drift_findings f
    WHERE f.account = c.account AND f.customer = c.customer AND f.object = t.id AND f.kind IN ('missing_transaction', 'field_mismatch')
      AND ifnull(f.repaired_at, ?4) >= ?4 ORDER BY f.found_at DESC LIMIT 1)
 FROM changes c CROSS JOIN customer_balance_transactions t ON t.account = c.account AND t.customer = c.customer AND t.id = c.id
-WHERE c.account = ?1 AND c.seq > ?2 AND c.table_name = 'customer_balance_transactions' AND t.created < ?3 AND t.currency = ?6 AND ?5 = 'balance'
+WHERE c.account = ?1 AND c.seq > ?2 AND c.table_name = 'customer_balance_transactions' AND t.created < ?3
 GROUP BY c.customer, t.id`
 	sinceCredits = `
-SELECT c.customer, t.id, coalesce(t.credit_type, t.debit_type, ''), t.amount, max(t.effective_at, ifnull(g.effective_at, '')) AS dated,
+SELECT c.customer, t.currency, t.id, coalesce(t.credit_type, t.debit_type, ''), t.amount, max(t.effective_at, ifnull(g.effective_at, '')) AS dated,
   min(c.changed_at), max(c.op = 'insert'),
   (SELECT f.cause || char(31) || f.actual FROM drift_findings f
    WHERE f.account = c.account AND f.customer = c.customer AND f.object = t.id AND f.kind IN ('missing_transaction', 'field_mismatch')
      AND ifnull(f.repaired_at, ?4) >= ?4 ORDER BY f.found_at DESC LIMIT 1)
 FROM changes c CROSS JOIN credit_balance_transactions t ON t.account = c.account AND t.customer = c.customer AND t.id = c.id
 LEFT JOIN credit_grants g ON g.account = t.account AND g.id = t."grant"
-WHERE c.account = ?1 AND c.seq > ?2 AND c.table_name = 'credit_balance_transactions' AND t.currency = ?6 AND ?5 = 'credits'
+WHERE c.account = ?1 AND c.seq > ?2 AND c.table_name = 'credit_balance_transactions'
 GROUP BY c.customer, t.id HAVING max(t.effective_at, ifnull(g.effective_at, '')) < ?3`
 	sinceDeleted = `
-SELECT c.customer, '', 'customer_deleted', 0, k.deleted_at AS dated, min(c.changed_at), 1, NULL
+SELECT c.customer, '', '', 'customer_deleted', 0, k.deleted_at AS dated, min(c.changed_at), 1, NULL
 FROM changes c CROSS JOIN customers k ON k.account = c.account AND k.id = c.customer
 WHERE c.account = ?1 AND c.seq > ?2 AND c.table_name = 'customers' AND k.deleted AND k.deleted_at < ?3
 GROUP BY c.customer`
-	since = sinceBalance + ` UNION ALL ` + sinceCredits + ` UNION ALL ` + sinceDeleted + ` ORDER BY 1, 5, 2`
+	sinceInOrder = ` ORDER BY 1, 6, 3`
 )
 
-// Since lists what came after a seal.
-func (b *books) Since(ctx context.Context, s report.Seal) iter.Seq2[report.Arrival, error] {
-	seq, err := parsePosition(s.Position)
-	q := new(statement).add(since, s.Account, seq, stamp(s.End), stamp(s.SealedAt), string(s.Ledger), s.Currency)
+// Since lists what came after a position.
+func (b *books) Since(ctx context.Context, l report.Ledger, account, position string, sealed, until time.Time) iter.Seq2[report.Arrival, error] {
+	seq, err := parsePosition(position)
+	rows := sinceBalance
+	if l == report.LedgerCredits {
+		rows = sinceCredits
+	}
+	q := new(statement).add(rows+` UNION ALL `+sinceDeleted+sinceInOrder, account, seq, stamp(until), stamp(sealed))
 	return stream(ctx, b, q, err, func(rows *sql.Rows, a *report.Arrival) error {
-		a.Account, a.Ledger, a.Currency = s.Account, s.Ledger, s.Currency
+		a.Account = account
 		var found sql.NullString
-		err := rows.Scan(&a.Customer, &a.ID, &a.Type, &a.Amount, timeColumn{&a.Dated}, timeColumn{&a.Arrived}, &a.Inserted, &found)
+		err := rows.Scan(&a.Customer, &a.Currency, &a.ID, &a.Type, &a.Amount, timeColumn{&a.Dated}, timeColumn{&a.Arrived}, &a.Inserted, &found)
 		a.Explain(found.String)
 		return err
 	})

@@ -1,0 +1,121 @@
+package report
+
+import (
+	"context"
+	"time"
+)
+
+// Movement is one line of a statement: a movement, or where a ledger stood before or
+// after them.
+type Movement struct {
+	Row
+	Ledger  Ledger
+	Balance int64
+	// Edge tells opening and closing, which have no amount.
+	Edge bool
+}
+
+// Statement yields every movement of one customer from a time on (zero: the beginning)
+// and before q.Until, with the running balance; per ledger and currency first where it
+// stood, last where it stands. q.Filter names the account and the customer.
+func Statement(ctx context.Context, from Reader, q Query, start time.Time, yield func(Movement) error) (Outcome, error) {
+	var out Outcome
+	for _, l := range q.Ledgers {
+		standing := Standing{Key: Key{*q.Account, q.Customer}, Complete: true}
+		for s, err := range from.Standings(ctx, l, q.Filter) {
+			if err != nil {
+				return out, err
+			}
+			standing = s
+		}
+		if !standing.Proven() && !standing.Released(start) {
+			out.unproven(standing, l)
+			continue
+		}
+		st := statement{ledger: l, start: start, until: q.Until, all: q.All, yield: yield, out: &out, living: standing.DeletedAt.IsZero()}
+		rows := from.Rows(ctx, RowQuery{Filter: q.Filter, Ledger: l, Until: q.Until})
+		for r, err := range Entries(standing, ByLedger, q.Until, rows) {
+			if err == nil {
+				err = st.add(r)
+			}
+			if err != nil {
+				return out, err
+			}
+		}
+		if err := st.end(); err != nil {
+			return out, err
+		}
+	}
+	return out, nil
+}
+
+// statement is one ledger, currency by currency.
+type statement struct {
+	ledger       Ledger
+	start, until time.Time
+	all, living  bool
+	yield        func(Movement) error
+	out          *Outcome
+
+	row    Row // the last
+	held   int64
+	opened bool
+	last   Row // the one with the highest place in the chain
+}
+
+func (s *statement) add(r Row) error {
+	if r.Currency != s.row.Currency {
+		if err := s.end(); err != nil {
+			return err
+		}
+	}
+	s.row = r
+	if r.Position > s.last.Position {
+		s.last = r
+	}
+	if r.Dated.Before(s.start) {
+		s.held += r.Amount
+		return nil
+	}
+	if err := s.open(r.Dated); err != nil {
+		return err
+	}
+	s.held += r.Amount
+	return s.yield(Movement{Row: r, Ledger: s.ledger, Balance: s.held})
+}
+
+// open yields where the ledger stood, once.
+func (s *statement) open(first time.Time) error {
+	if s.opened {
+		return nil
+	}
+	s.opened = true
+	if !s.start.IsZero() {
+		first = s.start
+	}
+	return s.edge(LineOpening, first)
+}
+
+func (s *statement) edge(line string, at time.Time) error {
+	return s.yield(Movement{
+		Row: Row{Key: s.row.Key, Currency: s.row.Currency, Type: line, Dated: at}, Ledger: s.ledger, Balance: s.held, Edge: true,
+	})
+}
+
+// end yields where the ledger stands.
+func (s *statement) end() error {
+	defer func() { s.held, s.opened, s.row, s.last = 0, false, Row{}, Row{} }()
+	if s.row.Currency == "" && s.row.ID == "" {
+		return nil
+	}
+	if s.ledger == LedgerBalance && s.living && s.held != s.last.EndingBalance {
+		s.out.differs(Sum{Key: s.row.Key, Currency: s.row.Currency, Amount: s.held, End: s.last.EndingBalance})
+	}
+	if !s.opened && s.held == 0 && !s.all {
+		return nil
+	}
+	if err := s.open(s.start); err != nil {
+		return err
+	}
+	return s.edge(LineClosing, AsOf(s.until))
+}
