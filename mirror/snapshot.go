@@ -230,6 +230,9 @@ const (
 	DriftMissingCustomer       DriftKind = "missing_customer"
 	DriftMissedEvent           DriftKind = "missed_event"
 	DriftOrphan                DriftKind = "orphan"
+	// DriftBooksMismatch: a sealed period is not what was sealed. Only verify tells it,
+	// and it is not recorded.
+	DriftBooksMismatch DriftKind = "books_mismatch"
 )
 
 // Finding is a difference that was found. It stays open until a sync proves it gone.
