@@ -87,6 +87,26 @@ func TestThousandEventsOfTenCustomersCostThirtyCalls(t *testing.T) {
 			close(arrived)
 			w.costs(n, 30)
 		})
+		// Two syncs of two pages, of which the first reads its first page once more, or
+		// a last look at what nothing has changed.
+		t.Run("whose lists lag behind them", func(t *testing.T) {
+			w, n, customers := tenCustomers(t, b)
+			arrived := make(chan struct{})
+			w.hook(func(string, *http.Request) { <-arrived })
+			w.faults(stripesim.Fault{Kind: stripesim.FaultListLag, Probability: 1, Delay: stripesim.Duration(300 * time.Millisecond)})
+			var senders sync.WaitGroup
+			for _, c := range customers {
+				senders.Go(func() {
+					for range 100 {
+						w.change(c, 1)
+						w.deliver(event("customer.updated", c, time.Now()))
+					}
+				})
+			}
+			senders.Wait()
+			close(arrived)
+			w.costs(n, 50)
+		})
 		t.Run("while each answer comes at once", func(t *testing.T) {
 			w, n, customers := tenCustomers(t, b)
 			began := time.Now()

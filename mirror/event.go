@@ -28,7 +28,19 @@ type Event struct {
 	// Updated is the update time of data.object where that is a grant; otherwise
 	// zero. A copy of the grant that is older does not answer the event.
 	Updated time.Time
+	// Moved tells, of a customer.updated, whether its balance changed.
+	Moved BalanceMoved
 }
+
+// BalanceMoved tells whether an event says that a balance changed.
+type BalanceMoved uint8
+
+// What an event can say of a balance.
+const (
+	MovedUnknown BalanceMoved = iota
+	MovedYes
+	MovedNo
+)
 
 // ErrThinEvent reports a v2 event: signed by Stripe, but with no snapshot in it.
 var ErrThinEvent = errors.New("a v2 thin event")
@@ -148,13 +160,27 @@ func DecodeEvent(raw []byte) (Event, error) {
 	return e, nil
 }
 
+// moved tells from the attributes that an update changed whether the balance is
+// among them. Nothing of their values is looked at.
+func moved(previous jsonText) BalanceMoved {
+	var balance, credit jsonText
+	err := members(previous, "data.previous_attributes", map[string]*jsonText{"balance": &balance, "invoice_credit_balance": &credit})
+	switch {
+	case err != nil: // not there
+		return MovedUnknown
+	case balance != nil, credit != nil:
+		return MovedYes
+	}
+	return MovedNo
+}
+
 // maxUnix is the year 9999: later times fit no database's timestamp.
 const maxUnix = 253402300799
 
 // decodePayload finds the ids in data.object that tell the targets.
 func (e *Event) decodePayload(data jsonText) error {
-	var payload, id, customer, grant, updated jsonText
-	err := members(data, "data", map[string]*jsonText{"object": &payload})
+	var payload, previous, id, customer, grant, updated jsonText
+	err := members(data, "data", map[string]*jsonText{"object": &payload, "previous_attributes": &previous})
 	if err == nil {
 		err = members(payload, "data.object", map[string]*jsonText{"id": &id, "customer": &customer, "credit_grant": &grant, "updated": &updated})
 	}
@@ -168,8 +194,11 @@ func (e *Event) decodePayload(data jsonText) error {
 		return fmt.Errorf("data.object.id %.40q is not an id", e.Object)
 	}
 	switch e.Type {
-	case "customer.created", "customer.updated", "customer.deleted":
+	case "customer.created", "customer.deleted":
 		e.Customer = e.Object
+	case "customer.updated":
+		e.Customer = e.Object
+		e.Moved = moved(previous)
 	case "billing.credit_balance_transaction.created":
 		e.Grant, err = grant.reference("data.object.credit_grant")
 	case "test_helpers.test_clock.ready":

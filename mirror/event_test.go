@@ -116,6 +116,28 @@ func TestEventOfNobody(t *testing.T) {
 	}
 }
 
+func TestEventTellsWhatAnAnswerMustShow(t *testing.T) {
+	t.Parallel()
+	const head = `{"id":"evt_1","object":"event","livemode":false,"created":1700000000,"type":`
+	for body, want := range map[string]Event{
+		`"customer.updated","data":{"object":{"id":"cus_1"},"previous_attributes":{"balance":0,"name":"a"}}}`:         {Moved: MovedYes},
+		`"customer.updated","data":{"object":{"id":"cus_1"},"previous_attributes":{"balance":null}}}`:                 {Moved: MovedYes},
+		`"customer.updated","data":{"object":{"id":"cus_1"},"previous_attributes":{"name":{"balance":1}}}}`:           {Moved: MovedNo},
+		`"customer.updated","data":{"object":{"id":"cus_1"},"previous_attributes":7}}`:                                {},
+		`"customer.updated","data":{"object":{"id":"cus_1"},"previous_attributes":null}}`:                             {},
+		`"customer.updated","data":{"object":{"id":"cus_1"}}}`:                                                        {},
+		`"customer.created","data":{"object":{"id":"cus_1"},"previous_attributes":{"balance":0}}}`:                    {},
+		`"billing.credit_grant.updated","data":{"object":{"id":"credgr_1","customer":"cus_1","updated":1700000009}}}`: {Updated: at(9)},
+		`"billing.credit_grant.updated","data":{"object":{"id":"credgr_1","customer":"cus_1","updated":"9"}}}`:        {},
+		`"billing.credit_grant.created","data":{"object":{"id":"credgr_1","customer":"cus_1"}}}`:                      {},
+	} {
+		e, err := DecodeEvent([]byte(head + body))
+		if err != nil || e.Moved != want.Moved || !e.Updated.Equal(want.Updated) || e.Customer != "cus_1" {
+			t.Errorf("%s: %+v, %v; want %+v", body, e, err, want)
+		}
+	}
+}
+
 func TestEventRefReadsBack(t *testing.T) {
 	t.Parallel()
 	const trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -124,12 +146,16 @@ func TestEventRefReadsBack(t *testing.T) {
 		{ID: "evt_2", Created: at(0), Type: "x"},
 		{ID: "evt_1", Created: at(5), Object: "cus_1", Type: "customer.updated", Trace: trace},
 		{ID: "evt_2", Created: at(0), Type: "x", Trace: trace},
+		{ID: "evt_3", Created: at(5), Object: "credgr_1", Type: "billing.credit_grant.updated", Updated: at(4)},
+		{ID: "evt_3", Created: at(5), Object: "credgr_1", Type: "billing.credit_grant.updated", Updated: at(4), Trace: trace},
+		{ID: "evt_4", Created: at(5), Object: "cus_1", Type: "customer.updated", Moved: MovedYes},
+		{ID: "evt_4", Created: at(5), Object: "cus_1", Type: "customer.updated", Moved: MovedNo, Trace: trace},
 	} {
 		if got, err := ParseEventRef(r.String()); err != nil || got != r {
 			t.Fatalf("%v reads back as %v, %v", r, got, err)
 		}
 	}
-	for _, s := range []string{"", "a b", "a b c d", "a 1 c d e", "a 1 c d " + trace + " f", "a 1 c d " + trace + "0"} {
+	for _, s := range []string{"", "a b", "a b c d", "a 1 c d e", "a 1 c d " + trace + " f", "a 1 c d " + trace + "0", "a 1 c d moved 5", "a 1 c d moved moved"} {
 		if _, err := ParseEventRef(s); err == nil {
 			t.Fatalf("%q was read", s)
 		}

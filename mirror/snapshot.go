@@ -3,6 +3,7 @@ package mirror
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -89,8 +90,9 @@ type EventRef struct {
 	// Object is the id of data.object; empty when unknown.
 	Object string
 	Type   string
-	// Updated is as in Event.
+	// Updated and Moved are as in Event. Moved is carried by the queue, and not stored.
 	Updated time.Time
+	Moved   BalanceMoved
 	// Trace names the span of the request that brought it, as a traceparent; empty
 	// without one. It is carried by the queue, and not stored.
 	Trace string
@@ -261,11 +263,17 @@ func (r EventRef) String() string {
 	if !r.Updated.IsZero() {
 		text += " " + strconv.FormatInt(r.Updated.Unix(), 10)
 	}
+	if r.Moved != MovedUnknown {
+		text += " " + movedTexts[r.Moved]
+	}
 	if r.Trace != "" {
 		text += " " + r.Trace
 	}
 	return text
 }
+
+// movedTexts are how a reference says whether a balance changed.
+var movedTexts = [...]string{MovedYes: "moved", MovedNo: "still"}
 
 // validTrace is a traceparent of W3C's first version.
 var validTrace = regexp.MustCompile(`^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$`)
@@ -287,6 +295,11 @@ func ParseEventRef(s string) (EventRef, error) {
 			r.Updated, rest = time.Unix(updated, 0).UTC(), rest[1:]
 		}
 	}
+	if len(rest) > 0 {
+		if i := slices.Index(movedTexts[:], rest[0]); i > 0 {
+			r.Moved, rest = BalanceMoved(i), rest[1:]
+		}
+	}
 	if len(rest) > 0 && validTrace.MatchString(rest[0]) {
 		r.Trace, rest = rest[0], rest[1:]
 	}
@@ -298,5 +311,5 @@ func ParseEventRef(s string) (EventRef, error) {
 
 // Ref is the event as a sync refers to it.
 func (e Event) Ref() EventRef {
-	return EventRef{ID: e.ID, Created: e.Created, Object: e.Object, Type: e.Type, Updated: e.Updated}
+	return EventRef{ID: e.ID, Created: e.Created, Object: e.Object, Type: e.Type, Updated: e.Updated, Moved: e.Moved}
 }

@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/creditmirror/creditmirror/internal/failpoint"
@@ -19,8 +20,15 @@ func firstPage(st mirror.SyncState, refs []mirror.EventRef) int {
 	if !st.HistoryComplete {
 		return pageSize
 	}
-	return min(10+len(refs), pageSize)
+	if len(refs) > burst { // a call more costs more than the rows of a page
+		return pageSize
+	}
+	return 10 + len(refs)
 }
+
+// burst is how many events make it likely that there are more rows than events that
+// are known: a queue keeps the oldest ones only.
+const burst = 5
 
 func (s *Syncer) syncBalance(ctx context.Context, t mirror.Target, refs []mirror.EventRef) (Result, error) {
 	st, err := s.store.BeginSync(ctx, t)
@@ -31,12 +39,16 @@ func (s *Syncer) syncBalance(ctx context.Context, t mirror.Target, refs []mirror
 	p := s.patience(t, st)
 	began := s.o.Now()
 	observed, head := began, balanceRead{}
+	var before *balanceRead // what was read and did not prove itself
 	var done Result
 	for {
 		if !head.begun() {
 			observed = s.o.Now()
 		}
-		read, err := s.readBalance(ctx, t, st, refs, p.full, head)
+		if p.full || head.begun() || p.rereads == s.o.Rereads {
+			before = nil // a row may have been listed late far down
+		}
+		read, err := s.readBalance(ctx, t, p.settled(st), refs, p.full, head, before)
 		if vanished(err) {
 			result, err := s.vanished(ctx, t, st, observed, refs, errUnlisted)
 			// Listed as missing and yet alive: one of the two replies lags. That is no
@@ -55,8 +67,12 @@ func (s *Syncer) syncBalance(ctx context.Context, t mirror.Target, refs []mirror
 		if read.gone {
 			return s.bury(ctx, t, st, observed, refs)
 		}
+		if read.observed.IsZero() {
+			read.observed = observed
+		}
+		before = &read
 		snapshot := mirror.BalanceSnapshot{
-			Target: t, Epoch: st.Epoch, EventSeq: st.EventSeq, ObservedAt: observed,
+			Target: t, Epoch: st.Epoch, EventSeq: st.EventSeq, ObservedAt: read.observed,
 			Customer: read.customer, Windows: read.windows,
 			Joined: read.joined, Full: read.full, Walk: read.walk,
 			AcceptDisproof: p.accept, Events: refs,
@@ -67,6 +83,9 @@ func (s *Syncer) syncBalance(ctx context.Context, t mirror.Target, refs []mirror
 			done.add(applied)
 			if read.joined || !s.goesOn(began) {
 				done.More, done.Unproven = !read.joined, p.accept
+				if read.joined {
+					done.Looks = s.looks(refs, read, done.Applied)
+				}
 				return done, nil
 			}
 			st.Walk, head = read.walk, read
@@ -94,6 +113,23 @@ type balanceRead struct {
 	joined   bool
 	full     bool
 	walk     mirror.Walk
+	// observed is when the oldest reading began of which rows are taken; zero: this one.
+	observed time.Time
+}
+
+// rest are the rows that a reading found after the one of an id; known is false where
+// it ended there.
+func (r *balanceRead) rest(after string, limit int) (rows []mirror.BalanceTransaction, more, known bool) {
+	if r == nil || len(r.windows) != 1 || !r.windows[0].FromHead || after == "" {
+		return nil, false, false
+	}
+	w := r.windows[0]
+	i := slices.IndexFunc(w.Rows, func(row mirror.BalanceTransaction) bool { return row.ID == after }) + 1
+	if i == 0 || i == len(w.Rows) && !w.ToEnd {
+		return nil, false, false
+	}
+	end := min(i+limit, len(w.Rows))
+	return w.Rows[i:end], end < len(w.Rows) || !w.ToEnd, true
 }
 
 // begun reports whether this is a piece of the same sync, whose walk goes on.
@@ -101,10 +137,20 @@ func (r balanceRead) begun() bool { return r.walk.InProgress() }
 
 // readBalance reads from the newest row down to the complete part of what is
 // held (or to the end of the list, when full or nothing is held), at most one
-// piece. Where head is a piece that this sync has read, it goes on after it.
-func (s *Syncer) readBalance(ctx context.Context, t mirror.Target, st mirror.SyncState, refs []mirror.EventRef, full bool, head balanceRead) (balanceRead, error) {
+// piece. Where head is a piece that this sync has read, it goes on after it. Where the
+// reading before did not prove itself, what it found below the first page is not asked
+// for again: rows do not change.
+func (s *Syncer) readBalance(ctx context.Context, t mirror.Target, st mirror.SyncState, refs []mirror.EventRef, full bool, head balanceRead, before *balanceRead) (balanceRead, error) {
 	read := balanceRead{customer: head.customer}
+	limit := firstPage(st, refs)
+	if before != nil && len(before.windows) == 1 && len(before.windows[0].Rows) > limit {
+		limit = pageSize
+	}
 	list := func(after string, limit int) (rows []mirror.BalanceTransaction, more bool, err error) {
+		if rows, more, known := before.rest(after, limit); known {
+			read.observed = before.observed
+			return rows, more, nil
+		}
 		page, err := s.stripe.BalancePage(ctx, t.Account, t.ID, after, limit)
 		failpoint.Hit("worker.page")
 		if after == "" && page.Customer != nil {
@@ -112,7 +158,7 @@ func (s *Syncer) readBalance(ctx context.Context, t mirror.Target, st mirror.Syn
 		}
 		return page.Rows, page.HasMore, err
 	}
-	walked, err := walkLedger(st, full, head.begun(), firstPage(st, refs), s.o.PagesPerPiece, list,
+	walked, err := walkLedger(st, full, head.begun(), limit, s.o.PagesPerPiece, list,
 		func(r mirror.BalanceTransaction) (string, time.Time) { return r.ID, r.Created })
 	if err != nil {
 		return balanceRead{}, err
@@ -126,6 +172,33 @@ func (s *Syncer) readBalance(ctx context.Context, t mirror.Target, st mirror.Syn
 		read.customer, read.gone = reply.Customer, reply.Deleted
 	}
 	return read, nil
+}
+
+// looks tells how often the customer should be looked at once more, because the whole
+// reply may be older than an event that it answers: lists and customers come from
+// replicas, which agree with each other while they lag.
+//
+// A balance that moved has a row of that time. And an event after which nothing
+// changed may have been answered by an earlier sync, or not at all.
+func (s *Syncer) looks(refs []mirror.EventRef, read balanceRead, applied mirror.Applied) int {
+	if !read.windows[0].FromHead {
+		return 0 // a long walk has ended: the newest rows were read before
+	}
+	var newest time.Time
+	if rows := read.windows[0].Rows; len(rows) > 0 {
+		newest = rows[0].Created
+	}
+	looks := 0
+	for _, r := range refs {
+		switch {
+		case r.Type != "customer.updated", r.Moved == mirror.MovedNo, s.o.Now().Sub(r.Created) > lagKnown:
+		case r.Moved == mirror.MovedYes && read.customer.TestClock == "" && newest.Before(r.Created.Add(-rowSlack)):
+			return len(looksAfter)
+		case !applied.Changed():
+			looks = 1
+		}
+	}
+	return looks
 }
 
 // walked is how far one piece of a history read came.

@@ -156,6 +156,10 @@ func (p *Pool) Run(ctx context.Context) error {
 // be a list that lagged.
 var doubts = [...]time.Duration{time.Second, 4 * time.Second, 15 * time.Second, time.Minute}
 
+// looksAfter are the waits before a customer is read once more whose reply may have
+// been older than the events that it answered.
+var looksAfter = [...]time.Duration{3 * time.Second, 5 * time.Second, 15 * time.Second, 45 * time.Second}
+
 // giveBackTimeout bounds how long targets in work may take to notice that they
 // are cut off.
 const giveBackTimeout = 3 * time.Second
@@ -308,6 +312,12 @@ func (p *Pool) settle(ctx context.Context, c queue.Claim, t mirror.Target, refs 
 			// Lists may have lagged for longer than the sync was patient: a new finding
 			// is looked at again, an old one waits for its next event or sweep.
 			if _, err := p.queue.Revisit(ctx, c, doubts[c.Attempts]); err != nil {
+				p.lapse(c, err)
+			}
+			return
+		}
+		if c.Attempts < min(r.Looks, len(looksAfter)) {
+			if _, err := p.queue.Revisit(ctx, c, looksAfter[c.Attempts]); err != nil {
 				p.lapse(c, err)
 			}
 			return

@@ -456,6 +456,27 @@ func TestPoolMoreRunsAgain(t *testing.T) {
 	})
 }
 
+// A reply that may have been older than its events is looked at again, and a reply
+// that proves itself ends that.
+func TestPoolLooksAgain(t *testing.T) {
+	t.Parallel()
+	for looks, want := range map[int]string{
+		0: "done", 1: "revisit; done", 2: "revisit; revisit; done", 9: "revisit; revisit; revisit; revisit; done",
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			q := newQueue(balanceOf(cus).Key())
+			r := start(t, q, Options{}, func(context.Context, mirror.Target, []mirror.EventRef) (Result, error) {
+				return Result{Looks: looks}, nil
+			})
+			pass(5 * time.Minute)
+			if got := q.done(); got != want {
+				t.Errorf("%d looks: %s, want %s", looks, got, want)
+			}
+			r.end(t)
+		})
+	}
+}
+
 // I19: what a refused sync found is counted once, however often it is tried again.
 func TestI19_FindingsOfARefusedSyncAreCounted(t *testing.T) {
 	t.Parallel()

@@ -108,6 +108,9 @@ type Result struct {
 	Deleted bool
 	// Unproven tells that the reply was stored although it might not prove the balance.
 	Unproven bool
+	// Looks is how many more looks are worth it, because the reply may be behind the
+	// events that it answered.
+	Looks int
 	// Local tells that the mirror had the answer, so that Stripe was not asked.
 	Local bool
 }
@@ -128,6 +131,14 @@ const (
 	// lastingLag is how long after its event a row may be missing from the list before
 	// the whole history is read for it.
 	lastingLag = 10 * time.Second
+	// lagKnown is how old an event may be for a reply to be suspected of lagging behind
+	// it.
+	lagKnown = 2 * time.Minute
+	// settledAfter is how long after a second no row comes into it any more, unless lists
+	// lag for longer or a clock is off.
+	settledAfter = 10 * time.Second
+	// rowSlack is how far before its event a row of the customer balance is created.
+	rowSlack = 2 * time.Second
 	// eventSlack is how far before its event a row may have been created.
 	eventSlack = time.Minute
 )
@@ -225,6 +236,18 @@ func (s *Syncer) patience(t mirror.Target, st mirror.SyncState) patience {
 func (p *patience) reach(st mirror.SyncState) mirror.SyncState {
 	if !p.from.IsZero() && p.from.Before(st.CompleteTo) {
 		st.CompleteTo = p.from
+	}
+	return st
+}
+
+// settled is the state to read by: where the newest row that is held was long past
+// when the last reading began, no row can have come into its second since, so that the
+// first row of that second joins. Should one have come all the same, the chain does not
+// close, and the next reading goes below the second.
+func (p *patience) settled(st mirror.SyncState) mirror.SyncState {
+	if st.HistoryComplete && !st.Walk.InProgress() && p.rereads == 0 && !st.CompleteTo.IsZero() &&
+		st.ObservedAt.Sub(st.CompleteTo) >= settledAfter {
+		st.CompleteTo = st.CompleteTo.Add(time.Nanosecond)
 	}
 	return st
 }
