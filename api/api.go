@@ -161,10 +161,16 @@ type freshness struct {
 	// known: a part was added. ofAll: the reply is a list of the whole account, whose
 	// completeness cannot be told.
 	known, ofAll bool
+	// newest is the time of the youngest part: one that lies ahead is of a clock that
+	// was ahead, and tells nothing.
+	newest time.Time
 }
 
 func (f *freshness) add(t time.Time, unfinished bool) {
 	f.known = true
+	if t.After(f.newest) {
+		f.newest = t
+	}
 	f.unfinished = f.unfinished || unfinished
 	switch {
 	case t.IsZero():
@@ -331,7 +337,7 @@ func (h *handler) answer(r *http.Request, header http.Header, log *zap.Logger, a
 	if err := enc.Encode(v); err != nil {
 		return response{}, fmt.Errorf("encode the reply: %w", err)
 	}
-	if !c.fresh.unknown && !c.fresh.at.IsZero() {
+	if !c.fresh.unknown && !c.fresh.at.IsZero() && !ahead(c.fresh.newest, h.now()) {
 		header.Set("Creditmirror-Synced-At", c.fresh.at.UTC().Format(time.RFC3339Nano))
 	}
 	if c.fresh.known && !c.fresh.ofAll {

@@ -73,11 +73,19 @@ func listBalances(ctx context.Context, c *call) (any, error) {
 	for _, b := range list {
 		out.Data = append(out.Data, customerBalances{
 			Object: "creditmirror.customer_balances", ID: b.Customer, Deleted: b.Deleted,
-			Balance: b.Balance, BalanceSyncedAt: timeOrNull(b.BalanceSyncedAt), BalanceComplete: b.BalanceComplete,
-			Credits: b.Credits, CreditsSyncedAt: timeOrNull(b.CreditsSyncedAt), CreditsComplete: b.CreditsComplete,
+			Balance: b.Balance, BalanceSyncedAt: syncedOrNull(b.BalanceSyncedAt, c.now), BalanceComplete: b.BalanceComplete,
+			Credits: b.Credits, CreditsSyncedAt: syncedOrNull(b.CreditsSyncedAt, c.now), CreditsComplete: b.CreditsComplete,
 		})
 	}
 	return out, nil
+}
+
+// syncedOrNull leaves out a time that a clock ahead wrote.
+func syncedOrNull(t, now time.Time) *string {
+	if ahead(t, now) {
+		return nil
+	}
+	return timeOrNull(t)
 }
 
 func timeOrNull(t time.Time) *string {

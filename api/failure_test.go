@@ -149,3 +149,23 @@ func TestNewNeedsReader(t *testing.T) {
 	}()
 	New(Options{})
 }
+
+// A copy that says it was read in the future is of an unknown age: it is synced for
+// Max-Age, and its time is not told.
+func TestI12_TimesAheadAreStale(t *testing.T) {
+	t.Parallel()
+	at, syncs := time.Now().Add(87*time.Second), 0
+	s := NewSyncs(func(context.Context, mirror.Target) error { syncs++; at = time.Now(); return nil },
+		func(context.Context, []mirror.Target) ([]time.Time, error) { return []time.Time{at}, nil })
+	h := New(Options{Reader: world(t), Syncs: s})
+	if w := serve(h, local("GET", pathBalance, headerMaxAge, "10m")); w.Code != 200 || syncs != 1 {
+		t.Errorf("%d, %d syncs, want one", w.Code, syncs)
+	}
+	told := func(now time.Time) bool {
+		h := New(Options{Reader: world(t), Now: func() time.Time { return now }})
+		return serve(h, local("GET", pathBalance)).Header().Get("Creditmirror-Synced-At") != ""
+	}
+	if !told(time.Now()) || told(time.Unix(0, 0)) {
+		t.Error("want the time told, but not when it lies ahead")
+	}
+}

@@ -14,6 +14,14 @@ import (
 	"github.com/creditmirror/creditmirror/mirror"
 )
 
+// clockSlack is how far a time of the database may lie ahead of ours, which is an
+// estimate of the same clock.
+const clockSlack = time.Second
+
+// ahead tells whether a time lies in the future, so that a clock that was ahead wrote
+// it. Its age is not known: it counts as stale.
+func ahead(t, now time.Time) bool { return t.After(now.Add(clockSlack)) }
+
 // headerMaxAge asks for a sync first when the copy is older than it says.
 const headerMaxAge = "Creditmirror-Max-Age"
 
@@ -29,6 +37,8 @@ type Syncs struct {
 	// UnderWay, where set, has a request wait for a sync that has just begun, whose
 	// commit may be fresh enough, before it begins one.
 	UnderWay UnderWay
+	// Now is the database's clock, which since is of too. Defaults to time.Now.
+	Now func() time.Time
 
 	mu      sync.Mutex
 	flights map[mirror.Target]*flight
@@ -54,7 +64,7 @@ func (s *Syncs) ensure(ctx context.Context, t mirror.Target, since time.Time) er
 		if err != nil {
 			return err
 		}
-		if !at[0].IsZero() && !at[0].Before(since) {
+		if !at[0].IsZero() && !at[0].Before(since) && !ahead(at[0], s.clock()) {
 			return nil
 		}
 		if attempt == 0 && s.UnderWay != nil {
@@ -77,6 +87,13 @@ func (s *Syncs) ensure(ctx context.Context, t mirror.Target, since time.Time) er
 			return f.err
 		}
 	}
+}
+
+func (s *Syncs) clock() time.Time {
+	if s.Now == nil {
+		return time.Now()
+	}
+	return s.Now()
 }
 
 // fly joins the sync of the target that is under way, or begins one. It is not

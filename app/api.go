@@ -37,7 +37,7 @@ func (a *App) newAPI() error {
 	o := api.Options{
 		Reader: a.parts.Store, Keys: a.keys, Journal: a.journal, Proxies: doors.Proxies(cfg.TrustedProxies), Version: cfg.StripeAPIVersion, Accounts: a.mirrored(),
 		Emails: cfg.CustomerFields == config.CustomerFieldsFull, Stopping: stopping, Log: log, Tracer: a.traces.Tracer("api"),
-		Metrics: metrics, Now: a.o.Outside.Now,
+		Metrics: metrics, Now: a.parts.now(),
 	}
 	writes := a.keys.CanWrite()
 	switch {
@@ -49,7 +49,7 @@ func (a *App) newAPI() error {
 		client := a.parts.Stripe.For(stripeapi.PurposeAPI)
 		d := &onDemand{syncer: worker.NewSyncer(client, a.parts.Store, a.parts.marks, a.parts.syncOptions(log)), gate: a.gate}
 		o.Syncs = api.NewSyncs(d.sync, a.parts.Store.ObservedAt)
-		o.Syncs.UnderWay = underWay
+		o.Syncs.UnderWay, o.Syncs.Now = underWay, a.parts.now()
 		if writes {
 			o.Writes = &api.Writes{
 				Stripe: client, Store: a.parts.Store, Sync: d.syncGrants, UnderWay: underWay,

@@ -119,7 +119,7 @@ func (a *App) open(ctx context.Context) error {
 		}
 	}
 	if a.has(config.RoleWebhook) {
-		a.arrivals = newArrivals(a.parts.Store, a.o.Outside.Now, a.log)
+		a.arrivals = newArrivals(a.parts.Store, a.parts.now(), a.log)
 		if a.receiver, err = a.newReceiver(); err != nil {
 			return err
 		}
@@ -175,7 +175,7 @@ func (a *App) newRunner() (*reconcile.Runner, error) {
 	}
 	log := a.log.With(zap.String("component", "reconcile"))
 	events := reconcile.NewEventsSweep(a.parts.Stripe.For(stripeapi.PurposeEvents), a.parts.Store, a.parts.marks, reconcile.EventsOptions{
-		Inbox: a.inbox.on, Livemode: a.o.Config.Mode() == config.ModeLive, Repair: &a.o.Config.Repair, Log: log, Now: a.o.Outside.Now,
+		Inbox: a.inbox.on, Livemode: a.o.Config.Mode() == config.ModeLive, Repair: &a.o.Config.Repair, Log: log, Now: a.parts.now(),
 	})
 	host, _ := os.Hostname() //nolint:errcheck // the name only makes the lease easier to read
 	return reconcile.NewRunner(a.parts.Store, a.parts.marks, events, a.parts.FirstCopy(0, log), reconcile.RunnerOptions{
@@ -183,7 +183,7 @@ func (a *App) newRunner() (*reconcile.Runner, error) {
 		Gate: a.gate, EmbeddedRedis: a.o.Config.EmbeddedRedis(), EventsInterval: a.o.Config.EventsInterval,
 		Webhooks: len(a.o.Config.StripeWebhookSecrets) > 0,
 		Balances: a.parts.Balances(false, log), BalancesInterval: a.o.Config.BalancesInterval, Scrub: a.parts.Scrub(log), Registerer: a.o.Registry, Log: log,
-		Beside: notifier.Run, Tracer: a.traces.Tracer("reconcile"), Now: a.o.Outside.Now,
+		Beside: notifier.Run, Tracer: a.traces.Tracer("reconcile"), Now: a.parts.now(),
 	}), nil
 }
 

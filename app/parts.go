@@ -51,6 +51,7 @@ type Parts struct {
 	marks    *marks
 	traces   *tracing.Provider
 	outside  Outside
+	clock    *clock
 	cleanups []cleanup
 }
 
@@ -98,6 +99,14 @@ func (p *Parts) open(ctx context.Context, schema func(mirror.Store, context.Cont
 	if err := schema(p.Store, ctx); err != nil {
 		return err
 	}
+	db, ok := p.Store.(mirror.Clock)
+	if !ok {
+		return fmt.Errorf("the database driver %T does not tell its time", p.Store)
+	}
+	if p.clock, err = newClock(ctx, db, p.outside.Now, registry, log); err != nil {
+		return err
+	}
+	p.onClose("clock", p.clock.close)
 	redisconn.LogTo(log.With(zap.String("component", "redis")))
 	if p.Redis, err = p.outside.openRedis(ctx, cfg.RedisURL.Reveal()); err != nil {
 		return err
@@ -133,11 +142,14 @@ func (p *Parts) open(ctx context.Context, schema func(mirror.Store, context.Cont
 	return nil
 }
 
+// now is the clock that what is compared with times of other processes comes from.
+func (p *Parts) now() func() time.Time { return p.clock.Now }
+
 // FirstCopy is the first copy of an account with these parts. leaseWait is how
 // long it waits for another process that is at it, which may be a dead one.
 func (p *Parts) FirstCopy(leaseWait time.Duration, log *zap.Logger) *reconcile.FirstCopy {
 	return reconcile.NewFirstCopy(p.Stripe.For(stripeapi.PurposeBackfill), p.Store, p.marks, reconcile.FirstCopyOptions{
-		TestMode: p.Config.Mode() == config.ModeTest, LeaseWait: leaseWait, Log: log, Now: p.outside.Now,
+		TestMode: p.Config.Mode() == config.ModeTest, LeaseWait: leaseWait, Log: log, Now: p.now(),
 		Calls: func(ctx context.Context) (int64, error) {
 			calls, err := p.Budget.Calls24h(ctx)
 			return calls[budget.Backfill], err
@@ -148,7 +160,7 @@ func (p *Parts) FirstCopy(leaseWait time.Duration, log *zap.Logger) *reconcile.F
 // Balances is the balances sweep with these parts; dry writes nothing.
 func (p *Parts) Balances(dry bool, log *zap.Logger) *reconcile.BalancesSweep {
 	return reconcile.NewBalancesSweep(p.Stripe.For(stripeapi.PurposeBalances), p.Store, p.marks, reconcile.BalancesOptions{
-		TestMode: p.Config.Mode() == config.ModeTest, Repair: &p.Config.Repair, DryRun: dry, Log: log, Now: p.outside.Now,
+		TestMode: p.Config.Mode() == config.ModeTest, Repair: &p.Config.Repair, DryRun: dry, Log: log, Now: p.now(),
 		// With a short interval there is no time to wait for webhooks.
 		Grace: min(10*time.Second, p.Config.BalancesInterval/2),
 	})
@@ -160,13 +172,13 @@ func (p *Parts) Balances(dry bool, log *zap.Logger) *reconcile.BalancesSweep {
 func (p *Parts) Events(dry bool, log *zap.Logger) *reconcile.EventsSweep {
 	return reconcile.NewEventsSweep(p.Stripe.For(stripeapi.PurposeEvents), p.Store, p.marks, reconcile.EventsOptions{
 		Inbox:    func() bool { return p.Config.Inbox != config.InboxOff },
-		Livemode: p.Config.Mode() == config.ModeLive, Repair: &p.Config.Repair, DryRun: dry, TellAway: true, Log: log, Now: p.outside.Now,
+		Livemode: p.Config.Mode() == config.ModeLive, Repair: &p.Config.Repair, DryRun: dry, TellAway: true, Log: log, Now: p.now(),
 	})
 }
 
 // Scrub is the scrub with these parts; without repair it reports only.
 func (p *Parts) Scrub(log *zap.Logger) *reconcile.Scrub {
-	o := reconcile.ScrubOptions{Period: p.Config.ScrubPeriod, Log: log, Now: p.outside.Now}
+	o := reconcile.ScrubOptions{Period: p.Config.ScrubPeriod, Log: log, Now: p.now()}
 	if !p.Config.Repair {
 		o.Report = p.ScrubReport(false, log)
 	}
@@ -176,7 +188,7 @@ func (p *Parts) Scrub(log *zap.Logger) *reconcile.Scrub {
 // ScrubReport compares in full and repairs nothing; dry, it records nothing either.
 func (p *Parts) ScrubReport(dry bool, log *zap.Logger) *reconcile.ScrubReport {
 	return reconcile.NewScrubReport(p.Stripe.For(stripeapi.PurposeScrub), p.Store, p.marks, reconcile.ReportOptions{
-		Grace: min(10*time.Second, p.Config.BalancesInterval/2), DryRun: dry, Log: log, Now: p.outside.Now,
+		Grace: min(10*time.Second, p.Config.BalancesInterval/2), DryRun: dry, Log: log, Now: p.now(),
 	})
 }
 
@@ -194,7 +206,7 @@ func (p *Parts) Waiting(ctx context.Context, targets []mirror.Target) (int, erro
 
 // Work syncs targets from the queue until ctx ends, and then drains.
 func (p *Parts) Work(ctx context.Context, log *zap.Logger) error {
-	return p.pool(worker.NewGate(p.outside.Now), prometheus.NewRegistry(), log).Run(ctx)
+	return p.pool(worker.NewGate(p.now()), prometheus.NewRegistry(), log).Run(ctx)
 }
 
 func (p *Parts) pool(gate *worker.Gate, registry prometheus.Registerer, log *zap.Logger) *worker.Pool {
@@ -203,12 +215,12 @@ func (p *Parts) pool(gate *worker.Gate, registry prometheus.Registerer, log *zap
 		return worker.NewSyncer(p.Stripe.For(purpose), p.Store, p.marks, p.syncOptions(log))
 	}
 	return worker.NewPool(p.Queue, syncer(stripeapi.PurposeLive), syncer(stripeapi.PurposeBackfill), p.Store, gate, worker.Options{
-		Workers: p.Config.Workers, MaxAttempts: p.Config.MaxAttempts, Late: newLateEvents(p.Store, p.outside.Now).excused, Registerer: registry, Log: log, Now: p.outside.Now,
+		Workers: p.Config.Workers, MaxAttempts: p.Config.MaxAttempts, Late: newLateEvents(p.Store, p.now()).excused, Registerer: registry, Log: log, Now: p.now(),
 	})
 }
 
 func (p *Parts) syncOptions(log *zap.Logger) worker.SyncOptions {
-	return worker.SyncOptions{Log: log, Tracer: p.traces.Tracer("worker"), PagesPerPiece: p.outside.PagesPerPiece, Now: p.outside.Now}
+	return worker.SyncOptions{Log: log, Tracer: p.traces.Tracer("worker"), PagesPerPiece: p.outside.PagesPerPiece, Now: p.now()}
 }
 
 func (p *Parts) onClose(name string, fn func() error) {

@@ -12,3 +12,9 @@ type UnderWay interface {
 	// dead, or have been refused.
 	SyncUnderWay(ctx context.Context, t Target, within time.Duration) (bool, error)
 }
+
+// Clock is the clock of the database, which all its processes share. Both drivers
+// keep it.
+type Clock interface {
+	DatabaseTime(ctx context.Context) (time.Time, error)
+}

@@ -13,6 +13,7 @@ func fenceCases() []testCase {
 		{"I6_OlderEpochWritesNothing", olderEpochWritesNothing},
 		{"ApplyTwiceChangesOnce", applyTwice},
 		{"I9_WhatIsUnderWayIsTold", underWay},
+		{"I12_ClocksAhead", clocks},
 	}
 }
 

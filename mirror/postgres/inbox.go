@@ -290,6 +290,15 @@ func (s *Store) SyncUnderWay(ctx context.Context, t mirror.Target, within time.D
 	return len(epochs) > 0, nil
 }
 
+// DatabaseTime is the server's clock.
+func (s *Store) DatabaseTime(ctx context.Context) (time.Time, error) {
+	times, err := query(ctx, s, pgx.RowTo[time.Time], `SELECT clock_timestamp()`)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("read the database's clock: %w", err)
+	}
+	return times[0].UTC(), nil
+}
+
 // PruneEvents deletes answered events, slice by slice.
 func (s *Store) PruneEvents(ctx context.Context, before time.Time) (int64, error) {
 	var total int64

@@ -36,14 +36,19 @@ RETURNING ` + stateColumns
 	lockState = `SELECT ` + stateColumns + ` FROM creditmirror.sync_state
 WHERE account = $1 AND customer = $2 AND scope = $3 AND epoch = $4 FOR UPDATE`
 
-	// writeState writes nothing when a commit is repeated. Clocks of two hosts
-	// differ; what readers are told of freshness never goes back all the same.
-	writeState = `UPDATE creditmirror.sync_state SET applied_epoch = $4, observed_at = greatest(observed_at, $5::timestamptz),
+	// observed is when the reads of a commit began. What readers are told of freshness
+	// never goes back, but for a time that lies ahead: a host whose clock was ahead wrote
+	// it. Of such a time of a commit itself, when its sync began is known (synced_at).
+	observed = `greatest(CASE WHEN observed_at <= now() THEN observed_at END,
+    CASE WHEN $5::timestamptz > now() THEN synced_at ELSE $5::timestamptz END)`
+
+	// writeState writes nothing when a commit is repeated.
+	writeState = `UPDATE creditmirror.sync_state SET applied_epoch = $4, observed_at = ` + observed + `,
   history_complete = $6, complete_to = $7, walk_cursor = $8, walk_top = $9, walk_full = $10, disproved = $11, full_read_at = $12, refused_at = NULL,
   synced_at = now()
 WHERE account = $1 AND customer = $2 AND scope = $3 AND epoch = $4
   AND (applied_epoch, observed_at, history_complete, complete_to, walk_cursor, walk_top, walk_full, disproved, full_read_at, refused_at) IS DISTINCT FROM
-    ($4::bigint, greatest(observed_at, $5::timestamptz), $6::boolean, $7::timestamptz, $8::text, $9::timestamptz, $10::boolean, $11::boolean, $12::timestamptz,
+    ($4::bigint, ` + observed + `, $6::boolean, $7::timestamptz, $8::text, $9::timestamptz, $10::boolean, $11::boolean, $12::timestamptz,
      NULL::timestamptz)`
 
 	refuse = `UPDATE creditmirror.sync_state SET refused_at = greatest(refused_at, $5::timestamptz), synced_at = now()

@@ -256,6 +256,9 @@ func (s *Store) SyncUnderWay(ctx context.Context, t mirror.Target, within time.D
 	return n > 0, nil
 }
 
+// DatabaseTime is this process's own clock: a file has no other one.
+func (s *Store) DatabaseTime(context.Context) (time.Time, error) { return s.now(), nil }
+
 const pruneEvents = `
 DELETE FROM stripe_events WHERE seq IN (
     SELECT seq FROM stripe_events WHERE pending_scopes = 0 AND created < ?1 LIMIT 5000)`

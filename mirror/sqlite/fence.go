@@ -81,12 +81,13 @@ type commit struct {
 	was         mirror.SyncState
 	applied     int64
 	observedWas string
+	begun       string // when the sync began, by the database's clock
 	changes     [][]any
 	out         mirror.Applied
 }
 
 const readState = `
-SELECT applied_epoch, ifnull(observed_at, ''), observed_at, history_complete, complete_to, walk_cursor, walk_top, walk_full, disproved, full_read_at,
+SELECT applied_epoch, ifnull(observed_at, ''), synced_at, observed_at, history_complete, complete_to, walk_cursor, walk_top, walk_full, disproved, full_read_at,
        refused_at
 FROM sync_state WHERE account = ?1 AND customer = ?2 AND scope = ?3 AND epoch = ?4`
 
@@ -95,7 +96,7 @@ FROM sync_state WHERE account = ?1 AND customer = ?2 AND scope = ?3 AND epoch = 
 func (c *commit) enter() error {
 	t := c.target
 	found, err := c.row(readState, []any{t.Account, t.ID, string(t.Scope), c.epoch},
-		&c.applied, &c.observedWas, timeColumn{&c.was.ObservedAt}, &c.was.HistoryComplete, timeColumn{&c.was.CompleteTo},
+		&c.applied, &c.observedWas, &c.begun, timeColumn{&c.was.ObservedAt}, &c.was.HistoryComplete, timeColumn{&c.was.CompleteTo},
 		&c.was.Walk.Cursor, timeColumn{&c.was.Walk.Top}, &c.was.Walk.Full, &c.was.Disproved, timeColumn{&c.was.FullReadAt},
 		timeColumn{&c.was.RefusedAt})
 	if err != nil {
@@ -144,10 +145,17 @@ func (c *commit) leave(st mirror.SyncState, open, repaired []mirror.Finding, shu
 	if err := c.closeMissed(); err != nil {
 		return err
 	}
-	// Clocks of two hosts differ; what readers are told of freshness never goes back.
+	// What readers are told of freshness never goes back, but for a time that lies
+	// ahead: a clock that was ahead wrote it.
 	observed := c.observedWas
+	if observed > c.at {
+		observed = ""
+	}
 	if st.Joins() {
-		observed = max(c.observed, c.observedWas)
+		if c.observed > c.at {
+			c.observed = c.begun
+		}
+		observed = max(c.observed, observed)
 	}
 	same := c.applied == c.epoch && observed == c.observedWas && st.HistoryComplete == c.was.HistoryComplete &&
 		st.CompleteTo.Equal(c.was.CompleteTo) && st.Walk.Cursor == c.was.Walk.Cursor &&
