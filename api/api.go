@@ -17,6 +17,7 @@ import (
 	"github.com/creditmirror/creditmirror/access"
 	"github.com/creditmirror/creditmirror/doors"
 	"github.com/creditmirror/creditmirror/mirror"
+	"github.com/creditmirror/creditmirror/report"
 	"github.com/creditmirror/creditmirror/tracing"
 	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
@@ -46,6 +47,8 @@ var _ reader = mirror.Reader(nil)
 type Options struct {
 	// Reader is the mirror; any mirror.Reader will do.
 	Reader reader
+	// Books serves the reports of the books. Defaults to none: they fail.
+	Books report.Books
 	// Keys are accepted from callers. With none, only requests from this machine
 	// are answered, and none that writes.
 	Keys *access.Keys
@@ -87,7 +90,7 @@ func New(o Options) http.Handler {
 		panic("api: no Reader")
 	}
 	h := &handler{
-		reader: o.Reader, keys: o.Keys, journal: o.Journal, proxies: o.Proxies, writes: o.Writes, syncs: o.Syncs, version: o.Version,
+		reader: o.Reader, books: o.Books, keys: o.Keys, journal: o.Journal, proxies: o.Proxies, writes: o.Writes, syncs: o.Syncs, version: o.Version,
 		accounts: o.Accounts, emails: o.Emails, stopping: o.Stopping, log: o.Log, tracer: o.Tracer, metrics: o.Metrics, now: o.Now,
 		timeout:  cmp.Or(o.Timeout, 10*time.Second),
 		refused:  rate.Sometimes{Interval: time.Second},
@@ -108,6 +111,7 @@ func New(o Options) http.Handler {
 
 type handler struct {
 	reader   reader
+	books    report.Books
 	keys     *access.Keys
 	journal  *Journal
 	proxies  doors.Proxies
@@ -133,6 +137,7 @@ type handler struct {
 // call is one request to a known path, after its parameters were checked.
 type call struct {
 	reader  reader
+	books   report.Books // nil where the store has none
 	account string
 	ids     []string // the ids in the path
 	query   query
@@ -309,7 +314,7 @@ func (h *handler) answer(r *http.Request, header http.Header, log *zap.Logger, a
 	about.route = rt
 	r, about.span = h.span(r, rt, account)
 	c := &call{
-		reader: h.reader, account: account, ids: ids, now: h.now(), emails: h.emails, holder: about.holder, about: about,
+		reader: h.reader, books: h.books, account: account, ids: ids, now: h.now(), emails: h.emails, holder: about.holder, about: about,
 		stopping: h.stopping, log: log,
 	}
 	if rt.write != nil {

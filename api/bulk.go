@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/creditmirror/creditmirror/mirror"
+	"github.com/creditmirror/creditmirror/report"
 )
 
 // The two operations of this file are not Stripe's: they are for those who copy
@@ -54,23 +55,42 @@ func listBalances(ctx context.Context, c *call) (any, error) {
 	if after != "" && !mirror.ValidCustomerID(after) {
 		return nil, errMissing(http.StatusBadRequest, nameCustomer, after, paramAfter)
 	}
-	var asOf time.Time
-	shown := c.now
-	if s, ok := c.query.values["as_of"]; ok {
-		if asOf, err = parseTime(s); err != nil {
-			return nil, errInvalid("", "as_of", "Invalid time: %s; give RFC 3339, a date, or Unix seconds.", clip(s))
-		}
-		shown = asOf
-	}
-	list, err := c.reader.Balances(ctx, c.account, after, limit+1, asOf)
+	until, past, err := c.asOf()
 	if err != nil {
 		return nil, err
 	}
-	out := balancesPage{Object: "list", URL: "/v1/credits/balances", AsOf: shown.UTC().Format(time.RFC3339), Data: []customerBalances{}}
+	// Columns have microseconds: the last one that counts.
+	last := until.Add(-time.Microsecond)
+	at := last
+	if !past {
+		at = time.Time{}
+	}
+	list, err := c.reader.Balances(ctx, c.account, after, limit+1, at)
+	if err != nil {
+		return nil, err
+	}
+	if !past { // of credits nothing counts that is not effective yet
+		effective, err := c.reader.Balances(ctx, c.account, after, limit+1, last)
+		if err != nil {
+			return nil, err
+		}
+		for i := range list {
+			list[i].Credits = effective[i].Credits
+		}
+	}
+	out := balancesPage{Object: "list", URL: "/v1/credits/balances", AsOf: report.AsOf(until).Format(time.RFC3339), Data: []customerBalances{}}
 	if len(list) > limit {
 		list, out.HasMore = list[:limit], true
 	}
 	for _, b := range list {
+		// What is not wholly held is unknown, which is not zero. The present balance is
+		// Stripe's own figure.
+		if past && !b.BalanceComplete {
+			b.Balance = nil
+		}
+		if !b.CreditsComplete {
+			b.Credits = nil
+		}
 		out.Data = append(out.Data, customerBalances{
 			Object: "creditmirror.customer_balances", ID: b.Customer, Deleted: b.Deleted,
 			Balance: b.Balance, BalanceSyncedAt: syncedOrNull(b.BalanceSyncedAt, c.now), BalanceComplete: b.BalanceComplete,
@@ -96,21 +116,22 @@ func timeOrNull(t time.Time) *string {
 	return &s
 }
 
-// parseTime reads RFC 3339, a date (its first second, UTC) or Unix seconds.
-func parseTime(s string) (time.Time, error) {
-	var t time.Time
-	var err error
+// asOf reads as_of: RFC 3339, which includes its second, a date, which means its end in
+// UTC, or Unix seconds. past tells that it was given.
+func (c *call) asOf() (until time.Time, past bool, err error) {
+	s, past := c.query.values["as_of"]
+	if !past {
+		return report.Now(c.now), false, nil
+	}
 	if decimal.MatchString(s) {
-		var n int64
-		n, err = strconv.ParseInt(s, 10, 64)
-		t = time.Unix(n, 0).UTC()
-	} else if t, err = time.Parse(time.RFC3339, s); err != nil {
-		t, err = time.Parse(time.DateOnly, s)
+		n, err := strconv.ParseInt(s, 10, 64)
+		if err == nil && n >= 0 && n <= maxUnix {
+			return time.Unix(n+1, 0).UTC(), true, nil
+		}
+	} else if until, err = report.ParseAsOf(s, time.UTC); err == nil {
+		return until, true, nil
 	}
-	if err == nil && (t.Unix() < 0 || t.Unix() > maxUnix) {
-		err = errors.New("out of range")
-	}
-	return t, err
+	return until, true, errInvalid("", "as_of", "Invalid time: %s; give RFC 3339, a date (which means its end), or Unix seconds.", clip(s))
 }
 
 type changesPage struct {

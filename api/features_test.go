@@ -263,7 +263,7 @@ func TestBulkBalances(t *testing.T) {
 		t.Errorf("%q", ids)
 	}
 	for asOf, want := range map[string]string{
-		"2026-01-31": "2026-01-31T00:00:00Z", "2026-01-31T10:00:00%2B02:00": "2026-01-31T08:00:00Z", "1769817600": "2026-01-31T00:00:00Z",
+		"2026-01-31": "2026-01-31T23:59:59Z", "2026-01-31T10:00:00%2B02:00": "2026-01-31T08:00:00Z", "1769817600": "2026-01-31T00:00:00Z",
 	} {
 		if p := decode[balancesPage](t, serve(h, local("GET", "/v1/credits/balances?as_of="+asOf)).Body.Bytes()); p.AsOf != want {
 			t.Errorf("%s: %s, want %s", asOf, p.AsOf, want)

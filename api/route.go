@@ -92,7 +92,16 @@ var routes = []route{
 	post("billing/credit_grants/{id}/void", access.Void, voidGrant),
 
 	beyond("credits/balances", route{
-		params: []string{paramLimit, paramAfter, "as_of"}, single: true, serve: listBalances,
+		params: []string{paramLimit, paramAfter, "as_of"}, serve: listBalances,
+	}),
+	beyond("credits/rollforward", route{
+		params: []string{"from", "to", "by", "timezone", "ledger", "currency"}, single: true, serve: showRollforward,
+	}),
+	beyond("credits/statement", route{
+		params: []string{"customer", "from", "to", "timezone", "ledger", "currency"}, single: true, serve: showStatement,
+	}),
+	beyond("credits/ageing", route{
+		params: []string{"as_of", "buckets", "currency"}, single: true, serve: showAgeing,
 	}),
 	beyond("credits/changes", route{
 		params: []string{paramLimit, "after", "wait"}, single: true, patience: maxWait, serve: listChanges,

@@ -14,6 +14,7 @@ import (
 	"github.com/creditmirror/creditmirror/config"
 	"github.com/creditmirror/creditmirror/doors"
 	"github.com/creditmirror/creditmirror/mirror"
+	"github.com/creditmirror/creditmirror/report"
 	"github.com/creditmirror/creditmirror/stripeapi"
 	"github.com/creditmirror/creditmirror/worker"
 )
@@ -39,6 +40,7 @@ func (a *App) newAPI() error {
 		Emails: cfg.CustomerFields == config.CustomerFieldsFull, Stopping: stopping, Log: log, Tracer: a.traces.Tracer("api"),
 		Metrics: metrics, Now: a.parts.now(),
 	}
+	o.Books, _ = a.parts.Store.(report.Books) // a store that tests put in its place may have none
 	writes := a.keys.CanWrite()
 	switch {
 	case a.parts.Stripe != nil:

@@ -390,9 +390,10 @@ type Reader interface {
 	CreditTransactions(ctx context.Context, account, customer, grant string, p Page) (Slice[CreditTransaction], error)
 	CreditTransaction(ctx context.Context, account, id string) (CreditTransaction, error)
 	CreditSummary(ctx context.Context, account, customer string) (CreditSummary, error)
-	// Balances lists the balances of customers by id, ascending, after the given
-	// one, deleted ones too. With a time they are those of the rows created (credits:
-	// effective) at that time or before; zero means now.
+	// Balances lists the balances of customers by id, ascending, after the given one,
+	// deleted ones too, who hold nothing from their deletion on. With a time they are
+	// those of the rows created (credits: effective, and of grants effective) at that
+	// time or before; zero means now, with credits that become effective later.
 	Balances(ctx context.Context, account, after string, limit int, asOf time.Time) ([]CustomerBalances, error)
 	// Changes lists the change feed of an account after a cursor; empty is its
 	// beginning, and one that no Change can have is ErrNotFound. A record is told

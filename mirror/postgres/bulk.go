@@ -119,8 +119,13 @@ WHERE c.account = $1 AND c.id > $2 ORDER BY c.id LIMIT $3`
 	balancesNow = `SELECT b.customer, b.currency, b.balance FROM (` + pageOfCustomers + `) AS c
 JOIN creditmirror.customer_balances AS b ON b.account = $1 AND b.customer = c.id`
 
+	// pageOfHolders are those of the page that were not deleted by $4: the others hold
+	// nothing any more.
+	pageOfHolders = `SELECT id FROM (SELECT id, deleted, deleted_at FROM creditmirror.customers WHERE account = $1 AND id > $2 ORDER BY id LIMIT $3) AS p
+  WHERE NOT deleted OR deleted_at > $4`
+
 	// balancesAt walks each chain back from its end to the time.
-	balancesAt = `SELECT b.customer, b.currency, t.ending_balance FROM (` + pageOfCustomers + `) AS c
+	balancesAt = `SELECT b.customer, b.currency, t.ending_balance FROM (` + pageOfHolders + `) AS c
 JOIN creditmirror.customer_balances AS b ON b.account = $1 AND b.customer = c.id
 CROSS JOIN LATERAL (
   SELECT r.ending_balance FROM creditmirror.customer_balance_transactions AS r
@@ -129,9 +134,10 @@ CROSS JOIN LATERAL (
 ) AS t`
 
 	creditsAt = `SELECT t.customer, t.currency, greatest(least(sum(t.amount), 9223372036854775807), -9223372036854775808)::bigint
-FROM (` + pageOfCustomers + `) AS c
+FROM (` + pageOfHolders + `) AS c
 JOIN creditmirror.credit_balance_transactions AS t ON t.account = $1 AND t.customer = c.id
-WHERE coalesce(t.effective_at, t.created) <= $4 GROUP BY t.customer, t.currency`
+LEFT JOIN creditmirror.credit_grants AS g ON g.account = t.account AND g.id = t."grant"
+WHERE t.effective_at <= $4 AND coalesce(g.effective_at, '-infinity') <= $4 GROUP BY t.customer, t.currency`
 )
 
 // Balances lists the balances of customers by id.

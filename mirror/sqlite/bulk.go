@@ -111,9 +111,14 @@ WHERE c.account = ?1 AND c.id > ?2 ORDER BY c.id LIMIT ?3`
 SELECT b.customer, b.currency, b.balance FROM ` + pageOfCustomers + ` c
 CROSS JOIN customer_balances b ON b.account = ?1 AND b.customer = c.id`
 
+	// pageOfHolders are those of the page that were not deleted by ?4: the others hold
+	// nothing any more.
+	pageOfHolders = `(SELECT id FROM (SELECT id, deleted, deleted_at FROM customers WHERE account = ?1 AND id > ?2 ORDER BY id LIMIT ?3)
+    WHERE NOT deleted OR deleted_at > ?4)`
+
 	// balancesAt walks each chain back from its end to the time.
 	balancesAt = `
-SELECT b.customer, b.currency, t.ending_balance FROM ` + pageOfCustomers + ` c
+SELECT b.customer, b.currency, t.ending_balance FROM ` + pageOfHolders + ` c
 CROSS JOIN customer_balances b ON b.account = ?1 AND b.customer = c.id
 CROSS JOIN customer_balance_transactions t ON t.rowid = (
     SELECT n.rowid FROM customer_balance_transactions n INDEXED BY customer_balance_transactions_chain
@@ -121,9 +126,10 @@ CROSS JOIN customer_balance_transactions t ON t.rowid = (
     ORDER BY n.chain_position DESC LIMIT 1)`
 
 	creditsAt = `
-SELECT t.customer, t.currency, sum(t.amount >> 32), sum(t.amount & 4294967295) FROM ` + pageOfCustomers + ` c
+SELECT t.customer, t.currency, sum(t.amount >> 32), sum(t.amount & 4294967295) FROM ` + pageOfHolders + ` c
 CROSS JOIN credit_balance_transactions t ON t.account = ?1 AND t.customer = c.id
-WHERE ifnull(t.effective_at, t.created) <= ?4 GROUP BY t.customer, t.currency`
+LEFT JOIN credit_grants g ON g.account = t.account AND g.id = t."grant"
+WHERE t.effective_at <= ?4 AND ifnull(g.effective_at, '') <= ?4 GROUP BY t.customer, t.currency`
 )
 
 // Balances lists the balances of customers by id.
