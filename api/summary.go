@@ -144,6 +144,7 @@ func getSummary(ctx context.Context, c *call) (any, error) {
 	if i := slices.IndexFunc(ledger.grants, unreadable); i >= 0 {
 		return nil, fmt.Errorf("a time of grant %s cannot be read: what is available is not known", ledger.grants[i].ID)
 	}
+	ledger.clock = customer.ClockTime
 	c.fresh.add(ledger.syncedAt, ledger.unfinished)
 	out := summary{
 		Object: "billing.credit_balance_summary", Balances: ledger.summarize(filter, c.now),
@@ -165,6 +166,7 @@ type credits struct {
 	grants   []mirror.CreditGrant
 	left     map[string]int64     // by grant
 	clocks   map[string]time.Time // by test clock: its time, as far as the rows tell
+	clock    time.Time            // of the customer's test clock, as Stripe tells it
 	syncedAt time.Time
 	// unfinished is as in mirror.Slice.
 	unfinished bool
@@ -195,11 +197,15 @@ func (l credits) summarize(filter grantFilter, now time.Time) []summaryBalance {
 	return out
 }
 
-// timeOf is the time by which a grant is judged. For a test clock, which can run
-// years ahead, it is the newest effective_at that its rows have: the clock stood
+// timeOf is the time by which a grant is judged. A test clock can run years ahead; where
+// its time could not be read, it is the newest effective_at that its rows have: the clock stood
 // there at least.
 func (l credits) timeOf(g mirror.CreditGrant, now time.Time) time.Time {
-	if t, ok := l.clocks[g.TestClock]; ok && g.TestClock != "" {
+	switch t, ok := l.clocks[g.TestClock]; {
+	case g.TestClock == "":
+	case !l.clock.IsZero():
+		return l.clock
+	case ok:
 		return t
 	}
 	return now

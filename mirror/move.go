@@ -63,6 +63,7 @@ var tablesText = []string{
 	"api_writes: account id / created:t key_name operation customer object amount:i currency idempotency_key remote_addr stripe_request_id status:i outcome reason repeated:i synced_at:t",
 	"api_write_intents: account id / created:t key_name operation customer object amount:i currency idempotency_key remote_addr synced_at:t",
 	"api_key_uses: account name / last_used_at:t synced_at:t",
+	"test_clocks: account id / frozen_time:t synced_at:t",
 	"accounts: account / seen_at:t synced_at:t",
 	"queue_incarnations: account queue_partition:i / incarnation high_water:i synced_at:t",
 	leasesTable + ": account name / owner expires_at:t synced_at:t",

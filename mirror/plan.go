@@ -148,6 +148,9 @@ type CreditsPlan struct {
 	// Summary entries to write, per currency; nil leaves the held ones.
 	Summary map[string]CreditBalance
 	State   SyncState
+	// Clock is the time of a test clock, to be kept unless a later one is held; zero
+	// where it is not known.
+	Clock TestClock
 	// Unanswered are the events, of the inbox and of the snapshot, that go on waiting.
 	Unanswered []EventRef
 	// Behind tells that the reply is older than what is known: the time of the last

@@ -63,7 +63,7 @@ func (s CreditsSnapshot) WindowSpans() []Span {
 // leave a grant's bounds, a row's grant is unknown, or the summary disagrees,
 // and the snapshot does not accept that.
 func PlanCredits(s CreditsSnapshot, h CreditsHeld) (CreditsPlan, error) {
-	plan := CreditsPlan{State: h.State}
+	plan := CreditsPlan{State: h.State, Clock: s.Clock}
 	fetched := map[string]CreditTransaction{}
 	var order []string
 	for _, w := range s.Windows {

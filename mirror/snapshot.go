@@ -136,6 +136,8 @@ type CreditsSnapshot struct {
 	Grants []CreditGrant
 	// AllGrants tells that Grants are all that Stripe lists of the customer.
 	AllGrants bool
+	// Clock is the test clock that the customer lives on; zero where it was not read.
+	Clock TestClock
 	// Summary per currency; nil when it was not read.
 	Summary map[string]CreditBalance
 	// Joined, Full, Walk, AcceptDisproof and Events are as in BalanceSnapshot.
@@ -148,6 +150,12 @@ type CreditsSnapshot struct {
 	AcceptBehind bool
 	// Events may have entries without an id: no events, but what must be shown too.
 	Events []EventRef
+}
+
+// TestClock is a test clock and the time at which it stands, which never goes back.
+type TestClock struct {
+	ID     string
+	Frozen time.Time
 }
 
 // Tombstone says that Stripe no longer has the customer. The history is kept.

@@ -315,6 +315,9 @@ type CustomerView struct {
 	// what no value of Stripe's can be. Only SQL can have put it there.
 	CreditUnreadable bool
 	Deleted          bool
+	// ClockTime is when the customer's test clock stood at the last sync of billing
+	// credits on it; zero without one, or where it is not known.
+	ClockTime time.Time
 	// SyncedAt and Unfinished are as in Slice, of the customer balance.
 	SyncedAt   time.Time
 	Unfinished bool

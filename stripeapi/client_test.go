@@ -112,6 +112,17 @@ func TestReadRequests(t *testing.T) {
 			},
 		},
 		{
+			EndpointTestClocksRetrieve, "/v1/test_helpers/test_clocks/clock_1", "",
+			`{"id":"clock_1","object":"test_helpers.test_clock","frozen_time":1700000000}`,
+			func(ctx context.Context, c *Client) error {
+				at, err := c.TestClock(ctx, "acct_1", "clock_1")
+				if err == nil && at.Unix() != 1700000000 {
+					return fmt.Errorf("the clock stands at %v", at)
+				}
+				return err
+			},
+		},
+		{
 			EndpointWebhookEndpointsList, "/v1/webhook_endpoints", "limit=100", empty,
 			func(ctx context.Context, c *Client) error {
 				_, err := c.WebhookEndpoints(ctx, "acct_1", "", 0)

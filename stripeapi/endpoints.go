@@ -21,6 +21,7 @@ const (
 	EndpointCreditSummary             = "credit_balance_summary.retrieve"
 	EndpointEventsList                = "events.list"
 	EndpointTestClocksList            = "test_clocks.list"
+	EndpointTestClocksRetrieve        = "test_clocks.retrieve"
 	EndpointWebhookEndpointsList      = "webhook_endpoints.list"
 	EndpointWebhookEndpointsCreate    = "webhook_endpoints.create"
 	EndpointWebhookEndpointsUpdate    = "webhook_endpoints.update"
@@ -44,6 +45,7 @@ var endpoints = []string{
 	EndpointCreditSummary,
 	EndpointEventsList,
 	EndpointTestClocksList,
+	EndpointTestClocksRetrieve,
 	EndpointWebhookEndpointsList,
 	EndpointWebhookEndpointsCreate,
 	EndpointWebhookEndpointsUpdate,

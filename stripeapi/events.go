@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/stripe/stripe-go/v79/form"
+
 	"github.com/creditmirror/creditmirror/mirror"
 )
 
@@ -127,4 +129,25 @@ func (c *Client) TestClocks(ctx context.Context, account, after string, limit in
 		return nil, false, err
 	}
 	return ids, l.hasMore, nil
+}
+
+// TestClock reads the time at which a test clock stands.
+func (c *Client) TestClock(ctx context.Context, account, id string) (frozen time.Time, err error) {
+	const endpoint = EndpointTestClocksRetrieve
+	if err := checkIDs(endpoint, "test_clock", id); err != nil {
+		return time.Time{}, err
+	}
+	r := request{endpoint: endpoint, path: "/v1/test_helpers/test_clocks/" + id, account: account, values: &form.Values{}}
+	return read(ctx, c, r, func(body []byte) (time.Time, error) {
+		r, err := decodeOne(body)
+		if err != nil {
+			return time.Time{}, err
+		}
+		r.word("object", "test_helpers.test_clock")
+		at := r.time("frozen_time")
+		if r.err == nil && r.id != id {
+			return time.Time{}, fmt.Errorf("id is %.60q, asked was %q", r.id, id)
+		}
+		return at, r.err
+	})
 }

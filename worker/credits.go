@@ -146,6 +146,11 @@ func (s *Syncer) readCredits(ctx context.Context, t mirror.Target, st mirror.Syn
 		Grants: grants, AllGrants: all,
 	}
 	slices.SortFunc(snapshot.Grants, func(a, b mirror.CreditGrant) int { return strings.Compare(a.ID, b.ID) })
+	if walked.joined {
+		if snapshot.Clock, err = s.readClock(ctx, t, grants); err != nil {
+			return mirror.CreditsSnapshot{}, err
+		}
+	}
 	if how.prove && walked.joined {
 		if snapshot.Summary, err = s.readSummary(ctx, t, st, grants, all); err != nil {
 			return mirror.CreditsSnapshot{}, err
@@ -234,4 +239,23 @@ func (s *Syncer) readSummary(ctx context.Context, t mirror.Target, st mirror.Syn
 		}
 	}
 	return total, nil
+}
+
+// readClock reads the time of the test clock that the customer lives on, by which its
+// grants become usable and expire; only in test mode is there one. A key need not be
+// able to read clocks, and one that is deleted has no time.
+func (s *Syncer) readClock(ctx context.Context, t mirror.Target, grants []mirror.CreditGrant) (mirror.TestClock, error) {
+	i := slices.IndexFunc(grants, func(g mirror.CreditGrant) bool { return g.TestClock != "" })
+	if i < 0 {
+		return mirror.TestClock{}, nil
+	}
+	id := grants[i].TestClock
+	at, err := s.stripe.TestClock(ctx, t.Account, id)
+	switch {
+	case errors.Is(err, stripeapi.ErrForbidden), errors.Is(err, stripeapi.ErrNotFound), errors.Is(err, stripeapi.ErrRefused):
+		return mirror.TestClock{}, nil
+	case err != nil:
+		return mirror.TestClock{}, err
+	}
+	return mirror.TestClock{ID: id, Frozen: at}, nil
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/creditmirror/creditmirror/mirror"
+	"github.com/creditmirror/creditmirror/stripeapi"
 )
 
 // lagging is a bench whose time is the simulated Stripe's, moved by hand.
@@ -289,4 +290,39 @@ func TestI13_YoungCustomerIsNotBuried(t *testing.T) {
 	if r := b.sync(t, balanceOf(cus), mirror.EventRef{ID: "evt_1", Type: "customer.updated", Object: cus, Created: t0}); !r.Deleted {
 		t.Errorf("%+v, want it buried", r)
 	}
+}
+
+// Grants on a test clock are judged by its time, where the key may read it.
+func TestClockIsReadWithTheCredits(t *testing.T) {
+	t.Parallel()
+	b := setup(t, SyncOptions{})
+	a := b.stripe.add(cus)
+	a.TestClock = "clock_1"
+	id := b.stripe.grant(a, 1000, true)
+	g := b.stripe.grants[id]
+	g.TestClock = "clock_1"
+	b.stripe.grants[id] = g
+	b.sync(t, balanceOf(cus))
+	stands := func(want time.Time) {
+		t.Helper()
+		if v, err := b.store.Customer(t.Context(), "", cus); err != nil || !v.ClockTime.Equal(want) {
+			t.Errorf("the clock stands at %v, %v; want %v", v.ClockTime, err, want)
+		}
+	}
+	for _, kind := range []stripeapi.Kind{stripeapi.KindForbidden, stripeapi.KindNotFound} {
+		b.stripe.before = func(call string) error {
+			if strings.HasPrefix(call, "clock") {
+				return failure(kind)
+			}
+			return nil
+		}
+		b.sync(t, creditsOf(cus))
+		stands(time.Time{})
+	}
+	b.stripe.before = nil
+	b.sync(t, creditsOf(cus))
+	stands(b.stripe.clock)
+	b.stripe.clock = b.stripe.clock.Add(time.Hour) // advanced, and no row came of it
+	b.sync(t, creditsOf(cus))
+	stands(b.stripe.clock)
 }

@@ -320,6 +320,15 @@ func (f *fakeStripe) Grant(ctx context.Context, _, id string) (mirror.CreditGran
 	return g, nil
 }
 
+func (f *fakeStripe) TestClock(_ context.Context, _, id string) (time.Time, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.call("clock %s", id); err != nil {
+		return time.Time{}, err
+	}
+	return f.clock, nil
+}
+
 func (f *fakeStripe) CreditSummary(ctx context.Context, _, customer string, q stripeapi.SummaryFilter) (map[string]mirror.CreditBalance, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

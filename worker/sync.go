@@ -24,6 +24,7 @@ type Stripe interface {
 	CreditPage(ctx context.Context, account, customer, after string, limit int) (stripeapi.CreditPage, error)
 	GrantsPage(ctx context.Context, account, customer, after string, limit int) (stripeapi.GrantsPage, error)
 	Grant(ctx context.Context, account, id string) (mirror.CreditGrant, error)
+	TestClock(ctx context.Context, account, id string) (time.Time, error)
 	CreditSummary(ctx context.Context, account, customer string, f stripeapi.SummaryFilter) (map[string]mirror.CreditBalance, error)
 }
 

@@ -23,6 +23,7 @@ func lagCases() []testCase {
 		{"I3_EventsOfASnapshotWaitToo", namedEventWaits},
 		{"I10_LetterStaysWhileItsEventWaits", letterOfAWaitingEvent},
 		{"NewestEventIsToldWhenASyncBegins", newestEventAt},
+		{"ClockNeverGoesBack", clockTime},
 	}
 }
 
@@ -304,4 +305,27 @@ func newestEventAt(t *testing.T, h *Harness) {
 	if st := begin(t, h, c.target()); !st.EventAt.IsZero() {
 		t.Fatalf("%+v, want no time for the other ledger", st)
 	}
+}
+
+func clockTime(t *testing.T, h *Harness) {
+	l, c := newLedger("", "cus_A"), newCredits("", "cus_A")
+	l.testClock = "clock_1"
+	l.sync(t, h)
+	c.grant("eur", 1000)
+	stands := func(want time.Time) {
+		t.Helper()
+		v, err := h.Customer(t.Context(), "", "cus_A")
+		if err != nil || !v.ClockTime.Equal(want) {
+			t.Fatalf("the clock stands at %v, %v, want %v", v.ClockTime, err, want)
+		}
+	}
+	stands(time.Time{})
+	for _, step := range []time.Duration{0, time.Hour, time.Minute} {
+		snap := c.snapshot(begin(t, h, c.target()), 10)
+		snap.Clock = mirror.TestClock{ID: "clock_1", Frozen: epoch0.Add(step)}
+		applyCredits(t, h, snap)
+		stands(epoch0.Add(max(step, map[time.Duration]time.Duration{time.Minute: time.Hour}[step])))
+	}
+	c.sync(t, h) // the key may not read clocks any more
+	stands(epoch0.Add(time.Hour))
 }

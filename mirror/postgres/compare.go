@@ -15,7 +15,8 @@ import (
 const (
 	heldCustomers = `SELECT c.account, c.id, c.balance, c.currency, c.invoice_credit_balance, c.created, c.livemode, c.test_clock,
 c.customer_account, NULL::jsonb, c.deleted, s.observed_at,
-coalesce(NOT s.history_complete OR s.walk_cursor <> '', false), c.digest` + customerFrom + `WHERE c.account = $1 AND c.id = ANY ($2::text[])`
+coalesce(NOT s.history_complete OR s.walk_cursor <> '', false),
+(SELECT k.frozen_time FROM creditmirror.test_clocks AS k WHERE k.account = c.account AND k.id = c.test_clock), c.digest` + customerFrom + `WHERE c.account = $1 AND c.id = ANY ($2::text[])`
 
 	heldCustomerBalances = `SELECT customer, currency, balance FROM creditmirror.customer_balances
 WHERE account = $1 AND customer = ANY ($2::text[])`

@@ -67,6 +67,10 @@ FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::time
   AS u (id, credit_type, debit_type, invoice, invoice_line_item, effective_at, test_clock, raw, digest)
 WHERE t.account = $1 AND t.customer = $2 AND t.id = u.id`
 
+	writeClock = `INSERT INTO creditmirror.test_clocks AS k (account, id, frozen_time) VALUES ($1, $2, $3)
+ON CONFLICT (account, id) DO UPDATE SET frozen_time = excluded.frozen_time, synced_at = now()
+WHERE excluded.frozen_time > k.frozen_time`
+
 	writeSummary = `INSERT INTO creditmirror.credit_balance_summaries (account, customer, currency, available_balance, ledger_balance)
 SELECT $1, $2, u.currency, u.available_balance, u.ledger_balance
 FROM unnest($3::text[], $4::bigint[], $5::bigint[]) AS u (currency, available_balance, ledger_balance)
@@ -239,6 +243,9 @@ func queueCreditsPlan(b *pgx.Batch, snap mirror.CreditsSnapshot, held mirror.Cre
 	}
 	applied.Inserted += len(plan.Insert)
 	applied.Updated += len(plan.Update) + len(plan.Restore)
+	if k := plan.Clock; k.ID != "" {
+		b.Queue(writeClock, t.Account, clean(k.ID), k.Frozen)
+	}
 	if len(plan.Summary) > 0 {
 		currencies := slices.Sorted(maps.Keys(plan.Summary))
 		b.Queue(writeSummary, t.Account, t.ID, currencies,

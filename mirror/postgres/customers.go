@@ -17,7 +17,8 @@ import (
 // ledger's sync_state AS s, which tells the freshness.
 const customerColumns = `c.account, c.id, c.balance, c.currency, c.invoice_credit_balance, c.created, c.livemode, c.test_clock,
 c.customer_account, c.raw, c.deleted, s.observed_at,
-coalesce(NOT s.history_complete OR s.walk_cursor <> '', false), c.digest`
+coalesce(NOT s.history_complete OR s.walk_cursor <> '', false),
+(SELECT k.frozen_time FROM creditmirror.test_clocks AS k WHERE k.account = c.account AND k.id = c.test_clock), c.digest`
 
 const customerFrom = ` FROM creditmirror.customers AS c LEFT JOIN creditmirror.sync_state AS s
 ON s.account = c.account AND s.customer = c.id AND s.scope = 'balance' `
@@ -88,7 +89,7 @@ SELECT count(*) FROM stored`
 
 func scanCustomer(row pgx.Row) (c mirror.CustomerView, digest string, err error) {
 	err = row.Scan(&c.Account, &c.ID, &c.Balance, (*optText)(&c.Currency), &creditColumn{&c}, (*optTime)(&c.Created), &c.Livemode,
-		(*optText)(&c.TestClock), (*optText)(&c.CustomerAccount), &c.Raw, &c.Deleted, (*optTime)(&c.SyncedAt), &c.Unfinished, &digest)
+		(*optText)(&c.TestClock), (*optText)(&c.CustomerAccount), &c.Raw, &c.Deleted, (*optTime)(&c.SyncedAt), &c.Unfinished, (*optTime)(&c.ClockTime), &digest)
 	return c, digest, err
 }
 

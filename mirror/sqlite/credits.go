@@ -236,6 +236,11 @@ ON CONFLICT (account, id) DO UPDATE SET customer = excluded.customer, name = exc
 ON CONFLICT DO NOTHING
 RETURNING id`
 
+	writeClock = `
+INSERT INTO test_clocks (account, id, frozen_time, synced_at) VALUES (?1, ?2, ?3, ?4)
+ON CONFLICT (account, id) DO UPDATE SET frozen_time = excluded.frozen_time, synced_at = excluded.synced_at
+       WHERE excluded.frozen_time > frozen_time`
+
 	writeSummary = `
 INSERT INTO credit_balance_summaries (account, customer, currency, ledger_balance, available_balance, synced_at)
 SELECT ?2, ?3, value->>0, value->>1, value->>2, ?4 FROM json_each(?1) WHERE true
@@ -273,6 +278,11 @@ func (c *commit) writeCredits(plan mirror.CreditsPlan, held mirror.CreditsHeld) 
 	}
 	if _, err := c.inBatches(restoreCredits, creditRows(plan.Restore), account, customer, c.at); err != nil {
 		return err
+	}
+	if k := plan.Clock; k.ID != "" {
+		if err := c.exec(writeClock, account, k.ID, stamp(k.Frozen), c.at); err != nil {
+			return err
+		}
 	}
 	summary := make([][]any, 0, len(plan.Summary))
 	for _, currency := range sortedKeys(plan.Summary) {

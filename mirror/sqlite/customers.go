@@ -15,7 +15,8 @@ import (
 const readCustomer = `
 SELECT c.account, c.id, c.balance, c.currency, c.invoice_credit_balance, c.created, c.livemode, c.test_clock,
        c.customer_account, c.raw, c.deleted, s.observed_at,
-       ifnull(NOT s.history_complete OR s.walk_cursor <> '', 0), c.digest
+       ifnull(NOT s.history_complete OR s.walk_cursor <> '', 0),
+       (SELECT k.frozen_time FROM test_clocks k WHERE k.account = c.account AND k.id = c.test_clock), c.digest
 FROM customers c LEFT JOIN sync_state s ON s.account = c.account AND s.customer = c.id AND s.scope = 'balance'
 WHERE c.account = ?1 AND c.id = ?2`
 
@@ -32,6 +33,7 @@ func customerColumns(v *mirror.CustomerView, digest *string) []any {
 		&v.Deleted,
 		timeColumn{&v.SyncedAt},
 		&v.Unfinished,
+		timeColumn{&v.ClockTime},
 		digest,
 	}
 }
