@@ -81,6 +81,19 @@ figures: ## the figures of docs/reliability.md, in about a quarter of an hour; w
 figures-verify: ## speed and memory of verify on both databases; VERIFY_BENCH_ROWS says of how many transactions
 	VERIFY_BENCH_ROWS=$(or $(VERIFY_BENCH_ROWS),2000000) $(GO) test -run '^$$' -bench BenchmarkVerify -benchtime 2x -timeout 30m ./verify
 
+.PHONY: model
+model: ## the protocol checked exhaustively by spin, and each weakened one caught; docs/model.md. MODEL=full adds larger worlds
+	model/check $(MODEL)
+
+.PHONY: fault
+fault: ## kill -9 and SIGSTOP at every named step, both databases. KILLS, STOPS: how often; STEPS: a pattern; RECORD: a file to resume from
+	CREDITMIRROR_REQUIRE_SERVICES=1 CREDITMIRROR_FAULT=1 CREDITMIRROR_FAULT_KILLS=$(or $(KILLS),1) CREDITMIRROR_FAULT_STOPS=$(or $(STOPS),1) \
+	CREDITMIRROR_FAULT_STEPS='$(STEPS)' CREDITMIRROR_FAULT_RECORD=$(RECORD) $(GO) test -count=1 -v -timeout 48h -run TestFault ./e2e
+
+.PHONY: fault-quick
+fault-quick: ## a selection of the steps, killed once each; about a minute
+	CREDITMIRROR_REQUIRE_SERVICES=1 CREDITMIRROR_FAULT=quick $(GO) test -count=1 -v -timeout 10m -run TestFaultSteps ./e2e
+
 .PHONY: soak
 soak: ## serve on PostgreSQL and Redis, killed every few seconds under 20,000 changes
 	CREDITMIRROR_REQUIRE_SERVICES=1 CREDITMIRROR_SOAK=1 $(GO) test -count=1 -v -timeout 30m -run TestSoak ./e2e

@@ -102,6 +102,7 @@ type world struct {
 	ignored map[string]bool
 
 	onRequest atomic.Pointer[func(endpoint string, r *http.Request)]
+	onReply   atomic.Pointer[func(r *http.Request, body []byte) []byte]
 
 	mu    sync.Mutex
 	nodes []*node
@@ -126,7 +127,7 @@ func newWorld(tb testing.TB, b backend, s setup) *world {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(w.sim.Close)
-	server := httptest.NewServer(w.sim.Handler())
+	server := httptest.NewServer(w.replies(w.sim.Handler()))
 	tb.Cleanup(func() { server.CloseClientConnections(); server.Close() })
 	w.simURL = server.URL
 	w.stripe = user{tb: tb, base: w.simURL}
@@ -261,6 +262,31 @@ func (w *world) hook(f func(endpoint string, r *http.Request)) {
 		return
 	}
 	w.onRequest.Store(&f)
+}
+
+// rewriteReplies has Stripe's replies changed on their way; nil ends that.
+func (w *world) rewriteReplies(f func(r *http.Request, body []byte) []byte) {
+	if f == nil {
+		w.onReply.Store(nil)
+		return
+	}
+	w.onReply.Store(&f)
+}
+
+func (w *world) replies(stripe http.Handler) http.Handler {
+	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		rewrite := w.onReply.Load()
+		if rewrite == nil {
+			stripe.ServeHTTP(rw, r)
+			return
+		}
+		reply := httptest.NewRecorder()
+		stripe.ServeHTTP(reply, r)
+		maps.Copy(rw.Header(), reply.Header())
+		rw.Header().Del("Content-Length")
+		rw.WriteHeader(reply.Code)
+		_, _ = rw.Write((*rewrite)(r, reply.Body.Bytes())) // a caller that is gone asks again
+	})
 }
 
 func (w *world) faults(f ...stripesim.Fault) {

@@ -35,7 +35,11 @@
 #define in(e, s) (((s) >> (e)) & 1)
 
 #ifdef REMARK_SKIPS_QUEUED
-#define REMARKS (r.gen == 0)
+#define REMARKS (r.gen == 0)	/* what a rewound Redis says of its claims is believed */
+#elif defined(NO_REMARK)
+#define REMARKS 0
+#elif defined(NO_REMARK)
+#define REMARKS 0
 #else
 #define REMARKS 1
 #endif
@@ -132,15 +136,16 @@ deliver:
 		:: else
 		fi
 	}
+#endif
 	if
 	:: atomic { crashes > 0 -> crashes--; goto deliver }	/* Stripe delivers again */
-	:: true
-	fi;
-#endif
+	:: atomic {					/* Queue.Mark; the 200 follows, and counts at once */
 #ifndef MARK_BEFORE_INBOX
-	atomic { true; mark(bit(e)) }			/* Queue.Mark */
+		mark(bit(e));
 #endif
-	acked = acked | bit(e);				/* 200 */
+		acked = acked | bit(e)
+	}
+	fi;
 done:
 	skip
 }
@@ -351,16 +356,15 @@ end:	do
 /* Runner.heal. It begins anew after a crash, since only its last step ends the loss. */
 proctype Heal() {
 begin:
-end:	atomic { lost -> stampedAnew = 1 }
-	atomic {						/* RemarkPending */
+end:	atomic { lost -> stampedAnew = 1 }			/* RewindDetector.Begin */
+	if
+	:: atomic { crashes > 0 -> crashes--; stampedAnew = 0; goto begin }
+	:: atomic {						/* remarkLost */
 		if
 		:: (recorded & ~answered) != 0 && REMARKS -> mark(recorded & ~answered)
 		:: else
 		fi
 	}
-	if
-	:: atomic { crashes > 0 -> crashes--; stampedAnew = 0; goto begin }
-	:: true
 	fi;
 	atomic {						/* remarkUnfinished */
 		if
@@ -370,11 +374,12 @@ end:	atomic { lost -> stampedAnew = 1 }
 	}
 	if
 	:: atomic { crashes > 0 -> crashes--; stampedAnew = 0; goto begin }
-	:: atomic { stampedAnew || STAMPS_BLINDLY -> lost = 0; stampedAnew = 0; goto begin }
-	:: atomic { !stampedAnew && !STAMPS_BLINDLY -> goto begin }	/* lost once more meanwhile */
+	:: atomic { stampedAnew || STAMPS_BLINDLY -> lost = 0; stampedAnew = 0; goto begin }	/* Heal */
+	:: atomic { !stampedAnew && !STAMPS_BLINDLY -> goto begin }	/* errLostAgain */
 	fi
 }
 #endif
+
 /* --- what must hold ------------------------------------------------------------------ */
 /* An acknowledged event is answered truly, or waits. */
 #define forgotten(e) (in(e, acked) && !kept(e))

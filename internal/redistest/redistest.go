@@ -107,6 +107,9 @@ func newServer(tb testing.TB, bin string, port int, args []string) *Server {
 	}
 }
 
+// Dir is the folder that the server keeps its data in.
+func (s *Server) Dir() string { return s.dir }
+
 // Stop ends the server in an orderly way (SIGTERM) and waits for it to be gone.
 // Stopping a stopped server does nothing.
 func (s *Server) Stop() { s.end(syscall.SIGTERM) }

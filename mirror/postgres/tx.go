@@ -20,6 +20,12 @@ const (
 	rollback      = `ROLLBACK`
 )
 
+// limitIdle ends a writing transaction whose process hangs in the middle of it, or
+// is cut off: another one must be able to write the target within the 12 s that a
+// dead worker may cost, of which its lease takes ten. Between the two round trips
+// there is nothing but the plan.
+const limitIdle = `SET LOCAL idle_in_transaction_session_timeout = '8s'`
+
 const (
 	// unitAttempts bounds how often a unit is tried that lost a deadlock, a
 	// serialization conflict or a wait for a lock. Each wait for a lock is bounded
@@ -123,6 +129,7 @@ func (s *Store) transact(ctx context.Context, read func(b *pgx.Batch), write fun
 func transactOn(ctx context.Context, conn *pgx.Conn, read func(b *pgx.Batch), write func(b *pgx.Batch) error) error {
 	first := &pgx.Batch{}
 	first.Queue(beginWrite)
+	first.Queue(limitIdle)
 	read(first)
 	if err := conn.SendBatch(ctx, first).Close(); err != nil {
 		return err
