@@ -38,7 +38,7 @@ type serviceRun struct {
 }
 
 func newServiceRun(t *testing.T) *serviceRun {
-	s := &serviceRun{}
+	s := &serviceRun{replica: redistest.Start(t, everysec.redis...)}
 	s.world = newWorld(t, everysec, setup{ownPostgres: true})
 	s.redisLine = newProxy(t, s.redis.Addr)
 	s.env["CREDITMIRROR_REDIS_URL"] = "redis://" + s.redisLine.addr
@@ -137,7 +137,6 @@ var redisOutages = []outage{
 		s.redis.Restart()
 	}},
 	{name: "failover to a replica that lags", begin: func(s *serviceRun) {
-		s.replica = redistest.Start(s.tb, everysec.redis...)
 		host, port, _ := strings.Cut(s.redis.Addr, ":")
 		own := *s
 		own.world = &world{tb: s.tb, redis: s.replica, env: s.env}
@@ -166,15 +165,16 @@ var postgresOutages = []outage{
 	{name: "backends terminated", begin: func(s *serviceRun) { s.postgresDo(dropConnections) }, end: func(s *serviceRun) { s.postgresDo(dropConnections) }, within: 5 * time.Second},
 	{
 		name: "read-only", begin: func(s *serviceRun) {
-			s.postgresDo("ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()")
+			s.postgresDo("ALTER DATABASE "+s.database()+" SET default_transaction_read_only = on", dropConnections)
 		},
 		end: func(s *serviceRun) {
-			s.postgresDo("SET default_transaction_read_only = off; ALTER SYSTEM RESET default_transaction_read_only", "SELECT pg_reload_conf()")
+			s.postgresDo("ALTER DATABASE "+s.database()+" RESET default_transaction_read_only", dropConnections)
 		},
 	},
 	{
 		name: "out of connections", begin: func(s *serviceRun) {
-			s.postgresDo("ALTER ROLE CURRENT_USER CONNECTION LIMIT -1", "ALTER DATABASE "+s.database()+" CONNECTION LIMIT 0", dropConnections)
+			// It binds all but superusers, so the limit is the server's own.
+			s.postgresDo("ALTER DATABASE "+s.database()+" CONNECTION LIMIT 0", dropConnections)
 		},
 		end: func(s *serviceRun) { s.postgresDo("ALTER DATABASE " + s.database() + " CONNECTION LIMIT -1") },
 	},

@@ -292,9 +292,8 @@ func (f *faultRun) orphaned() {
 }
 
 func (f *faultRun) missed() {
-	f.faults(stripesim.Fault{Kind: stripesim.FaultWebhookLost, Count: 1, Probability: 1})
+	f.faults(stripesim.Fault{Kind: stripesim.FaultWebhookLost, Probability: 1}) // until it is healed
 	f.change()
-	f.faults()
 }
 
 func (f *faultRun) unannounced() {
