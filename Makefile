@@ -95,8 +95,12 @@ fault-quick: ## a selection of the steps, killed once each; about a minute
 	CREDITMIRROR_REQUIRE_SERVICES=1 CREDITMIRROR_FAULT=quick $(GO) test -count=1 -v -timeout 10m -run TestFaultSteps ./e2e
 
 .PHONY: soak
-soak: ## serve on PostgreSQL and Redis, killed every few seconds under 20,000 changes
-	CREDITMIRROR_REQUIRE_SERVICES=1 CREDITMIRROR_SOAK=1 $(GO) test -count=1 -v -timeout 30m -run TestSoak ./e2e
+soak: ## serve on PostgreSQL and Redis under changes for SOAK (10m, 24h), with a fault every 30 s; levels must return
+	CREDITMIRROR_REQUIRE_SERVICES=1 CREDITMIRROR_SOAK=$(or $(SOAK),10m) $(GO) test -count=1 -v -timeout 0 -run TestSoak ./e2e
+
+.PHONY: cover-core
+cover-core: ## statements of the core that no test of its own runs; docs/reliability.md argues what is left
+	tools/cover-core $(GO)
 
 .PHONY: bench-sim
 bench-sim: ## the simulator's figures of docs/simulator.md: requests/s, memory at a million customers, deep pages
