@@ -57,7 +57,7 @@ func (p *Parts) freshness(ctx context.Context) ([]time.Duration, error) {
 	if err != nil {
 		return nil, err
 	}
-	late := newLateEvents(p.Store, p.outside.Now)
+	late := newLateEvents(p.Store, p.now())
 	var list []time.Duration
 	for _, a := range answered {
 		if !late.excused(ctx, a.Account, a.Created) {

@@ -187,7 +187,7 @@ func (p *Parts) Scrub(log *zap.Logger) *reconcile.Scrub {
 
 // ScrubReport compares in full and repairs nothing; dry, it records nothing either.
 func (p *Parts) ScrubReport(dry bool, log *zap.Logger) *reconcile.ScrubReport {
-	return reconcile.NewScrubReport(p.Stripe.For(stripeapi.PurposeScrub), p.Store, p.marks, reconcile.ReportOptions{
+	return reconcile.NewScrubReport(p.Stripe.For(stripeapi.PurposeScrub), p.Store, p.rehearsal(log), p.marks, reconcile.ReportOptions{
 		Grace: min(10*time.Second, p.Config.BalancesInterval/2), DryRun: dry, Log: log, Now: p.now(),
 	})
 }

@@ -70,12 +70,15 @@ func ApplyBalance(ctx context.Context, d BalanceDriver, s BalanceSnapshot, slice
 // TooLong reports whether a driver must answer ErrLong: waiting is how many held rows
 // the join would have to look at, those without a position or, of a full read, all.
 func (s BalanceSnapshot) TooLong(waiting, slice int) bool {
-	return s.Joined && s.laid == nil && waiting > slice
+	return s.Joined && s.laid == nil && waiting > slice && s.Epoch != RehearsalEpoch
 }
 
 // ReadsAll reports whether BalanceHeld.Rows are all held rows, so that a driver reads
-// no more of them than show that the snapshot is TooLong.
-func (s BalanceSnapshot) ReadsAll() bool { return s.Joined && s.Full && s.laid == nil }
+// no more of them than show that the snapshot is TooLong. A rehearsal has to know them
+// all at once: what it places is undone.
+func (s BalanceSnapshot) ReadsAll() bool {
+	return s.Joined && s.Full && s.laid == nil && s.Epoch != RehearsalEpoch
+}
 
 // piece is the snapshot without its join: the walk stays open where it stands.
 func (s BalanceSnapshot) piece() BalanceSnapshot {
@@ -95,6 +98,13 @@ type laid struct {
 	chains *chains
 	// grew are the currencies of rows that had no position.
 	grew map[string]bool
+	// moved is, per currency, the first row that had another place, and where it lies now.
+	moved map[string]movedRow
+}
+
+type movedRow struct {
+	HeldRow
+	to int64
 }
 
 // layInSlices lays the chains of a joined snapshot whose rows are all held. It reads
@@ -107,7 +117,7 @@ func layInSlices(ctx context.Context, d BalanceDriver, s BalanceSnapshot, slice 
 			return nil, err
 		}
 	}
-	l := &laid{chains: newChains(tops, s.Customer.Ends()), grew: map[string]bool{}}
+	l := &laid{chains: newChains(tops, s.Customer.Ends()), grew: map[string]bool{}, moved: map[string]movedRow{}}
 	after, limit := time.Time{}, slice
 	for {
 		rows, err := d.RowsToPlace(ctx, s.Target, s.Full, after, limit+1)
@@ -164,6 +174,9 @@ func (l *laid) lay(rows []HeldRow) []Placement {
 	for _, r := range rows {
 		if was[r.ID] != placed[r.ID] {
 			places = append(places, Placement{ID: r.ID, Position: placed[r.ID], Moved: was[r.ID] != 0})
+			if _, told := l.moved[r.Currency]; !told && was[r.ID] != 0 {
+				l.moved[r.Currency] = movedRow{r, placed[r.ID]}
+			}
 		}
 	}
 	slices.SortFunc(places, func(a, b Placement) int { return cmp.Compare(a.Position, b.Position) })

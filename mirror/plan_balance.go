@@ -194,7 +194,7 @@ func PlanBalance(s BalanceSnapshot, h BalanceHeld) (BalancePlan, error) {
 		plan.Customer = &c
 		plan.Close.Compared = append(slices.Clone(plan.Close.Compared), c.ID)
 	}
-	plan.Repaired = append(plan.Repaired, repairedCustomer(s, h, plan, ends)...)
+	plan.Repaired = slices.Concat(plan.Repaired, misplaced(s, h, plan), repairedCustomer(s, h, plan, ends))
 	return plan, nil
 }
 

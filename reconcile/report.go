@@ -3,12 +3,10 @@ package reconcile
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
@@ -31,25 +29,28 @@ const (
 	reportPerCustomer = 20
 )
 
-// ReportStripe is what a scrub that only reports reads. *stripeapi.Client is one.
+// ReportStripe tells whether Stripe answers at all. *stripeapi.Client is one.
 type ReportStripe interface {
-	BalancePage(ctx context.Context, account, customer, after string, limit int) (stripeapi.BalancePage, error)
-	CreditPage(ctx context.Context, account, customer, after string, limit int) (stripeapi.CreditPage, error)
 	GrantsPage(ctx context.Context, account, customer, after string, limit int) (stripeapi.GrantsPage, error)
-	Customer(ctx context.Context, account, id string) (stripeapi.CustomerReply, error)
 }
 
-// ReportStore is what it compares with; it writes findings, where it may, and
-// nothing else. Every mirror.Store is one.
+// ReportStore is where findings are recorded. Every mirror.Store is one.
 type ReportStore interface {
 	mirror.Findings
 	ObservedAt(ctx context.Context, targets []mirror.Target) ([]time.Time, error)
-	HeldCustomers(ctx context.Context, account string, ids []string) (map[string]mirror.HeldCustomer, error)
-	Customer(ctx context.Context, account, id string) (mirror.CustomerView, error)
-	Customers(ctx context.Context, account, after string, limit int) ([]mirror.CustomerView, error)
-	BalanceTransactions(ctx context.Context, account, customer string, p mirror.Page) (mirror.Slice[mirror.BalanceTransaction], error)
-	CreditTransactions(ctx context.Context, account, customer, grant string, p mirror.Page) (mirror.Slice[mirror.CreditTransaction], error)
-	Grants(ctx context.Context, account, customer string, p mirror.Page) (mirror.Slice[mirror.CreditGrant], error)
+}
+
+// ErrUnread says that a history could not be rehearsed: Stripe did not answer, or with
+// what cannot be stored.
+var ErrUnread = errors.New("the history could not be read")
+
+// Rehearsal makes the syncs that the scrub would ask for, without keeping anything.
+type Rehearsal interface {
+	// Histories is as that of mirror.Rehearser.
+	Histories(ctx context.Context, account, after string, limit int) ([]mirror.Target, error)
+	// Rehearse tells the differences that a sync of the whole history would record or
+	// repair. ErrUnread where Stripe's reply could not be had.
+	Rehearse(ctx context.Context, t mirror.Target) ([]mirror.Finding, error)
 }
 
 // ReportOptions tune a ScrubReport.
@@ -62,19 +63,20 @@ type ReportOptions struct {
 	Now    func() time.Time
 }
 
-// ScrubReport reads customers in full and compares every field of every row with
-// what is held. It repairs nothing: it raises no epoch, marks nothing and writes
-// no row. A difference counts only when two looks show it and neither queued work
-// nor a newer sync explains it.
+// ScrubReport is the scrub without its commits: it makes the same syncs of whole
+// histories and has the database undo them. It repairs nothing: it raises no epoch,
+// marks nothing and writes no row. A difference counts only when two looks show it and
+// neither queued work nor a newer sync explains it.
 type ScrubReport struct {
-	stripe ReportStripe
-	store  ReportStore
-	queue  Queue
-	o      ReportOptions
+	stripe    ReportStripe
+	store     ReportStore
+	rehearsal Rehearsal
+	queue     Queue
+	o         ReportOptions
 }
 
 // NewScrubReport returns a ScrubReport.
-func NewScrubReport(stripe ReportStripe, store ReportStore, queue Queue, o ReportOptions) *ScrubReport {
+func NewScrubReport(stripe ReportStripe, store ReportStore, rehearsal Rehearsal, queue Queue, o ReportOptions) *ScrubReport {
 	if o.Grace <= 0 {
 		o.Grace = balancesGrace
 	}
@@ -84,7 +86,7 @@ func NewScrubReport(stripe ReportStripe, store ReportStore, queue Queue, o Repor
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return &ScrubReport{stripe: stripe, store: store, queue: queue, o: o}
+	return &ScrubReport{stripe: stripe, store: store, rehearsal: rehearsal, queue: queue, o: o}
 }
 
 // Reported is what a report read and found.
@@ -111,7 +113,7 @@ func (r *ScrubReport) Run(ctx context.Context, account, after string, limit int,
 		if limit > 0 {
 			n = min(n, limit-all.Customers)
 		}
-		list, err := r.store.Customers(ctx, account, after, n)
+		list, err := r.rehearsal.Histories(ctx, account, after, n)
 		if err != nil {
 			return all, err
 		}
@@ -119,11 +121,15 @@ func (r *ScrubReport) Run(ctx context.Context, account, after string, limit int,
 			all.Last = ""
 			return all, nil
 		}
-		if err := r.batch(ctx, account, list, &all); err != nil {
+		histories := map[string][]mirror.Target{}
+		for _, t := range list {
+			histories[t.ID] = append(histories[t.ID], t)
+		}
+		if err := r.batch(ctx, account, histories, &all); err != nil {
 			return all, err
 		}
 		after = list[len(list)-1].ID
-		all.Customers, all.Last = all.Customers+len(list), after
+		all.Customers, all.Last = all.Customers+len(histories), after
 		if progress != nil {
 			progress(all)
 		}
@@ -134,14 +140,9 @@ func (r *ScrubReport) Run(ctx context.Context, account, after string, limit int,
 }
 
 // batch looks at each customer, and again at those that differ.
-func (r *ScrubReport) batch(ctx context.Context, account string, list []mirror.CustomerView, all *Reported) error {
-	ids := make([]string, 0, len(list))
-	for _, c := range list {
-		if !c.Deleted { // there is nothing left at Stripe to compare with
-			ids = append(ids, c.ID)
-		}
-	}
-	first, err := r.look(ctx, account, ids)
+func (r *ScrubReport) batch(ctx context.Context, account string, histories map[string][]mirror.Target, all *Reported) error {
+	ids := slices.Sorted(maps.Keys(histories))
+	first, err := r.look(ctx, histories, ids)
 	if err != nil {
 		return err
 	}
@@ -163,7 +164,7 @@ func (r *ScrubReport) batch(ctx context.Context, account string, list []mirror.C
 		if err := pause(ctx, r.o.Grace); err != nil {
 			return err
 		}
-		next, err := r.look(ctx, account, slices.Sorted(maps.Keys(first)))
+		next, err := r.look(ctx, histories, slices.Sorted(maps.Keys(first)))
 		if err != nil {
 			return err
 		}
@@ -269,14 +270,14 @@ func (l looked) after(before looked) (lasting []mirror.Finding, left looked) {
 }
 
 // look compares customers side by side.
-func (r *ScrubReport) look(ctx context.Context, account string, ids []string) (map[string]looked, error) {
+func (r *ScrubReport) look(ctx context.Context, histories map[string][]mirror.Target, ids []string) (map[string]looked, error) {
 	var mu sync.Mutex
 	all := make(map[string]looked, len(ids))
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(reportAtOnce)
 	for _, id := range ids {
 		group.Go(func() error {
-			look, err := r.lookAt(ctx, account, id)
+			look, err := r.lookAt(ctx, histories[id])
 			if err != nil {
 				return fmt.Errorf("compare %s: %w", id, err)
 			}
@@ -298,28 +299,26 @@ func unanswered(ctx context.Context, err error) (looked, error) {
 	return looked{silent: true, failed: err}, nil
 }
 
-func (r *ScrubReport) lookAt(ctx context.Context, account, id string) (look looked, err error) {
-	c := comparison{account: account, customer: id, at: r.o.Now().UTC()}
-	targets := []mirror.Target{
-		{Account: account, Scope: mirror.ScopeBalance, ID: id}, {Account: account, Scope: mirror.ScopeCredits, ID: id},
-	}
-	theirs, gone, err := r.theirBalance(ctx, account, id)
-	if err != nil {
-		return unanswered(ctx, err)
-	}
-	look.histories = 1
-	grants, err := r.ourGrants(ctx, account, id)
-	if err != nil {
-		return look, err
-	}
-	var credits theirCredits
-	if len(grants) > 0 && !gone { // whose first grant it is, the balances sweep finds
-		look.histories++
-		if credits, err = r.theirCredits(ctx, account, id); err != nil {
+// lookAt rehearses the syncs of a customer's histories.
+func (r *ScrubReport) lookAt(ctx context.Context, targets []mirror.Target) (look looked, err error) {
+	at := r.o.Now().UTC()
+	for _, t := range targets {
+		found, err := r.rehearsal.Rehearse(ctx, t)
+		if errors.Is(err, ErrUnread) {
 			return unanswered(ctx, err)
 		}
+		if err != nil {
+			return look, err
+		}
+		look.histories++
+		for _, f := range found {
+			known := slices.ContainsFunc(look.findings, func(g mirror.Finding) bool { return sameDifference(f, g) })
+			if !known && len(look.findings) < reportPerCustomer {
+				f.FoundAt = at
+				look.findings = append(look.findings, f)
+			}
+		}
 	}
-	// The queue before what is held: work that ends after this look is seen there.
 	queued, err := r.queue.Queued(ctx, targets)
 	if err != nil {
 		return look, err
@@ -328,286 +327,12 @@ func (r *ScrubReport) lookAt(ctx context.Context, account, id string) (look look
 	if err != nil {
 		return look, err
 	}
-	held, err := r.store.HeldCustomers(ctx, account, []string{id})
-	if err != nil {
-		return look, err
-	}
-	view, err := r.store.Customer(ctx, account, id)
-	if err != nil {
-		return look, err
-	}
-	if view.Deleted {
-		return look, nil
-	}
-	if gone {
-		c.find(mirror.DriftMissingCustomer, mirror.ScopeBalance, "", "", "deleted", "customer", mirror.CauseMissedEvent)
-	} else {
-		c.customers(theirs.customer, held[id], view)
-		c.synced = synced[0]
-		if err := r.balanceRows(ctx, &c, theirs.rows); err != nil {
-			return look, err
-		}
-		if len(grants) > 0 {
-			c.synced = synced[1]
-			if grants, err = r.ourGrants(ctx, account, id); err != nil { // anew: after the queue
-				return look, err
-			}
-			c.grants(credits.grants, grants)
-			if err := r.creditRows(ctx, &c, credits.rows); err != nil {
-				return look, err
-			}
-		}
-	}
-	for _, f := range c.found {
+	for _, f := range look.findings {
 		for i, t := range targets {
-			if f.Scope == t.Scope && (queued[i] || !synced[i].Before(c.at)) {
+			if f.Scope == t.Scope && (queued[i] || !synced[i].Before(at)) {
 				look.lag = true
 			}
 		}
 	}
-	look.findings = c.found
 	return look, nil
-}
-
-// print is a row as it is compared.
-type print struct {
-	mirror.Print
-	currency string
-	created  time.Time
-}
-
-func balancePrint(t mirror.BalanceTransaction) print { return print{t.Print(), t.Currency, t.Created} }
-
-func creditPrint(t mirror.CreditTransaction) print { return print{t.Print(), t.Currency, t.Created} }
-
-func grantPrint(g mirror.CreditGrant) print { return print{g.Print(), g.Currency, g.Created} }
-
-// theirLedger is a balance ledger as Stripe shows it, rows as prints: a long
-// history need not fit into memory.
-type theirLedger struct {
-	customer mirror.Customer
-	rows     map[string]print
-}
-
-// theirBalance reads a whole balance ledger; gone: the customer is deleted.
-func (r *ScrubReport) theirBalance(ctx context.Context, account, id string) (l theirLedger, gone bool, err error) {
-	l.rows = map[string]print{}
-	for after := ""; ; {
-		page, err := r.stripe.BalancePage(ctx, account, id, after, 100)
-		if errors.Is(err, stripeapi.ErrNotFound) && !cursorGone(err) {
-			break // the customer itself says whether it is gone
-		}
-		if err != nil {
-			return l, false, err
-		}
-		if after == "" && page.Customer != nil {
-			l.customer = *page.Customer
-		}
-		for _, t := range page.Rows {
-			after, l.rows[t.ID] = t.ID, balancePrint(t)
-		}
-		if !page.HasMore || len(page.Rows) == 0 {
-			break
-		}
-	}
-	if l.customer.ID != "" {
-		return l, false, nil
-	}
-	reply, err := r.stripe.Customer(ctx, account, id)
-	if errors.Is(err, stripeapi.ErrNotFound) {
-		return l, true, nil
-	}
-	l.customer = reply.Customer
-	return l, reply.Deleted, err
-}
-
-type theirCredits struct {
-	rows, grants map[string]print
-}
-
-func (r *ScrubReport) theirCredits(ctx context.Context, account, id string) (c theirCredits, err error) {
-	c = theirCredits{rows: map[string]print{}, grants: map[string]print{}}
-	for after := ""; ; {
-		page, err := r.stripe.CreditPage(ctx, account, id, after, 100)
-		if err != nil {
-			return c, err
-		}
-		for _, t := range page.Rows {
-			after, c.rows[t.ID] = t.ID, creditPrint(t)
-		}
-		if !page.HasMore || len(page.Rows) == 0 {
-			break
-		}
-	}
-	for after := ""; ; {
-		page, err := r.stripe.GrantsPage(ctx, account, id, after, 100)
-		if err != nil {
-			return c, err
-		}
-		for _, g := range page.Rows {
-			after, c.grants[g.ID] = g.ID, grantPrint(g)
-		}
-		if !page.HasMore || len(page.Rows) == 0 {
-			return c, nil
-		}
-	}
-}
-
-func (r *ScrubReport) ourGrants(ctx context.Context, account, id string) (map[string]print, error) {
-	held := map[string]print{}
-	for page := (mirror.Page{Limit: reportPage}); ; {
-		list, err := r.store.Grants(ctx, account, id, page)
-		if errors.Is(err, mirror.ErrNotFound) {
-			return held, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-		for _, g := range list.Rows {
-			page.After, held[g.ID] = g.ID, grantPrint(g)
-		}
-		if !list.HasMore {
-			return held, nil
-		}
-	}
-}
-
-// balanceRows compares the rows held, page by page, and takes those that Stripe
-// shows out of theirs: what is left there is missing here.
-func (r *ScrubReport) balanceRows(ctx context.Context, c *comparison, theirs map[string]print) error {
-	for page := (mirror.Page{Limit: reportPage}); ; {
-		list, err := r.store.BalanceTransactions(ctx, c.account, c.customer, page)
-		if err != nil {
-			return err
-		}
-		for _, t := range list.Rows {
-			page.After = t.ID
-			c.row(mirror.ScopeBalance, t.ID, theirs, balancePrint(t))
-		}
-		if !list.HasMore {
-			c.missing(mirror.ScopeBalance, theirs)
-			return nil
-		}
-	}
-}
-
-func (r *ScrubReport) creditRows(ctx context.Context, c *comparison, theirs map[string]print) error {
-	for page := (mirror.Page{Limit: reportPage}); ; {
-		list, err := r.store.CreditTransactions(ctx, c.account, c.customer, "", page)
-		if err != nil && !errors.Is(err, mirror.ErrNotFound) {
-			return err
-		}
-		for _, t := range list.Rows {
-			page.After = t.ID
-			c.row(mirror.ScopeCredits, t.ID, theirs, creditPrint(t))
-		}
-		if !list.HasMore {
-			c.missing(mirror.ScopeCredits, theirs)
-			return nil
-		}
-	}
-}
-
-// comparison collects the differences of one customer.
-type comparison struct {
-	account, customer string
-	at                time.Time // when Stripe was asked
-	synced            time.Time // when the reads of the ledger's last commit began
-	found             []mirror.Finding
-}
-
-func (c *comparison) find(kind mirror.DriftKind, scope mirror.Scope, currency, object, expected, actual, cause string) {
-	if len(c.found) < reportPerCustomer {
-		c.found = append(c.found, mirror.Finding{
-			Kind: kind, Account: c.account, Customer: c.customer, Scope: scope, Currency: currency, Object: object,
-			Expected: expected, Actual: actual, Cause: cause, FoundAt: c.at,
-		})
-	}
-}
-
-// customers compares the customer itself.
-func (c *comparison) customers(theirs mirror.Customer, held mirror.HeldCustomer, view mirror.CustomerView) {
-	shown := suspect{Balance: theirs.Balance, Currency: theirs.Currency, Ends: theirs.Ends()}
-	list := differences(shown, held)
-	for _, d := range list {
-		cause := mirror.CauseMissedEvent
-		if d.inconsistent {
-			cause = mirror.CauseUnknown
-		}
-		c.find(mirror.DriftBalanceMismatch, mirror.ScopeBalance, d.currency, "", strconv.FormatInt(d.expected, 10), strconv.FormatInt(d.actual, 10), cause)
-	}
-	if len(list) > 0 {
-		return // the JSON holds the balances too
-	}
-	want, have := theirs.Print(shared(theirs.Raw, view.Raw)), view.Print(shared(view.Raw, theirs.Raw))
-	if want.Equal(have) {
-		return
-	}
-	cause := mirror.CauseMissedEvent
-	if !slices.Contains(have.Differing(want), "raw") { // the columns contradict the JSON beside them
-		cause = mirror.CauseUnknown
-	}
-	expected, actual := mirror.Describe(want, have)
-	c.find(mirror.DriftFieldMismatch, mirror.ScopeBalance, "", c.customer, expected, actual, cause)
-}
-
-// shared is a customer's JSON as far as the other one has the same keys: how much of
-// a customer is kept is a matter of configuration, which may have changed. What is
-// no object is compared as it is.
-func shared(raw, other json.RawMessage) json.RawMessage {
-	var own, others map[string]json.RawMessage
-	if json.Unmarshal(raw, &own) != nil || json.Unmarshal(other, &others) != nil || len(others) == 0 {
-		return raw
-	}
-	maps.DeleteFunc(own, func(key string, _ json.RawMessage) bool { _, both := others[key]; return !both })
-	out, _ := json.Marshal(own) //nolint:errcheck // it was JSON a moment ago
-	return out
-}
-
-// row compares one held row, and takes it out of what Stripe shows.
-func (c *comparison) row(scope mirror.Scope, id string, theirs map[string]print, held print) {
-	want, listed := theirs[id]
-	delete(theirs, id)
-	switch {
-	case !listed:
-		c.find(mirror.DriftUnexpectedTransaction, scope, held.currency, id, "", held.Absent(), mirror.CauseUnknown)
-	case slices.Contains(held.Differing(want.Print), "raw"):
-		c.differs(scope, id, want, held, mirror.CauseSilentEdit)
-	case !want.Equal(held.Print): // the columns contradict the JSON beside them
-		c.differs(scope, id, want, held, mirror.CauseUnknown)
-	}
-}
-
-func (c *comparison) differs(scope mirror.Scope, id string, want, held print, cause string) {
-	expected, actual := mirror.Describe(want.Print, held.Print)
-	c.find(mirror.DriftFieldMismatch, scope, want.currency, id, expected, actual, cause)
-}
-
-// missing are the rows that Stripe shows and that are not held.
-func (c *comparison) missing(scope mirror.Scope, theirs map[string]print) {
-	for _, id := range slices.Sorted(maps.Keys(theirs)) {
-		t := theirs[id]
-		cause := mirror.CauseMissedEvent
-		if t.created.Before(c.synced) { // a sync has been there since
-			cause = mirror.CauseUnknown
-		}
-		c.find(mirror.DriftMissingTransaction, scope, t.currency, id, t.Absent(), "", cause)
-	}
-}
-
-func (c *comparison) grants(theirs, held map[string]print) {
-	for _, id := range slices.Sorted(maps.Keys(held)) {
-		switch want, listed := theirs[id]; {
-		case !listed:
-			c.find(mirror.DriftUnexpectedTransaction, mirror.ScopeCredits, held[id].currency, id, "", held[id].Absent(), mirror.CauseUnknown)
-		case slices.Contains(held[id].Differing(want.Print), "raw"):
-			c.differs(mirror.ScopeCredits, id, want, held[id], mirror.CauseMissedEvent)
-		case !want.Equal(held[id].Print):
-			c.differs(mirror.ScopeCredits, id, want, held[id], mirror.CauseUnknown)
-		}
-		delete(theirs, id)
-	}
-	for _, id := range slices.Sorted(maps.Keys(theirs)) {
-		c.find(mirror.DriftMissingTransaction, mirror.ScopeCredits, theirs[id].currency, id, theirs[id].Absent(), "", mirror.CauseMissedEvent)
-	}
 }

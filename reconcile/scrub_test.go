@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -38,34 +39,11 @@ func (s *flaky) RequestFullRead(ctx context.Context, targets []mirror.Target) er
 	return tryOnly(s.f, "request full read", func() error { return s.Store.RequestFullRead(ctx, targets) })
 }
 
-func (s *flaky) Customers(ctx context.Context, account, after string, limit int) ([]mirror.CustomerView, error) {
-	return try(s.f, "list held", func() ([]mirror.CustomerView, error) { return s.Store.Customers(ctx, account, after, limit) })
-}
-
-func (s *flaky) Customer(ctx context.Context, account, id string) (mirror.CustomerView, error) {
-	return try(s.f, "held", func() (mirror.CustomerView, error) { return s.Store.Customer(ctx, account, id) })
-}
-
-func (s *flaky) BalanceTransactions(ctx context.Context, account, customer string, p mirror.Page) (mirror.Slice[mirror.BalanceTransaction], error) {
-	return try(s.f, "held rows", func() (mirror.Slice[mirror.BalanceTransaction], error) {
-		return s.Store.BalanceTransactions(ctx, account, customer, p)
-	})
-}
-
-func (s *flaky) CreditTransactions(ctx context.Context, account, customer, grant string, p mirror.Page) (mirror.Slice[mirror.CreditTransaction], error) {
-	return try(s.f, "held credit rows", func() (mirror.Slice[mirror.CreditTransaction], error) {
-		return s.Store.CreditTransactions(ctx, account, customer, grant, p)
-	})
-}
-
-func (s *flaky) Grants(ctx context.Context, account, customer string, p mirror.Page) (mirror.Slice[mirror.CreditGrant], error) {
-	return try(s.f, "held grants", func() (mirror.Slice[mirror.CreditGrant], error) { return s.Store.Grants(ctx, account, customer, p) })
-}
-
 // ledgers is a Stripe with histories.
 type ledgers struct {
 	*fakeStripe
 	rows map[string][]mirror.BalanceTransaction // newest first
+	size int                                    // of a page; 0: 3
 }
 
 func (l ledgers) Customer(ctx context.Context, account, id string) (stripeapi.CustomerReply, error) {
@@ -78,7 +56,7 @@ func (l ledgers) BalancePage(_ context.Context, account, id, after string, _ int
 		if i < 0 {
 			return p, missing("customer")
 		}
-		p.Rows, p.HasMore, err = page(l.rows[id], after, 3, func(t mirror.BalanceTransaction) string { return t.ID })
+		p.Rows, p.HasMore, err = page(l.rows[id], after, cmp.Or(l.size, 3), func(t mirror.BalanceTransaction) string { return t.ID })
 		if len(p.Rows) > 0 {
 			c := l.customers[i]
 			p.Customer = &c
@@ -91,10 +69,93 @@ func (l ledgers) CreditPage(context.Context, string, string, string, int) (strip
 	return try(l.faults, "credit page", func() (stripeapi.CreditPage, error) { return stripeapi.CreditPage{}, nil })
 }
 
+// whole is a Stripe whose histories can be read.
+type whole interface {
+	BalancePage(ctx context.Context, account, customer, after string, limit int) (stripeapi.BalancePage, error)
+	CreditPage(ctx context.Context, account, customer, after string, limit int) (stripeapi.CreditPage, error)
+	GrantsPage(ctx context.Context, account, customer, after string, limit int) (stripeapi.GrantsPage, error)
+	Customer(ctx context.Context, account, id string) (stripeapi.CustomerReply, error)
+}
+
+// rehearsing makes whole syncs over a store that undoes them, as the worker's are.
+type rehearsing struct {
+	b      *bench
+	stripe whole
+}
+
+func (b *bench) rehearses(stripe whole) Rehearsal { return rehearsing{b, stripe} }
+
+func (r rehearsing) Histories(ctx context.Context, account, after string, limit int) ([]mirror.Target, error) {
+	return try(r.b.faults, "histories", func() ([]mirror.Target, error) { return r.b.store.Store.Histories(ctx, account, after, limit) })
+}
+
+func (r rehearsing) Rehearse(ctx context.Context, t mirror.Target) ([]mirror.Finding, error) {
+	fence := r.b.store.Store.Rehearsal()
+	st, err := try(r.b.faults, "rehearse", func() (mirror.SyncState, error) { return fence.BeginSync(ctx, t) })
+	if err != nil {
+		return nil, err
+	}
+	var applied mirror.Applied
+	if t.Scope == mirror.ScopeBalance {
+		applied, err = r.balance(ctx, fence, t, st)
+	} else {
+		applied, err = r.credits(ctx, fence, t, st)
+	}
+	if refused, ok := errors.AsType[*mirror.RewrittenError](err); ok {
+		return refused.Findings, nil
+	}
+	return slices.Concat(applied.Repaired, applied.Findings), err
+}
+
+func (r rehearsing) balance(ctx context.Context, fence mirror.Fence, t mirror.Target, st mirror.SyncState) (mirror.Applied, error) {
+	snap := mirror.BalanceSnapshot{Target: t, EventSeq: st.EventSeq, ObservedAt: r.b.now, Joined: true, Full: true, AcceptDisproof: true}
+	w := mirror.Window[mirror.BalanceTransaction]{FromHead: true, ToEnd: true}
+	for after := ""; ; {
+		p, err := r.stripe.BalancePage(ctx, t.Account, t.ID, after, 100)
+		if errors.Is(err, stripeapi.ErrNotFound) {
+			break
+		}
+		if err != nil {
+			return mirror.Applied{}, fmt.Errorf("%w: %w", ErrUnread, err)
+		}
+		if p.Customer != nil {
+			snap.Customer = *p.Customer
+		}
+		if w.Rows = append(w.Rows, p.Rows...); !p.HasMore {
+			break
+		}
+		after = p.Rows[len(p.Rows)-1].ID
+	}
+	if snap.Customer.ID == "" {
+		reply, err := r.stripe.Customer(ctx, t.Account, t.ID)
+		if errors.Is(err, stripeapi.ErrNotFound) || err == nil && reply.Deleted {
+			return fence.ApplyTombstone(ctx, mirror.Tombstone{Target: t, ObservedAt: r.b.now})
+		}
+		if err != nil {
+			return mirror.Applied{}, fmt.Errorf("%w: %w", ErrUnread, err)
+		}
+		snap.Customer = reply.Customer
+	}
+	snap.Windows = []mirror.Window[mirror.BalanceTransaction]{w}
+	return fence.ApplyBalance(ctx, snap)
+}
+
+func (r rehearsing) credits(ctx context.Context, fence mirror.Fence, t mirror.Target, st mirror.SyncState) (mirror.Applied, error) {
+	page, err := r.stripe.CreditPage(ctx, t.Account, t.ID, "", 100)
+	grants, err2 := r.stripe.GrantsPage(ctx, t.Account, t.ID, "", 100)
+	if err := errors.Join(err, err2); err != nil {
+		return mirror.Applied{}, fmt.Errorf("%w: %w", ErrUnread, err)
+	}
+	return fence.ApplyCredits(ctx, mirror.CreditsSnapshot{
+		Target: t, EventSeq: st.EventSeq, ObservedAt: r.b.now, Joined: true, Full: true, AcceptDisproof: true, AllGrants: true, Grants: grants.Rows,
+		Windows: []mirror.Window[mirror.CreditTransaction]{{Rows: page.Rows, FromHead: true, ToEnd: true}},
+	})
+}
+
 // scrubBench is a mirror of customers with histories, all of them complete.
 func scrubBench(t *testing.T, customers int) (*bench, ledgers) {
 	b := setup(t)
-	l := ledgers{b.stripe, map[string][]mirror.BalanceTransaction{}}
+	l := ledgers{b.stripe, map[string][]mirror.BalanceTransaction{}, 0}
 	for i := range customers {
 		id := fmt.Sprintf("cus_%02d", i)
 		c := customer(id, "")
@@ -277,7 +338,7 @@ func TestF03_ScrubReportFailsEverywhere(t *testing.T) {
 			}, l.rows["cus_01"]...)
 			b.stripe.customers = slices.DeleteFunc(b.stripe.customers, func(c mirror.Customer) bool { return c.ID == "cus_02" })
 			step := func() error {
-				report := NewScrubReport(l, b.store, b.queue, ReportOptions{Grace: time.Nanosecond, Now: b.clock})
+				report := NewScrubReport(l, b.store, b.rehearses(l), b.queue, ReportOptions{Grace: time.Nanosecond, Now: b.clock})
 				scrub := NewScrub(b.store, b.queue, ScrubOptions{Period: time.Hour, Report: report, Now: b.clock})
 				b.now = b.now.Add(time.Hour)
 				_, _, err := scrub.Step(t.Context(), "")
@@ -356,7 +417,7 @@ func TestScrubReportWithoutAnAnswer(t *testing.T) {
 		if failing == nil {
 			failing = map[string]int{}
 		}
-		report := NewScrubReport(stripe, b.store, b.queue, ReportOptions{Grace: time.Nanosecond, DryRun: true, Now: b.clock})
+		report := NewScrubReport(stripe, b.store, b.rehearses(stripe), b.queue, ReportOptions{Grace: time.Nanosecond, DryRun: true, Now: b.clock})
 		reported, err := report.Run(t.Context(), "", "", 0, nil)
 		var found []string
 		for _, f := range reported.Findings {
@@ -403,9 +464,9 @@ func TestScrubReportLooksBeyondAFailure(t *testing.T) {
 			return nil
 		}}
 		// One page for each look, so that the looks can be counted.
-		l.rows["cus_00"] = l.rows["cus_00"][:3]
+		stripe.size = 100
 		logs, observed := observer.New(zap.WarnLevel)
-		report := NewScrubReport(stripe, b.store, b.queue, ReportOptions{Grace: time.Nanosecond, DryRun: true, Log: zap.New(logs), Now: b.clock})
+		report := NewScrubReport(stripe, b.store, b.rehearses(stripe), b.queue, ReportOptions{Grace: time.Nanosecond, DryRun: true, Log: zap.New(logs), Now: b.clock})
 		reported, err := report.Run(t.Context(), "", "", 0, nil)
 		found := slices.DeleteFunc(slices.Clone(reported.Findings), func(f mirror.Finding) bool { return f.Kind != mirror.DriftFieldMismatch })
 		warnings := 0
@@ -438,7 +499,7 @@ func TestScrubReportWithoutAnAnswerIsNoSuccess(t *testing.T) {
 	}}
 	steps := func(n int) mirror.Sweep {
 		for range n {
-			report := NewScrubReport(stripe, b.store, b.queue, ReportOptions{Grace: time.Nanosecond, Now: b.clock})
+			report := NewScrubReport(stripe, b.store, b.rehearses(stripe), b.queue, ReportOptions{Grace: time.Nanosecond, Now: b.clock})
 			b.now = b.now.Add(time.Hour)
 			if _, _, err := NewScrub(b.store, b.queue, ScrubOptions{Period: 24 * time.Hour, Report: report, Now: b.clock}).Step(t.Context(), ""); err != nil {
 				t.Fatal(err)
@@ -543,7 +604,7 @@ func TestScrubReportTellsLagFromDrift(t *testing.T) {
 	b, l := scrubBench(t, 3)
 	l.rows["cus_00"][2].Description = "edited"
 	b.queue.queued[mirror.Target{Scope: mirror.ScopeBalance, ID: "cus_00"}] = true
-	report := NewScrubReport(l, b.store, b.queue, ReportOptions{Grace: time.Nanosecond, Now: b.clock})
+	report := NewScrubReport(l, b.store, b.rehearses(l), b.queue, ReportOptions{Grace: time.Nanosecond, Now: b.clock})
 	got, err := report.Run(t.Context(), "", "", 0, nil)
 	if err != nil || len(got.Findings) != 0 || got.Customers != 3 {
 		t.Errorf("%+v, %v", got, err)
@@ -588,7 +649,7 @@ func TestF30_GapOf25DaysIsTakenOver(t *testing.T) {
 		o := ScrubOptions{Now: b.clock}
 		repair := !report
 		if report {
-			o.Report = NewScrubReport(l, b.store, b.queue, ReportOptions{Grace: time.Nanosecond, Now: b.clock})
+			o.Report = NewScrubReport(l, b.store, b.rehearses(l), b.queue, ReportOptions{Grace: time.Nanosecond, Now: b.clock})
 		}
 		scrub := NewScrub(b.store, b.queue, o)
 		r := NewRunner(b.store, b.queue, NewEventsSweep(b.stripe, b.store, b.queue, EventsOptions{Now: b.clock}), b.copier(false), RunnerOptions{

@@ -166,6 +166,13 @@ type storeError struct{ err error }
 func (e *storeError) Error() string { return "mirror: " + e.err.Error() }
 func (e *storeError) Unwrap() error { return e.err }
 
+// StoreFailed tells of an error of a sync that the database itself failed, and neither
+// Stripe nor what it said.
+func StoreFailed(err error) bool {
+	_, failed := errors.AsType[*storeError](err)
+	return failed
+}
+
 // stored keeps the verdicts of a Store apart from its failures.
 func stored(err error) error {
 	switch {

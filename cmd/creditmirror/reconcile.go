@@ -125,6 +125,8 @@ func runReconcile(ctx context.Context, e *env, cfg config.Config, o reconcileOpt
 	}
 	if o.dryRun || !cfg.Repair {
 		found, unread, err := passes(ctx, e.err, parts, o, accounts, log)
+		open, openErr := recorded(context.WithoutCancel(ctx), parts, accounts, time.Now().Add(time.Hour))
+		found, err = withOpen(found, open), errors.Join(err, openErr)
 		return incomplete(unread, errors.Join(brokenOff(ctx, err), show(found)))
 	}
 
@@ -147,6 +149,28 @@ func runReconcile(ctx context.Context, e *env, cfg config.Config, o reconcileOpt
 	defer stopLooking()
 	found, lookErr := recorded(look, parts, accounts, begun)
 	return incomplete(unread, errors.Join(brokenOff(ctx, err), lookErr, show(found)))
+}
+
+// withOpen adds the differences that are on record and open, as the run that repairs
+// tells them too.
+func withOpen(found, open []mirror.Finding) []mirror.Finding {
+	type difference struct {
+		kind                                mirror.DriftKind
+		account, customer, currency, object string
+	}
+	of := func(f mirror.Finding) difference {
+		return difference{f.Kind, f.Account, f.Customer, f.Currency, f.Object}
+	}
+	told := map[difference]bool{}
+	for _, f := range found {
+		told[of(f)] = true
+	}
+	for _, f := range open {
+		if !told[of(f)] {
+			found = append(found, f)
+		}
+	}
+	return found
 }
 
 // incomplete makes a pass that could not read everything exit 1.

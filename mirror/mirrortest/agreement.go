@@ -21,6 +21,8 @@ func agreementCases() []testCase {
 		{"EditOfAGrantWithoutEpoch", grantEditWithoutEpoch},
 		{"FindingsHaveOneFormAndOrder", findingsInOneForm},
 		{"DueLettersComeInOneOrder", dueInOneOrder},
+		{"I18_RehearsalJudgesAndKeepsNothing", rehearsalKeepsNothing},
+		{"WrongPositionIsAChainGap", wrongPosition},
 	}
 }
 
@@ -216,5 +218,116 @@ func dueInOneOrder(t *testing.T, h *Harness) {
 	}
 	if !slices.Equal(got, ids) {
 		t.Errorf("due %q, want %q", got, ids)
+	}
+}
+
+// tables are all that a rehearsal must leave as it is.
+func (h *Harness) tables(t *testing.T) string {
+	t.Helper()
+	var all []string
+	for _, table := range []string{
+		"customers", "customer_balances", "customer_balance_transactions", "credit_grants", "credit_balance_transactions",
+		"credit_balance_summaries", "sync_state", "stripe_events", "dead_letters", "changes", "drift_findings",
+	} {
+		for _, row := range h.rows(t, "SELECT * FROM "+table+" ORDER BY 1, 2, 3") {
+			all = append(all, table+" "+strings.Join(row, " "))
+		}
+	}
+	return strings.Join(all, "\n")
+}
+
+func rehearsalKeepsNothing(t *testing.T, h *Harness) {
+	store, ok := h.Store.(mirror.Rehearser)
+	if !ok {
+		t.Fatal("the store cannot rehearse")
+	}
+	ctx := t.Context()
+	l, c := newLedger("acct_1", "cus_A"), newCredits("acct_1", "cus_A")
+	for range 3 {
+		l.add("eur", -1)
+	}
+	c.grant("eur", 5)
+	l.sync(t, h)
+	c.sync(t, h)
+	list, err := store.Histories(ctx, "acct_1", "", 10)
+	if err != nil || len(list) != 2 || list[0] != l.target() || list[1] != c.target() {
+		t.Fatalf("%+v, %v", list, err)
+	}
+	if list, err = store.Histories(ctx, "acct_1", "cus_A", 10); err != nil || len(list) != 0 {
+		t.Fatalf("after the last: %+v, %v", list, err)
+	}
+	open := mirror.Finding{Kind: mirror.DriftFieldMismatch, Account: "acct_1", Customer: "cus_A", Scope: mirror.ScopeBalance, Currency: "eur", Object: l.rows[0].ID, FoundAt: epoch0}
+	_, err = h.OpenFindings(ctx, []mirror.Finding{open})
+	noErr(t, err)
+	noErr(t, h.Exec(ctx, `UPDATE customer_balance_transactions SET amount = amount + 1 WHERE id = '`+l.rows[0].ID+`'`))
+	noErr(t, h.Exec(ctx, `DELETE FROM customer_balance_transactions WHERE id = '`+l.rows[1].ID+`'`))
+	noErr(t, h.Exec(ctx, `UPDATE credit_balance_summaries SET ledger_balance = 7`))
+	before := h.tables(t)
+	judged := func(fence mirror.Fence) []string {
+		var found []string
+		st, err := fence.BeginSync(ctx, l.target())
+		noErr(t, err)
+		if !st.Walk.Full {
+			t.Error("the whole history is not asked for")
+		}
+		a, err := fence.ApplyBalance(ctx, l.snapshot(st, 3))
+		noErr(t, err)
+		st, err = fence.BeginSync(ctx, c.target())
+		noErr(t, err)
+		b, err := fence.ApplyCredits(ctx, c.snapshot(st, 1))
+		noErr(t, err)
+		for _, f := range slices.Concat(a.Repaired, a.Findings, b.Repaired, b.Findings) {
+			found = append(found, string(f.Kind)+"/"+f.Customer+"/"+f.Object)
+		}
+		slices.Sort(found)
+		return found
+	}
+	rehearsed := judged(store.Rehearsal())
+	if h.tables(t) != before {
+		t.Fatalf("a rehearsal wrote:\n%s\nbefore:\n%s", h.tables(t), before)
+	}
+	want := []string{"field_mismatch/cus_A/" + l.rows[0].ID, "missing_transaction/cus_A/" + l.rows[1].ID, "summary_mismatch/cus_A/"}
+	if !slices.Equal(rehearsed, want) {
+		t.Fatalf("rehearsed %q, want %q", rehearsed, want)
+	}
+	noErr(t, h.Exec(ctx, `DELETE FROM drift_findings`)) // it would be closed, and not told again
+	noErr(t, h.RequestFullRead(ctx, []mirror.Target{l.target(), c.target()}))
+	if real := judged(h.Store); !slices.Equal(real, want) {
+		t.Fatalf("the real one found %q, want %q", real, want)
+	}
+	if again := judged(store.Rehearsal()); len(again) != 0 {
+		t.Fatalf("once repaired: %q", again)
+	}
+	gone := newLedger("acct_1", "cus_A").target()
+	fence := store.Rehearsal()
+	_, err = fence.BeginSync(ctx, gone)
+	noErr(t, err)
+	a, err := fence.ApplyTombstone(ctx, mirror.Tombstone{Target: gone, ObservedAt: time.Now()})
+	if err != nil || len(a.Repaired) != 1 || a.Repaired[0].Kind != mirror.DriftMissingCustomer {
+		t.Fatalf("%+v, %v; want the customer told as gone", a, err)
+	}
+	if v, err := h.Customer(ctx, "acct_1", "cus_A"); err != nil || v.Deleted {
+		t.Fatalf("%+v, %v", v, err)
+	}
+}
+
+// Rows that lie at a wrong place of the chain are moved by a read of the whole history,
+// and told.
+func wrongPosition(t *testing.T, h *Harness) {
+	ctx := t.Context()
+	l := newLedger("acct_1", "cus_A")
+	for range 4 {
+		l.add("eur", -1)
+	}
+	l.sync(t, h)
+	noErr(t, h.Exec(ctx, `UPDATE customer_balance_transactions SET chain_position = 100 WHERE id = '`+l.rows[3].ID+`'`))
+	a := l.sync(t, h)
+	if len(a.Repaired) != 1 || a.Repaired[0].Kind != mirror.DriftChainGap || a.Repaired[0].Object != l.rows[3].ID ||
+		a.Repaired[0].Expected != "position 4" || a.Repaired[0].Actual != "position 100" {
+		t.Fatalf("%+v", a.Repaired)
+	}
+	requireHeld(t, h, l)
+	if a = l.sync(t, h); len(a.Repaired)+len(a.Findings) != 0 {
+		t.Fatalf("once more: %+v", a)
 	}
 }

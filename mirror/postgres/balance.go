@@ -109,7 +109,7 @@ type balanceDriver struct{ *Store }
 func (s balanceDriver) CommitBalance(ctx context.Context, snap mirror.BalanceSnapshot) (mirror.Applied, error) {
 	var held mirror.BalanceHeld
 	var applied mirror.Applied
-	err := s.transact(ctx, func(b *pgx.Batch) {
+	err := s.fenced(ctx, snap.Epoch, func(b *pgx.Batch) {
 		held, applied = mirror.BalanceHeld{}, mirror.Applied{}
 		queueHeldBalance(b, snap, s.slice+1, &held)
 	}, func(b *pgx.Batch) error {

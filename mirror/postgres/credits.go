@@ -84,7 +84,7 @@ func (s *Store) ApplyCredits(ctx context.Context, snap mirror.CreditsSnapshot) (
 	var held mirror.CreditsHeld
 	var livemode bool
 	var applied mirror.Applied
-	err := s.transact(ctx, func(b *pgx.Batch) {
+	err := s.fenced(ctx, snap.Epoch, func(b *pgx.Batch) {
 		held, applied = mirror.CreditsHeld{}, mirror.Applied{}
 		queueHeldCredits(b, snap, &held, &livemode)
 	}, func(b *pgx.Batch) error {

@@ -63,39 +63,37 @@ WHERE account = $1 AND customer = $2 AND pending_scopes <> 0 AND pending_scopes 
 FROM creditmirror.credit_grants WHERE account = $1 AND customer = $2 ORDER BY id`
 )
 
-// BeginSync raises the target's epoch and reads what is held, in one round trip.
-// An event counts as recorded before the sync even if its transaction is still
-// open, provided a newer one was: seq is drawn after the event was received, so
-// that the reads which follow come after both.
+// BeginSync raises the target's epoch and tells what is held.
 func (s *Store) BeginSync(ctx context.Context, t mirror.Target) (mirror.SyncState, error) {
 	var st mirror.SyncState
-	err := s.once(ctx, func(b *pgx.Batch) {
-		st = mirror.SyncState{}
-		b.Queue(raiseEpoch, t.Account, t.ID, string(t.Scope)).QueryRow(func(row pgx.Row) error {
-			return scanState(row, &st)
-		})
-		b.Queue(newestEvent, t.Account, t.ID, scopeBit(t.Scope)).QueryRow(func(row pgx.Row) error {
-			return row.Scan(&st.EventSeq, (*optTime)(&st.EventAt))
-		})
-		b.Queue(customerState, t.Account, t.ID).QueryRow(func(row pgx.Row) error {
-			err := row.Scan(&st.Deleted)
-			st.CustomerHeld = err == nil
-			return absent(err)
-		})
-		if t.Scope == mirror.ScopeCredits {
-			b.Queue(heldGrants, t.Account, t.ID).Query(func(rows pgx.Rows) (err error) {
-				st.Grants, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (g mirror.HeldGrant, err error) {
-					err = row.Scan(&g.ID, &g.Metered)
-					return g, err
-				})
-				return err
-			})
-		}
-	})
-	if err != nil {
+	if err := s.once(ctx, func(b *pgx.Batch) { queueBegin(b, t, &st) }); err != nil {
 		return mirror.SyncState{}, fmt.Errorf("begin the sync of %s: %w", t, err)
 	}
 	return st, nil
+}
+
+func queueBegin(b *pgx.Batch, t mirror.Target, st *mirror.SyncState) {
+	*st = mirror.SyncState{}
+	b.Queue(raiseEpoch, t.Account, t.ID, string(t.Scope)).QueryRow(func(row pgx.Row) error {
+		return scanState(row, st)
+	})
+	b.Queue(newestEvent, t.Account, t.ID, scopeBit(t.Scope)).QueryRow(func(row pgx.Row) error {
+		return row.Scan(&st.EventSeq, (*optTime)(&st.EventAt))
+	})
+	b.Queue(customerState, t.Account, t.ID).QueryRow(func(row pgx.Row) error {
+		err := row.Scan(&st.Deleted)
+		st.CustomerHeld = err == nil
+		return absent(err)
+	})
+	if t.Scope == mirror.ScopeCredits {
+		b.Queue(heldGrants, t.Account, t.ID).Query(func(rows pgx.Rows) (err error) {
+			st.Grants, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (g mirror.HeldGrant, err error) {
+				err = row.Scan(&g.ID, &g.Metered)
+				return g, err
+			})
+			return err
+		})
+	}
 }
 
 func scanState(row pgx.Row, st *mirror.SyncState) error {
@@ -105,8 +103,12 @@ func scanState(row pgx.Row, st *mirror.SyncState) error {
 }
 
 // queueFence queues the check that no newer sync of the target has begun; it
-// refuses with ErrFenced.
+// refuses with ErrFenced. A rehearsal begins its sync here.
 func queueFence(b *pgx.Batch, t mirror.Target, epoch int64, st *mirror.SyncState) {
+	if epoch == mirror.RehearsalEpoch {
+		queueRehearsal(b, t, st)
+		return
+	}
 	b.Queue(lockState, t.Account, t.ID, string(t.Scope), epoch).QueryRow(func(row pgx.Row) error {
 		err := scanState(row, st)
 		if errors.Is(err, pgx.ErrNoRows) {

@@ -43,7 +43,7 @@ func (s *Store) ApplyTombstone(ctx context.Context, stone mirror.Tombstone) (mir
 	var state mirror.SyncState
 	var livemode, grants bool
 	var deletedAt, announced time.Time
-	err := s.transact(ctx, func(b *pgx.Batch) {
+	err := s.fenced(ctx, stone.Epoch, func(b *pgx.Batch) {
 		applied, state, livemode = mirror.Applied{}, mirror.SyncState{}, false
 		queueFence(b, t, stone.Epoch, &state)
 		b.Queue(lockCustomer, t.Account, t.ID).QueryRow(func(row pgx.Row) error {
@@ -60,7 +60,7 @@ func (s *Store) ApplyTombstone(ctx context.Context, stone mirror.Tombstone) (mir
 		}
 		c := commitment{
 			target: t, eventSeq: stone.EventSeq, observedAt: stone.ObservedAt, events: stone.Events,
-			state: stone.Leaves(state, held), close: mirror.TombstoneCloses(stone.ObservedAt), livemode: livemode,
+			state: stone.Leaves(state, held), repaired: stone.Buried(state, state.CustomerHeld, state.Deleted), close: mirror.TombstoneCloses(stone.ObservedAt), livemode: livemode,
 		}
 		at := stone.DeletedAt(announced)
 		if state.CustomerHeld && (!state.Deleted || deletedAt.After(at)) {

@@ -112,13 +112,18 @@ func (s *Store) Snapshot(ctx context.Context, fn func(mirror.Reader) error) erro
 // unit runs again when it lost against another one, so both functions must
 // start from nothing each time.
 func (s *Store) transact(ctx context.Context, read func(b *pgx.Batch), write func(b *pgx.Batch) error) error {
+	return s.transactTo(ctx, commit, read, write)
+}
+
+// transactTo is transact with how the transaction ends: commit or rollback.
+func (s *Store) transactTo(ctx context.Context, end string, read func(b *pgx.Batch), write func(b *pgx.Batch) error) error {
 	return retry(ctx, func() error {
 		conn, err := s.pool.Acquire(ctx)
 		if err != nil {
 			return err
 		}
 		defer conn.Release() // drops a connection whose transaction is still open
-		if err := transactOn(ctx, conn.Conn(), read, write); err != nil {
+		if err := transactOn(ctx, conn.Conn(), end, read, write); err != nil {
 			endTransaction(ctx, conn.Conn())
 			return err
 		}
@@ -126,7 +131,7 @@ func (s *Store) transact(ctx context.Context, read func(b *pgx.Batch), write fun
 	})
 }
 
-func transactOn(ctx context.Context, conn *pgx.Conn, read func(b *pgx.Batch), write func(b *pgx.Batch) error) error {
+func transactOn(ctx context.Context, conn *pgx.Conn, end string, read func(b *pgx.Batch), write func(b *pgx.Batch) error) error {
 	first := &pgx.Batch{}
 	first.Queue(beginWrite)
 	first.Queue(limitIdle)
@@ -139,8 +144,8 @@ func transactOn(ctx context.Context, conn *pgx.Conn, read func(b *pgx.Batch), wr
 	if err := write(second); err != nil {
 		return err
 	}
-	second.Queue(commit).Exec(func(tag pgconn.CommandTag) error {
-		if tag.String() != commit { // the server's answer to COMMIT after an error is ROLLBACK
+	second.Queue(end).Exec(func(tag pgconn.CommandTag) error {
+		if tag.String() != end { // the server's answer to COMMIT after an error is ROLLBACK
 			return fmt.Errorf("the transaction ended with %s", tag)
 		}
 		return nil

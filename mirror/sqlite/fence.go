@@ -3,6 +3,7 @@ package sqlite
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"time"
 
@@ -36,32 +37,37 @@ FROM credit_grants INDEXED BY credit_grants_customer_list WHERE account = ?1 AND
 // BeginSync raises the target's epoch and tells what is held.
 func (s *Store) BeginSync(ctx context.Context, t mirror.Target) (mirror.SyncState, error) {
 	var st mirror.SyncState
-	err := s.w.do(ctx, volatile, func(tx *tx) error {
-		_, err := tx.row(raiseEpoch, []any{t.Account, t.ID, string(t.Scope), tx.at},
-			&st.Epoch, &st.HistoryComplete, timeColumn{&st.CompleteTo}, &st.Walk.Cursor,
-			timeColumn{&st.Walk.Top}, &st.Walk.Full, &st.Disproved, timeColumn{&st.ObservedAt}, timeColumn{&st.FullReadAt},
-			timeColumn{&st.RefusedAt})
-		if err != nil {
-			return err
-		}
-		_, err = tx.row(heldWhenBegun, []any{t.Account, t.ID, scopeBit(t.Scope)},
-			&st.EventSeq, timeColumn{&st.EventAt}, &st.CustomerHeld, &st.Deleted)
-		if err != nil || t.Scope != mirror.ScopeCredits {
-			return err
-		}
-		return tx.each(heldGrants, []any{t.Account, t.ID}, func(rows *sql.Rows) error {
-			var g mirror.HeldGrant
-			if err := rows.Scan(&g.ID, &g.Metered); err != nil {
-				return err
-			}
-			st.Grants = append(st.Grants, g)
-			return nil
-		})
+	err := s.w.do(ctx, volatile, func(tx *tx) (err error) {
+		st, err = tx.beginSync(t)
+		return err
 	})
 	if err != nil {
 		return mirror.SyncState{}, fmt.Errorf("begin sync of %s: %w", t, explain(s.path, err))
 	}
 	return st, nil
+}
+
+func (t *tx) beginSync(target mirror.Target) (st mirror.SyncState, err error) {
+	_, err = t.row(raiseEpoch, []any{target.Account, target.ID, string(target.Scope), t.at},
+		&st.Epoch, &st.HistoryComplete, timeColumn{&st.CompleteTo}, &st.Walk.Cursor,
+		timeColumn{&st.Walk.Top}, &st.Walk.Full, &st.Disproved, timeColumn{&st.ObservedAt}, timeColumn{&st.FullReadAt},
+		timeColumn{&st.RefusedAt})
+	if err != nil {
+		return st, err
+	}
+	_, err = t.row(heldWhenBegun, []any{target.Account, target.ID, scopeBit(target.Scope)},
+		&st.EventSeq, timeColumn{&st.EventAt}, &st.CustomerHeld, &st.Deleted)
+	if err != nil || target.Scope != mirror.ScopeCredits {
+		return st, err
+	}
+	return st, t.each(heldGrants, []any{target.Account, target.ID}, func(rows *sql.Rows) error {
+		var g mirror.HeldGrant
+		if err := rows.Scan(&g.ID, &g.Metered); err != nil {
+			return err
+		}
+		st.Grants = append(st.Grants, g)
+		return nil
+	})
 }
 
 // commit is what all three kinds of commit share: the fence, the event marks,
@@ -245,8 +251,9 @@ UPDATE customer_balances SET balance = 0, synced_at = ?3 WHERE account = ?1 AND 
 UPDATE credit_balance_summaries SET ledger_balance = 0, available_balance = 0, synced_at = ?3
 WHERE account = ?1 AND customer = ?2 AND (ledger_balance <> 0 OR available_balance <> 0) RETURNING currency`
 
-	customerMode = `SELECT livemode FROM customers WHERE account = ?1 AND id = ?2`
-	holdsGrants  = `SELECT 1 FROM credit_grants WHERE account = ?1 AND customer = ?2 LIMIT 1`
+	customerDeleted = `SELECT deleted FROM customers WHERE account = ?1 AND id = ?2`
+	customerMode    = `SELECT livemode FROM customers WHERE account = ?1 AND id = ?2`
+	holdsGrants     = `SELECT 1 FROM credit_grants WHERE account = ?1 AND customer = ?2 LIMIT 1`
 	// announcedAt is when the deletion was, as an event says that no sync has answered.
 	announcedAt = `
 SELECT max(created) FROM stripe_events
@@ -274,10 +281,15 @@ func (s *Store) ApplyTombstone(ctx context.Context, d mirror.Tombstone) (mirror.
 		if _, err := c.row(announcedAt, key, timeColumn{&announced}); err != nil {
 			return err
 		}
+		var deleted bool
+		known, err := c.row(customerDeleted, key, &deleted)
+		if err != nil {
+			return err
+		}
 		if err := c.bury(stamp(d.DeletedAt(announced))); err != nil {
 			return err
 		}
-		return c.leave(d.Leaves(c.was, held), nil, nil, mirror.TombstoneCloses(d.ObservedAt))
+		return c.leave(d.Leaves(c.was, held), nil, d.Buried(c.was, known, deleted), mirror.TombstoneCloses(d.ObservedAt))
 	})
 	if err != nil {
 		return mirror.Applied{}, fmt.Errorf("apply tombstone of %s: %w", d.Target, err)
@@ -315,6 +327,9 @@ func (c *commit) bury(at string) error {
 func (s *Store) commit(ctx context.Context, c *commit, apply func() error) error {
 	err := s.w.do(ctx, durable, func(tx *tx) error {
 		c.tx = tx
+		if c.epoch == mirror.RehearsalEpoch {
+			return c.rehearse(apply)
+		}
 		if err := c.enter(); err != nil {
 			return err
 		}
@@ -324,5 +339,8 @@ func (s *Store) commit(ctx context.Context, c *commit, apply func() error) error
 		return err
 	})
 	failpoint.Hit("store.committed")
+	if errors.Is(err, errUndone) {
+		return nil
+	}
 	return explain(s.path, err)
 }
