@@ -24,6 +24,7 @@ func TestHotStatementsUseIndexes(t *testing.T) {
 			SELECT '', 'cus_' || n, 0, true, '', now() - n * interval '1 second', jsonb_build_object('email', 'a' || n || '@example.com'), 'acct_' || n,
 				CASE WHEN n % 1000 = 0 THEN 'clock_1' END
 			FROM generate_series(1, 20000) AS n`,
+		`INSERT INTO test_clocks (account, id, frozen_time) SELECT '', 'clock_' || n, now() FROM generate_series(1, 5000) AS n`,
 		`INSERT INTO sync_state (account, customer, scope, epoch, history_complete)
 			SELECT '', 'cus_' || n, scope, 1, n > 50 FROM generate_series(1, 20000) AS n, unnest(ARRAY['balance', 'credits']) AS scope`,
 		`INSERT INTO customer_balance_transactions
