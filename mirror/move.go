@@ -59,7 +59,6 @@ var tablesText = []string{
 	"sweeps: account name / state:j watermark:t started_at:t last_success:t last_found:i synced_at:t",
 	"sync_state: account customer scope / epoch:i applied_epoch:i observed_at:t history_complete:b complete_to:t walk_cursor walk_top:t walk_full:b disproved:b synced_at:t full_read_at:t read_rank:i refused_at:t",
 	"closed_periods: account period seal:i ledger currency / period_start:t period_end:t closing:i rows:i digest unproven:i position sealed_at:t reopened_at:t reopen_reason synced_at:t",
-	"changes: account seq:i / table_name customer id op changed_at:t synced_at:t",
 	"api_writes: account id / created:t key_name operation customer object amount:i currency idempotency_key remote_addr stripe_request_id status:i outcome reason repeated:i synced_at:t",
 	"api_write_intents: account id / created:t key_name operation customer object amount:i currency idempotency_key remote_addr synced_at:t",
 	"api_key_uses: account name / last_used_at:t synced_at:t",
@@ -67,10 +66,23 @@ var tablesText = []string{
 	"accounts: account / seen_at:t synced_at:t",
 	"queue_incarnations: account queue_partition:i / incarnation high_water:i synced_at:t",
 	leasesTable + ": account name / owner expires_at:t synced_at:t",
+	cursorsTable + ": account name / generation:i position number:i seen_at:t synced_at:t",
+	// Last: loading others may add records to it, which are replaced by these.
+	"changes: account seq:i / table_name customer id op changed_at:t synced_at:t",
 }
 
-// leasesTable says which process works at present. It is looked at and not moved.
-const leasesTable = "leases"
+const (
+	// leasesTable says which process works at present. It is looked at and not moved.
+	leasesTable = "leases"
+	// cursorsTable says how far the feed of one database was read. Positions mean
+	// nothing in another one, whose readers begin anew.
+	cursorsTable = "export_cursors"
+	// ChangesTable is the change feed.
+	ChangesTable = "changes"
+)
+
+// stays reports whether a table is about one database, so that it is not moved.
+func stays(table string) bool { return table == leasesTable || table == cursorsTable }
 
 // Tables lists every table of the mirror.
 func Tables() []Table {
@@ -138,12 +150,15 @@ func Move(ctx context.Context, from, to Mover, now time.Time, progress func(tabl
 				}
 				return nil
 			}
+			if stays(t.Name) {
+				return nil
+			}
 			source.add(t, values)
 			return put(t, values)
 		})
 	}, func(dump func(Rows) error) error {
 		err := dump(func(t Table, values []any) error {
-			if t.Name != leasesTable {
+			if !stays(t.Name) {
 				copied.add(t, values)
 			}
 			return nil
@@ -197,7 +212,7 @@ func (c *tally) add(t Table, values []any) {
 
 func (c *tally) list() (list []Moved) {
 	for _, t := range Tables() {
-		if t.Name == leasesTable {
+		if stays(t.Name) {
 			continue
 		}
 		m := Moved{Table: t.Name, Rows: c.rows[t.Name]}

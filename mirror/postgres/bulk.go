@@ -185,11 +185,12 @@ func (s *Store) Balances(ctx context.Context, account, after string, limit int, 
 }
 
 const (
-	// changesAfter reads the feed as the comment of its table says.
+	// changesAfter reads the feed as the comment of its table says, but
+	// for what only exports read.
 	changesAfter = `SELECT c.xact::text, c.seq, c.account, c.table_name, c.customer, c.id, c.op, c.changed_at
 FROM creditmirror.changes AS c
 WHERE (c.xact, c.seq) > ($1::text::xid8, $2::bigint) AND c.xact < pg_snapshot_xmin(pg_current_snapshot()) AND c.account = $3
-  AND c.table_name <> 'api_writes'
+  AND c.table_name NOT IN ('api_writes', 'closed_periods', 'drift_findings')
 ORDER BY c.xact, c.seq LIMIT $4`
 
 	// changesBeyond tells of a transaction that this server has yet to count to.

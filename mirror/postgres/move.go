@@ -145,12 +145,26 @@ func (s *Store) Load(ctx context.Context, fill func(put mirror.Rows) error, chec
 			}
 			return nil
 		}
+		cleared := false
+		// Triggers have written records of the rows that came; those of the source replace them.
+		clear := func() error {
+			if cleared {
+				return nil
+			}
+			cleared = true
+			_, err := tx.Exec(ctx, "DELETE FROM creditmirror."+mirror.ChangesTable)
+			return err
+		}
 		err := fill(func(t mirror.Table, values []any) error {
 			if t.Name != table.Name || len(batch) == moveBatch {
 				if err := flush(); err != nil {
 					return err
 				}
-				table = t
+				if table = t; t.Name == mirror.ChangesTable {
+					if err := clear(); err != nil {
+						return err
+					}
+				}
 			}
 			row := make([]any, len(values))
 			for i, v := range values {
@@ -164,6 +178,9 @@ func (s *Store) Load(ctx context.Context, fill func(put mirror.Rows) error, chec
 		})
 		if err == nil {
 			err = flush()
+		}
+		if err == nil {
+			err = clear()
 		}
 		if err == nil {
 			_, err = tx.Exec(ctx, sequences)

@@ -186,7 +186,7 @@ func (s *Store) Balances(ctx context.Context, account, after string, limit int, 
 const (
 	changesAfter = `
 SELECT seq, account, table_name, customer, id, op, changed_at FROM changes
-WHERE account = ?1 AND seq > ?2 AND table_name <> 'api_writes' ORDER BY seq LIMIT ?3`
+WHERE account = ?1 AND seq > ?2 AND table_name NOT IN ('api_writes', 'closed_periods', 'drift_findings') ORDER BY seq LIMIT ?3`
 
 	// lastChange counts deleted records too.
 	lastChange = `SELECT seq FROM sqlite_sequence WHERE name = 'changes'`

@@ -101,8 +101,21 @@ func (s *Store) Load(ctx context.Context, fill func(put mirror.Rows) error, chec
 				return fmt.Errorf("%w: table %s has rows", mirror.ErrNotEmpty, t.Name)
 			}
 		}
-		inserts := map[string]string{}
+		inserts, cleared := map[string]string{}, false
+		// Triggers have written records of the rows that came; those of the source replace them.
+		clear := func() error {
+			if cleared {
+				return nil
+			}
+			cleared = true
+			return tx.exec("DELETE FROM " + mirror.ChangesTable)
+		}
 		err := fill(func(t mirror.Table, values []any) error {
+			if t.Name == mirror.ChangesTable {
+				if err := clear(); err != nil {
+					return err
+				}
+			}
 			query, ok := inserts[t.Name]
 			if !ok {
 				query = "INSERT INTO " + t.Name + " (" + names(t.Columns) + ") VALUES (?" + strings.Repeat(", ?", len(t.Columns)-1) + ")"
@@ -121,6 +134,9 @@ func (s *Store) Load(ctx context.Context, fill func(put mirror.Rows) error, chec
 			}
 			return tx.exec(query, row...)
 		})
+		if err == nil {
+			err = clear()
+		}
 		if err != nil {
 			return err
 		}
