@@ -60,9 +60,10 @@ demo: ## the whole system against the simulator for 20 seconds
 	$(GO) run ./cmd/creditmirror demo --for 20s
 
 .PHONY: sdk
-sdk: ## fetch the SDKs that drive the simulator in its tests: stripe-node, the newest stripe-go
+sdk: ## fetch what tests drive or are driven by: stripe-node, the newest stripe-go, DuckDB
 	cd stripesim/testdata/sdk/node && npm ci --silent --no-audit --no-fund
 	cd stripesim/testdata/sdk/go && $(GO) mod download
+	cd export/testdata/duckdb && npm ci --silent --no-audit --no-fund
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for 20 seconds

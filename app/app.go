@@ -22,6 +22,7 @@ import (
 	"github.com/creditmirror/creditmirror/access"
 	"github.com/creditmirror/creditmirror/api"
 	"github.com/creditmirror/creditmirror/config"
+	"github.com/creditmirror/creditmirror/export"
 	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/notify"
 	"github.com/creditmirror/creditmirror/reconcile"
@@ -66,6 +67,7 @@ type App struct {
 
 	pool     *worker.Pool
 	runner   *reconcile.Runner
+	exports  *export.Loop
 	receiver *webhook.Receiver
 	inbox    *switchedInbox
 	arrivals *arrivals
@@ -115,6 +117,11 @@ func (a *App) open(ctx context.Context) error {
 	}
 	if a.has(config.RoleReconcile) {
 		if a.runner, err = a.newRunner(); err != nil {
+			return err
+		}
+	}
+	if a.has(config.RoleExport) {
+		if a.exports, err = a.newExports(); err != nil {
 			return err
 		}
 	}
@@ -339,6 +346,10 @@ func (a *App) Run(ctx context.Context) error {
 	if a.pool != nil {
 		workers.Add(1)
 		run("worker", func() error { defer workers.Done(); return a.pool.Run(work) })
+	}
+	if a.exports != nil {
+		workers.Add(1)
+		run("export", func() error { defer workers.Done(); return a.exports.Run(work) })
 	}
 	if a.runner != nil {
 		workers.Add(1)

@@ -79,6 +79,16 @@ type Config struct {
 	// NotifyAllow are networks that NotifyURL may lie in although they are not public.
 	NotifyAllow Networks
 
+	// ExportURL is where a copy for the warehouse is kept, unset for nowhere. That of a
+	// PostgreSQL may hold a password.
+	ExportURL Secret
+	// ExportFormat is that of its files: parquet, csv or jsonl.
+	ExportFormat string
+	// ExportInterval is the time between two looks for what has changed.
+	ExportInterval time.Duration
+	// ExportTables are the tables of the copy; none means all.
+	ExportTables []string
+
 	// OTel is where traces go, if anywhere.
 	OTel OTel
 }

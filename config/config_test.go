@@ -54,6 +54,7 @@ func TestDefaults(t *testing.T) {
 		StripeRPS: 20, StripeEndpointRPS: 20, Workers: 16,
 		EventsInterval: time.Minute, BalancesInterval: time.Hour, ScrubPeriod: 720 * time.Hour,
 		Repair: true, CustomerFields: CustomerFieldsCredit, LogLevel: LogInfo, MaxAttempts: 12,
+		ExportFormat: "parquet", ExportInterval: time.Minute,
 		OTel: OTel{Exporter: "otlp", Protocol: "http/json", ServiceName: "creditmirror", Sampler: SamplerParentBasedOn, SamplerArg: 1},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -85,6 +86,8 @@ func TestEverythingSet(t *testing.T) {
 		"CREDITMIRROR_OPS_TLS_CERT=o.crt", "CREDITMIRROR_OPS_TLS_KEY=o.key",
 		"CREDITMIRROR_NOTIFY_URL=https://[2001:db8::1]:8443/token?a=b", "CREDITMIRROR_NOTIFY_SECRET=" + apiKey + "0123, " + apiKey + "4567",
 		"CREDITMIRROR_NOTIFY_ALLOW=10.0.0.0/8, 2001:db8::1",
+		"CREDITMIRROR_EXPORT_URL=postgres://me:pw@db/warehouse", "CREDITMIRROR_EXPORT_FORMAT=jsonl", "CREDITMIRROR_EXPORT_INTERVAL=5s",
+		"CREDITMIRROR_EXPORT_TABLES=customers, credit_grants",
 		"OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318/base/", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=https://traces.example/v1/traces",
 		"OTEL_EXPORTER_OTLP_HEADERS=a=b", "OTEL_EXPORTER_OTLP_TRACES_HEADERS= authorization = Basic%20abc%3D , x-team=y",
 		"OTEL_EXPORTER_OTLP_PROTOCOL=grpc", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL=http/json",
@@ -117,6 +120,8 @@ func TestEverythingSet(t *testing.T) {
 		CustomerFields: CustomerFieldsFull, LogLevel: LogDebug, MaxAttempts: 100,
 		NotifyURL: NewSecret("https://[2001:db8::1]:8443/token?a=b"), NotifySecrets: []Secret{NewSecret(apiKey + "0123"), NewSecret(apiKey + "4567")},
 		NotifyAllow: Networks{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("2001:db8::1/128")},
+		ExportURL:   NewSecret("postgres://me:pw@db/warehouse"), ExportFormat: "jsonl", ExportInterval: 5 * time.Second,
+		ExportTables: []string{"customers", "credit_grants"},
 		OTel: OTel{
 			Exporter: "otlp", Endpoint: "http://collector:4318/base/", TracesEndpoint: "https://traces.example/v1/traces",
 			Headers: []Header{{"a", NewSecret("b")}}, TracesHeaders: []Header{{"authorization", NewSecret("Basic abc=")}, {"x-team", NewSecret("y")}},

@@ -38,6 +38,8 @@ func TestTableIsTheContract(t *testing.T) {
 		"CREDITMIRROR_API_TLS_CERT --api-tls-cert", "CREDITMIRROR_API_TLS_KEY --api-tls-key",
 		"CREDITMIRROR_OPS_TLS_CERT --ops-tls-cert", "CREDITMIRROR_OPS_TLS_KEY --ops-tls-key", "CREDITMIRROR_AUDIT_RETENTION --audit-retention",
 		"CREDITMIRROR_NOTIFY_URL --notify-url-file", "CREDITMIRROR_NOTIFY_SECRET --notify-secret-file", "CREDITMIRROR_NOTIFY_ALLOW --notify-allow",
+		"CREDITMIRROR_EXPORT_URL --export-url", "CREDITMIRROR_EXPORT_FORMAT --export-format", "CREDITMIRROR_EXPORT_INTERVAL --export-interval",
+		"CREDITMIRROR_EXPORT_TABLES --export-tables",
 		"OTEL_EXPORTER_OTLP_ENDPOINT --otel-exporter-otlp-endpoint", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT --otel-exporter-otlp-traces-endpoint",
 		"OTEL_EXPORTER_OTLP_HEADERS --otel-exporter-otlp-headers-file", "OTEL_EXPORTER_OTLP_TRACES_HEADERS --otel-exporter-otlp-traces-headers-file",
 		"OTEL_EXPORTER_OTLP_PROTOCOL --otel-exporter-otlp-protocol", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL --otel-exporter-otlp-traces-protocol",
@@ -47,7 +49,7 @@ func TestTableIsTheContract(t *testing.T) {
 	}
 	secret := map[Var]bool{
 		VarStripeAPIKey: true, VarStripeWebhookSecret: true, VarAPIKeys: true, VarDatabaseURL: true, VarRedisURL: true,
-		VarNotifyURL: true, VarNotifySecret: true, VarOTLPHeaders: true, VarOTLPTracesHeaders: true,
+		VarNotifyURL: true, VarNotifySecret: true, VarExportURL: true, VarOTLPHeaders: true, VarOTLPTracesHeaders: true,
 	}
 	var got []string
 	for _, s := range Vars() {

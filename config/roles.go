@@ -15,14 +15,25 @@ const (
 	RoleReconcile Role = "reconcile" // sweeps, first copy, repair
 	RoleAPI       Role = "api"       // Stripe-compatible API from the mirror
 	RoleConsole   Role = "console"   // operator page
+	RoleExport    Role = "export"    // keeps a copy for the warehouse
 )
 
 // rolesFlag names the flag in problems; roles have no variable.
 const rolesFlag = "--roles"
 
-// AllRoles returns every role, the default of serve.
+// AllRoles returns every role.
 func AllRoles() []Role {
-	return []Role{RoleWebhook, RoleWorker, RoleReconcile, RoleAPI, RoleConsole}
+	return []Role{RoleWebhook, RoleWorker, RoleReconcile, RoleAPI, RoleConsole, RoleExport}
+}
+
+// DefaultRoles are those of a serve that is told none: all, but export only where
+// there is somewhere to export to.
+func (c Config) DefaultRoles() []Role {
+	roles := AllRoles()
+	if !c.ExportURL.IsSet() {
+		roles = slices.DeleteFunc(roles, func(r Role) bool { return r == RoleExport })
+	}
+	return roles
 }
 
 // ParseRoles reads a comma separated list as given to --roles. Unknown, doubled
@@ -98,6 +109,9 @@ func (c Config) roleProblems(roles []Role, broken func(Var) bool) []Problem {
 	if has(RoleWebhook) && len(c.StripeWebhookSecrets) == 0 {
 		refuse(VarStripeWebhookSecret, "is required by webhook"+
 			"; set the endpoint's whsec_… secret, or name its file in STRIPE_WEBHOOK_SECRET_FILE")
+	}
+	if has(RoleExport) && !c.ExportURL.IsSet() {
+		refuse(VarExportURL, "is required by export; set it to a folder, a bucket or a PostgreSQL, or leave export out of --roles")
 	}
 	// An embedded Redis lives and dies with its process, so that whoever fills
 	// the queue and whoever empties it must be in the same one. Sweeps fill it

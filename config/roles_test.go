@@ -14,7 +14,8 @@ func TestParseRoles(t *testing.T) {
 		"webhook":                              {RoleWebhook},
 		"worker,api":                           {RoleWorker, RoleAPI},
 		" console , reconcile":                 {RoleConsole, RoleReconcile},
-		"webhook,worker,reconcile,api,console": AllRoles(),
+		"webhook,worker,reconcile,api,console": Config{}.DefaultRoles(),
+		"webhook,worker,reconcile,api,console,export": AllRoles(),
 	} {
 		got, err := ParseRoles(list)
 		if diff := cmp.Diff(want, got); err != nil || diff != "" {

@@ -11,6 +11,7 @@ const (
 	minEventsInterval   = time.Second
 	minBalancesInterval = 10 * time.Second
 	minScrubPeriod      = time.Minute
+	minExportInterval   = time.Second
 	minAPIKeyLength     = 20 // characters of CREDITMIRROR_API_KEYS, without the prefix
 	minKeyRPS           = 0.01
 	minAuditRetention   = 30 * 24 * time.Hour // the database itself keeps rows for so long
@@ -196,6 +197,32 @@ func table() []Spec {
 			Help:  "networks that those webhooks may go to although they are not public, such as 10.0.0.0/8, comma separated",
 			parse: networks(func(c *Config) *Networks { return &c.NotifyAllow }, 8, 7),
 			show:  func(c Config) string { return c.NotifyAllow.String() },
+		},
+		{
+			Var: VarExportURL, Secret: true, kind: "url", emptyOK: true,
+			Help:  "where the role export keeps a copy for the warehouse: a folder, file://, s3://, gs://, azblob:// or postgres://",
+			parse: func(c *Config, value string, _ failFunc) { c.ExportURL = NewSecret(value) },
+			show:  func(c Config) string { return setOrUnset(c.ExportURL.IsSet()) },
+		},
+		{
+			Var: VarExportFormat, Default: "parquet", kind: "format",
+			Help:  "format of its files: parquet, csv or jsonl",
+			parse: enum(func(c *Config) *string { return &c.ExportFormat }, "parquet", "csv", "jsonl"),
+			show:  func(c Config) string { return c.ExportFormat },
+		},
+		{
+			Var: VarExportInterval, Default: "1m", kind: "duration",
+			Help:  "time between two looks for what has changed",
+			parse: duration(func(c *Config) *time.Duration { return &c.ExportInterval }, minExportInterval, "1m"),
+			show:  func(c Config) string { return c.ExportInterval.String() },
+		},
+		{
+			Var: VarExportTables, kind: "tables", emptyOK: true,
+			Help: "tables of the copy, comma separated; all where it is not set",
+			parse: func(c *Config, value string, _ failFunc) {
+				c.ExportTables = strings.Split(strings.ReplaceAll(value, " ", ""), ",")
+			},
+			show: func(c Config) string { return strings.Join(c.ExportTables, ",") },
 		},
 	}
 	rows = append(rows, otelTable()...)

@@ -44,6 +44,11 @@ const (
 	VarNotifySecret        Var = "CREDITMIRROR_NOTIFY_SECRET"
 	VarNotifyAllow         Var = "CREDITMIRROR_NOTIFY_ALLOW"
 
+	VarExportURL      Var = "CREDITMIRROR_EXPORT_URL"
+	VarExportFormat   Var = "CREDITMIRROR_EXPORT_FORMAT"
+	VarExportInterval Var = "CREDITMIRROR_EXPORT_INTERVAL"
+	VarExportTables   Var = "CREDITMIRROR_EXPORT_TABLES"
+
 	VarOTLPEndpoint           Var = "OTEL_EXPORTER_OTLP_ENDPOINT"
 	VarOTLPTracesEndpoint     Var = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 	VarOTLPHeaders            Var = "OTEL_EXPORTER_OTLP_HEADERS"

@@ -228,7 +228,7 @@ func startMirror(ctx context.Context, o Options, simURL string, accounts []strin
 		environ = append(environ, "STRIPE_ACCOUNTS="+strings.Join(accounts, ","))
 	}
 	environ = append(environ, o.Environ...)
-	roles := config.AllRoles()
+	roles := config.Config{}.DefaultRoles()
 	cfg, err := config.LoadFor(environ, roles)
 	if err != nil {
 		return nil, err

@@ -22,14 +22,23 @@ func newServe(e *env) *cobra.Command {
 			"  reconcile  makes the first copy, catches up on lost events",
 			"  api        serves the mirror under Stripe's own paths",
 			"  console    reserved for the operator's page, which this version does not have yet",
+			"  export     keeps a copy for the warehouse, where CREDITMIRROR_EXPORT_URL is set",
 			"",
 			"Every variable of the environment has a flag here, which wins over it."),
 		Args: cobra.NoArgs,
 	}
 	overrides := config.Bind(c.Flags(), config.AllVars()...)
-	c.Flags().StringVar(&roles, "roles", "webhook,worker,reconcile,api,console", "the roles to run, comma separated")
+	c.Flags().StringVar(&roles, "roles", "webhook,worker,reconcile,api,console", "the roles to run, comma separated; export is added where CREDITMIRROR_EXPORT_URL is set")
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
-		list, rolesErr := config.ParseRoles(roles)
+		var list []config.Role
+		var rolesErr error
+		if cmd.Flags().Changed("roles") {
+			list, rolesErr = config.ParseRoles(roles)
+		} else if cfg, err := config.Load(e.environ, overrides); err == nil {
+			list = cfg.DefaultRoles()
+		} else {
+			list = config.Config{}.DefaultRoles() // what they require is reported with the rest
+		}
 		cfg, err := config.LoadFor(e.environ, list, overrides)
 		if err := config.Join(rolesErr, err); err != nil {
 			return err
