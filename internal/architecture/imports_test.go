@@ -41,7 +41,7 @@ var allowed = map[string][]string{
 	"reconcile":         {"internal/failpoint", "mirror", "stripeapi", "tracing"},
 	"verify":            {"mirror", "report"}, // report: sealed periods
 	"notify":            {"mirror"},
-	"export":            {"mirror"}, // a copy for the warehouse, and the libraries that it takes
+	"export":            {"mirror"},              // a copy for the warehouse, and the libraries that it takes
 	"endpoint":          {"mirror", "stripeapi"}, // the webhook endpoint at Stripe: only a command needs it
 	"app": {
 		"access", "api", "budget", "config", "doors", "export", "mirror", "mirror/postgres", "mirror/sqlite", "notify", "queue",
