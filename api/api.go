@@ -121,6 +121,7 @@ type handler struct {
 	accounts func(context.Context, string) (bool, error)
 	emails   bool
 	stopping <-chan struct{}
+	follow   followers
 	log      *zap.Logger
 	tracer   trace.Tracer
 	metrics  *Metrics
@@ -153,6 +154,7 @@ type call struct {
 	holder   *access.Holder // nil where no keys are configured
 	about    *asked
 	stopping <-chan struct{}
+	follow   *followers
 	log      *zap.Logger
 }
 
@@ -315,7 +317,7 @@ func (h *handler) answer(r *http.Request, header http.Header, log *zap.Logger, a
 	r, about.span = h.span(r, rt, account)
 	c := &call{
 		reader: h.reader, books: h.books, account: account, ids: ids, now: h.now(), emails: h.emails, holder: about.holder, about: about,
-		stopping: h.stopping, log: log,
+		stopping: h.stopping, follow: &h.follow, log: log,
 	}
 	if rt.write != nil {
 		if out, err = h.write(r, header, rt, c); err == nil {

@@ -181,6 +181,7 @@ func listChanges(ctx context.Context, c *call) (any, error) {
 		case err != nil:
 			return nil, err
 		}
+		c.follow.note(ctx, c.reader, c.holder, c.account, after, c.now, c.log)
 		left := time.Until(deadline)
 		if len(list) == 0 && left > 0 {
 			select {

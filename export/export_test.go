@@ -591,6 +591,10 @@ func TestTheFeedIsPrunedBehindItsReaders(t *testing.T) {
 		for range 10 {
 			h.step()
 		}
+		first, err := s.Changes(t.Context(), "", "", 1)
+		if err != nil || len(first) == 0 {
+			t.Fatal(first, err)
+		}
 		if n, _, err := s.PruneFeed(t.Context(), time.Hour, 1000); err != nil || n != 0 {
 			t.Fatalf("%d young records went: %v", n, err)
 		}
@@ -606,6 +610,9 @@ func TestTheFeedIsPrunedBehindItsReaders(t *testing.T) {
 			if _, _, err := s.PruneFeed(t.Context(), time.Millisecond*50, 1000); err != nil {
 				t.Fatal(err)
 			}
+		}
+		if _, err := s.Changes(t.Context(), "", first[0].Cursor, 10); !errors.Is(err, mirror.ErrNotFound) {
+			t.Errorf("a reader whose records are gone is not told: %v", err)
 		}
 		r, err := e.Run(t.Context())
 		if err != nil || r.Manifest == nil || r.Manifest.Kind != KindIncremental {

@@ -211,6 +211,9 @@ func (s *Store) Changes(ctx context.Context, account, after string, limit int) (
 		c.Cursor = xact + "." + strconv.FormatInt(seq, 10)
 		return c, err
 	}, changesAfter, strconv.FormatUint(xact, 10), seq, account, limit)
+	if err == nil && xact > 0 {
+		err = s.checkNotPruned(ctx, xact)
+	}
 	if err == nil && len(list) == 0 && xact > 0 {
 		err = s.checkFeedCursor(ctx, xact)
 	}
@@ -218,6 +221,18 @@ func (s *Store) Changes(ctx context.Context, account, after string, limit int) (
 		return nil, fmt.Errorf("list changes: %w", err)
 	}
 	return list, nil
+}
+
+// prunedPast reports whether records after a transaction may be gone.
+const prunedPast = `SELECT EXISTS (SELECT 1 FROM creditmirror.export_cursors WHERE account = '' AND name = '` + pruned + `' AND position::xid8 > $1::text::xid8 )`
+
+// checkNotPruned refuses a cursor whose reader would miss records that were pruned.
+func (s *Store) checkNotPruned(ctx context.Context, xact uint64) error {
+	gone, err := one(query(ctx, s, pgx.RowTo[bool], prunedPast, strconv.FormatUint(xact+1, 10)))
+	if err == nil && gone {
+		err = mirror.ErrNotFound
+	}
+	return err
 }
 
 // checkFeedCursor refuses a cursor of another server, whose reader would wait

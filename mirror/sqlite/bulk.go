@@ -212,8 +212,18 @@ func (s *Store) Changes(ctx context.Context, account, after string, limit int) (
 			list = append(list, c)
 			return err
 		})
-		if err != nil || len(list) > 0 || seq == 0 {
+		if err != nil || seq == 0 {
 			return err
+		}
+		var pruned int64
+		if _, err := r.row(prunedTo, nil, &pruned); err != nil {
+			return err
+		}
+		if seq < pruned { // records after it are gone
+			return mirror.ErrNotFound
+		}
+		if len(list) > 0 {
+			return nil
 		}
 		// The reader of another file would wait while records pass before its cursor.
 		var last int64
