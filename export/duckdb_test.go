@@ -6,9 +6,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 
+	"github.com/creditmirror/creditmirror/internal/sqlitetest"
 	"github.com/creditmirror/creditmirror/mirror"
 )
 
@@ -138,4 +141,60 @@ func stripeName(table string) string {
 		return "billing_" + table
 	}
 	return table
+}
+
+var dbtReference = regexp.MustCompile(`\{\{ (?:source\('credit', '(\w+)'\)|ref\('(\w+)'\)) \}\}`)
+
+// The models of the dbt project run on what an export holds, and their figures are
+// the mirror's.
+func TestTheModelsAddUp(t *testing.T) {
+	s, _ := sqlitetest.Open(t)
+	dir := t.TempDir()
+	h := newHistory(t, s, 21)
+	e := newExporter(t, s, dir, Options{})
+	for range 3 {
+		for range 10 {
+			h.step()
+		}
+		if _, err := e.Run(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	statements := warehouse(t, dir)
+	project := "../deploy/warehouse/dbt/"
+	for _, model := range []string{"staging/stg_movements", "staging/stg_released", "marts/fct_movements", "marts/liability_daily", "marts/rollforward_monthly"} {
+		text, err := os.ReadFile(project + "models/" + model + ".sql")
+		if err != nil {
+			t.Fatal(err)
+		}
+		statements = append(statements, "CREATE VIEW "+filepath.Base(model)+" AS "+filled(string(text)))
+	}
+	test, err := os.ReadFile(project + "tests/balances_agree.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	closing := "SELECT currency, sum(amount)::VARCHAR AS s FROM %s GROUP BY 1 ORDER BY 1"
+	statements = append(statements, filled(string(test)),
+		"SELECT count(*)::INT AS n FROM (SELECT account, ledger, currency, month FROM rollforward_monthly GROUP BY ALL"+
+			" HAVING sum(CASE WHEN line = 'closing' THEN -amount ELSE amount END) <> 0)",
+		strings.Replace(closing, "%s", "(SELECT currency, arg_max(balance, day) AS amount FROM liability_daily WHERE ledger = 'balance' GROUP BY account, currency)", 1),
+		"SELECT currency, sum(balance)::VARCHAR AS s FROM mirror.customer_balances GROUP BY 1 ORDER BY 1")
+	results := duckdb(t, statements...)
+	results = results[len(results)-4:]
+	if len(results[0]) > 0 || results[1][0]["n"].(float64) != 0 {
+		t.Errorf("balances that differ: %v; months that do not close: %v", results[0], results[1])
+	}
+	if len(results[3]) == 0 || !reflect.DeepEqual(results[2], results[3]) {
+		t.Errorf("liability %v, balances %v", results[2], results[3])
+	}
+}
+
+func filled(model string) string {
+	return dbtReference.ReplaceAllStringFunc(model, func(text string) string {
+		parts := dbtReference.FindStringSubmatch(text)
+		if parts[1] != "" {
+			return "mirror." + parts[1]
+		}
+		return parts[2]
+	})
 }
