@@ -11,11 +11,7 @@ import (
 )
 
 const (
-	customerSelect = `
-SELECT c.account, c.id, c.balance, c.currency, c.invoice_credit_balance, c.created, c.livemode, c.test_clock,
-       c.customer_account, c.raw, c.deleted, s.observed_at,
-       ifnull(NOT s.history_complete OR s.walk_cursor <> '', 0),
-       (SELECT k.frozen_time FROM test_clocks k WHERE k.account = c.account AND k.id = c.test_clock), c.digest
+	customerSelect = selectCustomer + `c.raw` + customerRest + `
 FROM customers c LEFT JOIN sync_state s ON s.account = c.account AND s.customer = c.id AND s.scope = 'balance'
 `
 

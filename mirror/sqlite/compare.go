@@ -10,10 +10,7 @@ import (
 )
 
 const (
-	heldCustomers = `
-SELECT c.account, c.id, c.balance, c.currency, c.invoice_credit_balance, c.created, c.livemode, c.test_clock,
-       c.customer_account, NULL, c.deleted, s.observed_at,
-       ifnull(NOT s.history_complete OR s.walk_cursor <> '', 0), c.digest
+	heldCustomers = selectCustomer + `NULL` + customerRest + `
 FROM json_each(?2) n CROSS JOIN customers c ON c.account = ?1 AND c.id = n.value->>0
 LEFT JOIN sync_state s ON s.account = c.account AND s.customer = c.id AND s.scope = 'balance'`
 

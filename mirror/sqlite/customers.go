@@ -9,14 +9,19 @@ import (
 	"github.com/creditmirror/creditmirror/mirror"
 )
 
-// readCustomer and its sisters give the columns of customerColumns. Freshness is
-// that of the last committed balance sync; a customer that only the first copy
-// has seen has none.
-const readCustomer = `
+// selectCustomer and customerRest, with the JSON or NULL between them, give the columns
+// of customerColumns. Freshness is that of the last committed balance sync; a customer
+// that only the first copy has seen has none.
+const (
+	selectCustomer = `
 SELECT c.account, c.id, c.balance, c.currency, c.invoice_credit_balance, c.created, c.livemode, c.test_clock,
-       c.customer_account, c.raw, c.deleted, s.observed_at,
+       c.customer_account, `
+	customerRest = `, c.deleted, s.observed_at,
        ifnull(NOT s.history_complete OR s.walk_cursor <> '', 0),
-       (SELECT k.frozen_time FROM test_clocks k WHERE k.account = c.account AND k.id = c.test_clock), c.digest
+       (SELECT k.frozen_time FROM test_clocks k WHERE k.account = c.account AND k.id = c.test_clock), c.digest`
+)
+
+const readCustomer = selectCustomer + `c.raw` + customerRest + `
 FROM customers c LEFT JOIN sync_state s ON s.account = c.account AND s.customer = c.id AND s.scope = 'balance'
 WHERE c.account = ?1 AND c.id = ?2`
 
