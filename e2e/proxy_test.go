@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"bytes"
-	"io"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -24,19 +23,19 @@ type proxy struct {
 	latency atomic.Int64 // of each piece of data, either way
 	silent  atomic.Bool  // half-open: connections stand, and nothing passes
 	down    atomic.Bool  // new connections are refused at once
-	// cutAfter has the connection cut that sends the text, once it has arrived and
-	// before its answer passes.
-	cutAfter atomic.Pointer[string]
-	cuts     atomic.Int32
+	// cutAnswer has a connection cut when the service answers with this text, which
+	// does not pass.
+	cutAnswer atomic.Pointer[string]
+	cuts      atomic.Int32
 }
 
-func newProxy(tb testing.TB, to string) *proxy {
+func newProxy(tb testing.TB) *proxy {
 	tb.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it listens as long as the test
 	if err != nil {
 		tb.Fatal(err)
 	}
-	p := &proxy{addr: l.Addr().String(), listener: l, to: to, conns: map[net.Conn]bool{}}
+	p := &proxy{addr: l.Addr().String(), listener: l, conns: map[net.Conn]bool{}}
 	var running sync.WaitGroup
 	running.Go(func() {
 		for {
@@ -115,14 +114,11 @@ func (p *proxy) pump(to, from net.Conn, asks bool) {
 			for p.silent.Load() {
 				time.Sleep(10 * time.Millisecond)
 			}
-			if _, err := to.Write(buf[:n]); err != nil {
+			if text := p.cutAnswer.Load(); !asks && text != nil && bytes.Contains(buf[:n], []byte(*text)) {
+				p.cuts.Add(1)
 				return
 			}
-			if text := p.cutAfter.Load(); asks && text != nil && bytes.Contains(buf[:n], []byte(*text)) {
-				// The server does it, and its answer is never seen.
-				p.cuts.Add(1)
-				_ = to.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
-				_, _ = io.Copy(io.Discard, to)
+			if _, err := to.Write(buf[:n]); err != nil {
 				return
 			}
 		}

@@ -38,15 +38,16 @@ type serviceRun struct {
 }
 
 func newServiceRun(t *testing.T) *serviceRun {
-	s := &serviceRun{replica: redistest.Start(t, everysec.redis...)}
+	// These outlive the world, which looks at its database once more in the end.
+	s := &serviceRun{replica: redistest.Start(t, everysec.redis...), redisLine: newProxy(t), postgresLine: newProxy(t)}
 	s.world = newWorld(t, everysec, setup{ownPostgres: true})
-	s.redisLine = newProxy(t, s.redis.Addr)
+	s.redisLine.target(s.redis.Addr)
 	s.env["CREDITMIRROR_REDIS_URL"] = "redis://" + s.redisLine.addr
 	u, err := url.Parse(s.env["CREDITMIRROR_DATABASE_URL"])
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.postgresLine = newProxy(t, u.Host)
+	s.postgresLine.target(u.Host)
 	if err := migrate(u.String()); err != nil {
 		t.Fatal(err)
 	}
@@ -179,10 +180,10 @@ var postgresOutages = []outage{
 		end: func(s *serviceRun) { s.postgresDo("ALTER DATABASE " + s.database() + " CONNECTION LIMIT -1") },
 	},
 	{name: "cut between COMMIT and its answer", begin: func(s *serviceRun) {
-		text := "COMMIT"
-		s.postgresLine.cutAfter.Store(&text)
+		text := "COMMIT\x00" // how the server says that it is done
+		s.postgresLine.cutAnswer.Store(&text)
 	}, end: func(s *serviceRun) {
-		s.postgresLine.cutAfter.Store(nil)
+		s.postgresLine.cutAnswer.Store(nil)
 		if s.postgresLine.cuts.Load() == 0 {
 			s.tb.Error("no COMMIT was cut")
 		}
