@@ -160,7 +160,7 @@ func (f *FirstCopy) lease(ctx context.Context, account string) (context.Context,
 			return nil, nil, err
 		}
 	}
-	leased, cancel := context.WithCancelCause(ctx)
+	leased, cancel := context.WithCancelCause(mirror.WithLease(ctx, mirror.Lease{Name: name, Owner: owner}))
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)

@@ -188,7 +188,7 @@ func (r *Runner) Run(ctx context.Context) error {
 // lead runs every loop until the lease is lost or ctx ends. The lease expires no
 // earlier than told: it counts from when it was asked for.
 func (r *Runner) lead(ctx context.Context, expires time.Time) {
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancel(mirror.WithLease(ctx, mirror.Lease{Name: leaseName, Owner: r.o.Owner}))
 	defer cancel()
 	r.setLeading(true)
 	defer r.setLeading(false)

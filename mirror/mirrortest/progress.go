@@ -15,6 +15,7 @@ func progressCases() []testCase {
 		{"Sweeps", sweeps},
 		{"LeaseHasOneOwner", leaseOneOwner},
 		{"LeaseExpires", leaseExpires},
+		{"I6_PausedLeaderSavesNoSweep", leasedSweep},
 		{"Accounts", accounts},
 		{"Incarnations", incarnations},
 		{"FirstCopyNeverOverwrites", firstCopy},

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/creditmirror/creditmirror/mirror"
 )
@@ -17,9 +18,16 @@ const (
 	sweepByName = `SELECT ` + sweepColumns + ` FROM creditmirror.sweeps WHERE account = $1 AND name = $2`
 	allSweeps   = `SELECT ` + sweepColumns + ` FROM creditmirror.sweeps ORDER BY account, name`
 
-	saveSweep = `INSERT INTO creditmirror.sweeps (` + sweepColumns + `) VALUES ($1, $2, $3::text::jsonb, $4, $5, $6, $7)
-ON CONFLICT (account, name) DO UPDATE SET state = excluded.state, watermark = excluded.watermark, started_at = excluded.started_at,
+	overSweep = ` ON CONFLICT (account, name) DO UPDATE SET state = excluded.state, watermark = excluded.watermark, started_at = excluded.started_at,
   last_success = excluded.last_success, last_found = excluded.last_found, synced_at = now()`
+
+	saveSweep = `INSERT INTO creditmirror.sweeps (` + sweepColumns + `) VALUES ($1, $2, $3::text::jsonb, $4, $5, $6, $7)` + overSweep
+
+	// saveSweepOfLease saves only what the owner of the lease brings, and keeps the
+	// lease from changing hands until it is saved.
+	saveSweepOfLease = `WITH held AS (SELECT 1 FROM creditmirror.leases WHERE account = '' AND name = $8 AND owner = $9 FOR SHARE)
+INSERT INTO creditmirror.sweeps (` + sweepColumns + `)
+SELECT $1::text, $2::text, $3::text::jsonb, $4::timestamptz, $5::timestamptz, $6::timestamptz, $7::bigint FROM held` + overSweep
 )
 
 func scanSweep(row pgx.CollectableRow) (w mirror.Sweep, err error) {
@@ -50,8 +58,19 @@ func (s *Store) Sweeps(ctx context.Context) ([]mirror.Sweep, error) {
 
 // SaveSweep stores a sweep's progress.
 func (s *Store) SaveSweep(ctx context.Context, w mirror.Sweep) error {
+	args := []any{w.Account, w.Name, optJSON(w.State), optTime(w.Watermark), optTime(w.StartedAt), optTime(w.LastSuccess), w.LastFound}
 	err := s.once(ctx, func(b *pgx.Batch) {
-		b.Queue(saveSweep, w.Account, w.Name, optJSON(w.State), optTime(w.Watermark), optTime(w.StartedAt), optTime(w.LastSuccess), w.LastFound)
+		lease, ok := mirror.LeaseOf(ctx)
+		if !ok {
+			b.Queue(saveSweep, args...)
+			return
+		}
+		b.Queue(saveSweepOfLease, append(args, lease.Name, lease.Owner)...).Exec(func(tag pgconn.CommandTag) error {
+			if tag.RowsAffected() == 0 {
+				return fmt.Errorf("lease %s: %w", lease.Name, mirror.ErrFenced)
+			}
+			return nil
+		})
 	})
 	if err != nil {
 		return fmt.Errorf("save sweep %s: %w", w.Name, err)

@@ -22,6 +22,9 @@ ON CONFLICT (account, name) DO UPDATE SET state = excluded.state, watermark = ex
        last_found = excluded.last_found, synced_at = excluded.synced_at`
 )
 
+// ownsLease is read in the transaction that saves: no successor comes between.
+const ownsLease = `SELECT 1 FROM leases WHERE account = '' AND name = ?1 AND owner = ?2`
+
 func scanSweep(rows *sql.Rows) (mirror.Sweep, error) {
 	var w mirror.Sweep
 	err := rows.Scan(&w.Account, &w.Name, jsonColumn{&w.State}, timeColumn{&w.Watermark},
@@ -63,6 +66,15 @@ func (s *Store) Sweeps(ctx context.Context) ([]mirror.Sweep, error) {
 // SaveSweep stores a sweep's progress.
 func (s *Store) SaveSweep(ctx context.Context, w mirror.Sweep) error {
 	err := s.w.do(ctx, durable, func(tx *tx) error {
+		if lease, ok := mirror.LeaseOf(ctx); ok {
+			owned, err := tx.row(ownsLease, []any{lease.Name, lease.Owner}, new(int))
+			if err != nil {
+				return err
+			}
+			if !owned {
+				return fmt.Errorf("lease %s: %w", lease.Name, mirror.ErrFenced)
+			}
+		}
 		return tx.exec(saveSweep, w.Account, w.Name, nullRaw(w.State), nullTime(w.Watermark),
 			nullTime(w.StartedAt), nullTime(w.LastSuccess), w.LastFound, tx.at)
 	})
