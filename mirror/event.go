@@ -101,6 +101,16 @@ func (e Event) Targets() []Target {
 	return targets
 }
 
+// Others are the ledgers, besides the one of scope s, for which an event of this type
+// waits too.
+func (r EventRef) Others(s Scope) []Scope {
+	scopes := eventScopes[r.Type]
+	if !slices.Contains(scopes, s) {
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(scopes), func(o Scope) bool { return o == s })
+}
+
 // DecodeEvent reads the envelope of a v1 event. Keys are matched in their exact
 // case, and of a doubled key the last counts, so that every reader of the same
 // bytes sees the same ids. It returns ErrThinEvent for a v2 event; any other

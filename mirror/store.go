@@ -131,8 +131,11 @@ type Inbox interface {
 	PendingEvents(ctx context.Context, after int64, limit int) ([]PendingEvent, error)
 	// ResolveEvents answers a question target (ScopeGrantOwner,
 	// ScopeClockCustomers): its waiting events now wait for the syncs of targets
-	// instead; with one target the events carry its customer from then on. The
-	// question's dead letter is removed.
+	// instead. Where these name one customer, the events carry it from then on. Where
+	// they name several, only events are answered since whose receipt a sync of each
+	// target began that joined; ErrUnsynced tells that some go on waiting for the
+	// question, ErrNotFound that none waited. But for the former the question's dead letter
+	// is removed.
 	ResolveEvents(ctx context.Context, question Target, targets []Target) error
 	// ObservedAt tells for each target when the reads of the last sync that joined
 	// began; zero for one without any.

@@ -150,18 +150,20 @@ func deadTargets(ctx context.Context, store Store) (map[mirror.Target]bool, erro
 // because the receiver was killed between the two. Events younger than minAge
 // are left alone. It returns how many targets were marked.
 func RemarkPending(ctx context.Context, store Store, queue Queue, now time.Time, minAge time.Duration) (int, error) {
-	return remark(ctx, store, queue, now, minAge, true)
+	return remark(ctx, store, queue, now.Add(-minAge), true)
 }
 
 // remarkLost marks the targets of all unanswered inbox events, for a Redis that was
 // lost. Its word is not taken for those that wait or are in work: in one that was
 // rewound, that may be a claim from before, whose worker is about to complete it and
-// knows nothing of the event.
-func remarkLost(ctx context.Context, store Store, queue Queue, now time.Time) (int, error) {
-	return remark(ctx, store, queue, now, 0, false)
+// knows nothing of the event. Nor does an event's age count, which depends on this
+// host's clock.
+func remarkLost(ctx context.Context, store Store, queue Queue) (int, error) {
+	return remark(ctx, store, queue, time.Time{}, false)
 }
 
-func remark(ctx context.Context, store Store, queue Queue, now time.Time, minAge time.Duration, trust bool) (int, error) {
+// remark leaves out events created after newest; zero: none.
+func remark(ctx context.Context, store Store, queue Queue, newest time.Time, trust bool) (int, error) {
 	marked := 0
 	for after := int64(0); ; {
 		page, err := store.PendingEvents(ctx, after, 1000)
@@ -172,7 +174,7 @@ func remark(ctx context.Context, store Store, queue Queue, now time.Time, minAge
 		var targets []mirror.Target
 		for _, p := range page {
 			after = max(after, p.Seq)
-			if now.Sub(p.Event.Created) >= minAge {
+			if newest.IsZero() || !p.Event.Created.After(newest) {
 				marks = append(marks, Mark{Target: p.Target, Event: p.Event.Ref()})
 				targets = append(targets, p.Target)
 			}

@@ -212,7 +212,7 @@ func TestF10_RewoundRedisIsNotTakenAtItsWord(t *testing.T) {
 	if n, err := RemarkPending(t.Context(), b.store, b.queue, t0, pendingAge); err != nil || n != 0 {
 		t.Fatalf("the pass marked %d, %v; want none: the queue has it", n, err)
 	}
-	if n, err := remarkLost(t.Context(), b.store, b.queue, t0); err != nil || n == 0 {
+	if n, err := remarkLost(t.Context(), b.store, b.queue); err != nil || n == 0 {
 		t.Fatalf("the healing marked %d, %v; want the event's target", n, err)
 	}
 }

@@ -540,7 +540,7 @@ func (r *Runner) heal(ctx context.Context, lost []mirror.Incarnation, expected b
 		r.failed(ctx, "redis", "", err)
 		return false
 	}
-	n, err := remarkLost(ctx, r.store, r.queue, r.o.Now())
+	n, err := remarkLost(ctx, r.store, r.queue)
 	failpoint.Hit("redis.remarked")
 	r.m.remarked.Add(float64(n))
 	if err == nil {

@@ -372,6 +372,28 @@ func TestF10_RunnerHealsInOrder(t *testing.T) {
 	})
 }
 
+// The clock of a host that is 60 s behind delays no mark at the healing: to it, the
+// newest events lie in the future.
+func TestF10_RunnerHealsWithItsClockBehind(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory()
+		q := newQueue(&faults{})
+		lost := updated(1, 0)
+		lost.Created = time.Now()
+		m.pending = []mirror.PendingEvent{{Seq: 1, Event: lost, Target: lost.Targets()[0]}}
+		m.sweeps["/"+SweepBackfill] = mirror.Sweep{Name: SweepBackfill, LastSuccess: lost.Created.Add(-24 * time.Hour)}
+		r := m.replica(t, q, "a", RunnerOptions{EventsInterval: time.Hour, Now: func() time.Time { return time.Now().Add(-time.Minute) }})
+		pass(checkInterval)
+		q.mu.Lock()
+		if len(q.live) != 1 {
+			t.Errorf("%d marks after the first look, want the lost event's", len(q.live))
+		}
+		q.mu.Unlock()
+		r.end()
+	})
+}
+
 // A history that is unfinished and that no queue knows of is marked by the regular
 // look, although Redis never told of a loss: a first copy that is done marks nothing.
 func TestI3_RunnerMarksUnfinishedHistories(t *testing.T) {

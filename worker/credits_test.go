@@ -415,6 +415,40 @@ func TestGrantOwnerErrors(t *testing.T) {
 	}
 }
 
+// I1: a clock's event is answered by the syncs of all its customers, whatever happens
+// to their marks.
+func TestI1_ClockWaitsForItsCustomers(t *testing.T) {
+	t.Parallel()
+	b := setup(t, SyncOptions{})
+	for _, id := range []string{"cus_a", "cus_b"} {
+		b.stripe.add(id).TestClock = "clock_1"
+	}
+	e := mirror.Event{ID: "evt_1", Type: "test_helpers.test_clock.ready", Created: t0, Clock: "clock_1", Object: "clock_1"}
+	if _, err := b.store.RecordEvents(t.Context(), []mirror.Event{e}); err != nil {
+		t.Fatal(err)
+	}
+	question := e.Targets()[0]
+	asked := func(marks string, waits bool) {
+		t.Helper()
+		b.marks.marks = nil
+		r := b.sync(t, question)
+		if got := fmt.Sprint(b.marks.marks); got != marks || r.Waits != waits {
+			t.Errorf("marked %s, waits %v; want %s, %v", got, r.Waits, marks, waits)
+		}
+		pending, err := b.store.PendingEvents(t.Context(), 0, 10)
+		if err != nil || len(pending) > 0 != waits {
+			t.Errorf("pending %+v, %v; want it to wait: %v", pending, err, waits)
+		}
+	}
+	asked("[balance::cus_a credits::cus_a balance::cus_b credits::cus_b]", true)
+	b.sync(t, balanceOf("cus_a"))
+	b.sync(t, creditsOf("cus_b"))
+	asked("[credits::cus_a balance::cus_b]", true) // as after their marks were lost
+	b.sync(t, balanceOf("cus_b"))
+	b.sync(t, creditsOf("cus_a"))
+	asked("[]", false)
+}
+
 func TestClockCustomers(t *testing.T) {
 	t.Parallel()
 	b := setup(t, SyncOptions{})

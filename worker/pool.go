@@ -160,6 +160,10 @@ var doubts = [...]time.Duration{time.Second, 4 * time.Second, 15 * time.Second, 
 // been older than the events that it answered.
 var looksAfter = [...]time.Duration{3 * time.Second, 5 * time.Second, 15 * time.Second, 45 * time.Second}
 
+// waitsFor is how long a question is put off whose answer waits for syncs, growing to
+// four minutes for a customer that cannot be synced.
+func waitsFor(attempts int) time.Duration { return 2 * time.Second << min(attempts, 7) }
+
 // giveBackTimeout bounds how long targets in work may take to notice that they
 // are cut off.
 const giveBackTimeout = 3 * time.Second
@@ -306,6 +310,12 @@ func (p *Pool) settle(ctx context.Context, c queue.Claim, t mirror.Target, refs 
 		if r.More {
 			failpoint.Hit("worker.more")
 			p.release(ctx, c, 0)
+			return
+		}
+		if r.Waits {
+			if _, err := p.queue.Revisit(ctx, c, waitsFor(c.Attempts)); err != nil {
+				p.lapse(c, err)
+			}
 			return
 		}
 		if r.Unproven && (len(r.Findings) > 0 || c.Attempts > 0) && c.Attempts < len(doubts) {

@@ -477,6 +477,29 @@ func TestPoolLooksAgain(t *testing.T) {
 	}
 }
 
+// A question whose answer waits for syncs is asked again until they are there, ever more
+// rarely, and never becomes a dead letter.
+func TestPoolAsksAgainWhatWaits(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue((mirror.Target{Scope: mirror.ScopeClockCustomers, ID: "clock_1"}).Key())
+		began := time.Now()
+		var at []time.Duration
+		r := start(t, q, Options{MaxAttempts: 3}, func(context.Context, mirror.Target, []mirror.EventRef) (Result, error) {
+			at = append(at, time.Since(began).Round(time.Second))
+			return Result{Waits: time.Since(began) < 20*time.Minute}, nil
+		})
+		pass(time.Hour)
+		if got := fmt.Sprint(at[:5]); got != "[0s 2s 6s 14s 30s]" || len(at) > 14 {
+			t.Errorf("asked %d times, first at %s", len(at), got)
+		}
+		if !strings.HasSuffix(q.done(), "revisit; done") || len(r.letters.kept) != 0 {
+			t.Errorf("%s, %d letters", q.done(), len(r.letters.kept))
+		}
+		r.end(t)
+	})
+}
+
 // I19: what a refused sync found is counted once, however often it is tried again.
 func TestI19_FindingsOfARefusedSyncAreCounted(t *testing.T) {
 	t.Parallel()

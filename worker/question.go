@@ -44,11 +44,12 @@ func (s *Syncer) resolveGrant(ctx context.Context, t mirror.Target, refs []mirro
 }
 
 // resolveClock finds the customers of a test clock, those held and those Stripe
-// lists, and asks for a sync of each: time has moved for all of them.
-func (s *Syncer) resolveClock(ctx context.Context, t mirror.Target, refs []mirror.EventRef) error {
+// lists, and asks for a sync of each: time has moved for all of them. waits tells that
+// an event goes on waiting for some of these syncs.
+func (s *Syncer) resolveClock(ctx context.Context, t mirror.Target) (waits bool, err error) {
 	customers, err := s.store.ClockCustomers(ctx, t.Account, t.ID)
 	if err != nil {
-		return stored(err)
+		return false, stored(err)
 	}
 	for after := ""; ; {
 		page, err := s.stripe.CustomersPage(ctx, t.Account, stripeapi.CustomersQuery{After: after, Limit: pageSize, TestClock: t.ID})
@@ -56,7 +57,7 @@ func (s *Syncer) resolveClock(ctx context.Context, t mirror.Target, refs []mirro
 			break // the clock is deleted; its customers tell for themselves
 		}
 		if err != nil {
-			return err
+			return false, err
 		}
 		for _, c := range page.Rows {
 			customers = append(customers, c.ID)
@@ -73,15 +74,36 @@ func (s *Syncer) resolveClock(ctx context.Context, t mirror.Target, refs []mirro
 			mirror.Target{Account: t.Account, Scope: mirror.ScopeBalance, ID: c},
 			mirror.Target{Account: t.Account, Scope: mirror.ScopeCredits, ID: c})
 	}
-	return s.passOn(ctx, t, targets, nil)
+	if mirror.OneCustomer(targets) {
+		return false, s.passOn(ctx, t, targets, nil)
+	}
+	// An event cannot carry several customers: the question stays open until all of
+	// them are synced, and marks those that are not each time it is asked.
+	err = s.store.ResolveEvents(ctx, t, targets)
+	unsynced, waits := errors.AsType[*mirror.UnsyncedError](err)
+	switch {
+	case waits:
+		targets = unsynced.Targets
+	case errors.Is(err, mirror.ErrNotFound): // without an inbox
+	default:
+		return false, stored(err)
+	}
+	return waits, s.mark(ctx, t, targets, nil)
+}
+
+func (s *Syncer) mark(ctx context.Context, question mirror.Target, targets []mirror.Target, refs []mirror.EventRef) error {
+	if err := s.marker.MarkTargets(ctx, targets, refs); err != nil {
+		return fmt.Errorf("mark the targets of %s: %w", question, err)
+	}
+	failpoint.Hit("worker.passed")
+	return nil
 }
 
 // passOn marks the targets before the events stop waiting for the question, so
 // that a crash between the two asks again instead of forgetting.
 func (s *Syncer) passOn(ctx context.Context, question mirror.Target, targets []mirror.Target, refs []mirror.EventRef) error {
-	if err := s.marker.MarkTargets(ctx, targets, refs); err != nil {
-		return fmt.Errorf("mark the targets of %s: %w", question, err)
+	if err := s.mark(ctx, question, targets, refs); err != nil {
+		return err
 	}
-	failpoint.Hit("worker.passed")
 	return stored(s.store.ResolveEvents(ctx, question, targets))
 }

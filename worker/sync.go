@@ -112,6 +112,9 @@ type Result struct {
 	// Looks is how many more looks are worth it, because the reply may be behind the
 	// events that it answered.
 	Looks int
+	// Waits tells that an event waits for syncs of several customers that this one has
+	// asked for, so that the question is asked again.
+	Waits bool
 	// Local tells that the mirror had the answer, so that Stripe was not asked.
 	Local bool
 }
@@ -205,7 +208,7 @@ func (s *Syncer) sync(ctx context.Context, t mirror.Target, refs []mirror.EventR
 	case mirror.ScopeGrantOwner:
 		result.Local, err = s.resolveGrant(ctx, t, refs)
 	case mirror.ScopeClockCustomers:
-		err = s.resolveClock(ctx, t, refs)
+		result.Waits, err = s.resolveClock(ctx, t)
 	default:
 		err = fmt.Errorf("no sync for scope %q", t.Scope)
 	}

@@ -1,6 +1,7 @@
 package mirrortest
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -20,7 +21,8 @@ func inboxCases() []testCase {
 		{"FencedCommitAnswersNothing", fencedAnswersNothing},
 		{"TombstoneAnswers", tombstoneAnswers},
 		{"QuestionWithOneAnswer", questionOne},
-		{"QuestionWithSeveralAnswers", questionSeveral},
+		{"I1_QuestionWithSeveralAnswers", questionSeveral},
+		{"I1_DeletedWithoutAnInbox", deletedWithoutInbox},
 		{"QuestionWithoutAnswer", questionNone},
 		{"PendingInPages", pendingPages},
 		{"ObservedAt", observedAt},
@@ -240,11 +242,91 @@ func questionSeveral(t *testing.T, h *Harness) {
 	record(t, h, mirror.Event{ID: "evt_1", Type: "test_helpers.test_clock.ready", Created: epoch0, Clock: "clock_1", Object: "clock_1"})
 	requirePending(t, h, "evt_1 clock_customers::clock_1")
 	question := mirror.Target{Scope: mirror.ScopeClockCustomers, ID: "clock_1"}
-	noErr(t, h.ResolveEvents(t.Context(), question, []mirror.Target{
-		{Scope: mirror.ScopeBalance, ID: "cus_A"}, {Scope: mirror.ScopeBalance, ID: "cus_B"},
+	noErr(t, h.SaveDeadLetter(t.Context(), mirror.DeadLetter{
+		ID: mirror.DeadLetterID(question), Target: question, Reason: "x", Attempts: 12, EventIDs: []string{"evt_1"},
 	}))
+	a, b := newLedger("", "cus_A"), newLedger("", "cus_B")
+	targets := []mirror.Target{a.target(), b.target()}
+	resolve := func(left ...mirror.Target) {
+		t.Helper()
+		err := h.ResolveEvents(t.Context(), question, targets)
+		unsynced, ok := errors.AsType[*mirror.UnsyncedError](err)
+		switch {
+		case len(left) == 0 && err != nil:
+			t.Fatal(err)
+		case len(left) > 0 && (!ok || !slices.Equal(unsynced.Targets, left)):
+			t.Fatalf("resolved: %v, want that %v are left", err, left)
+		}
+		letters, err := h.DeadLetters(t.Context(), "", 10)
+		if want := min(len(left), 1); err != nil || len(letters) != want {
+			t.Fatalf("letters %+v, %v; want %d", letters, err, want)
+		}
+	}
+	sync := func(l *ledger, observed time.Time) {
+		t.Helper()
+		snap := l.whole(begin(t, h, l.target()))
+		snap.ObservedAt = observed
+		applyBalance(t, h, snap)
+	}
+	// Each look finds what is left, also after a crash.
+	resolve(targets...)
+	resolve(targets...)
+	requirePending(t, h, "evt_1 clock_customers::clock_1")
+	sync(a, time.Now().Add(-time.Hour)) // its reads began before the event was received
+	resolve(targets...)
+	sync(a, databaseTime(t, h))
+	resolve(b.target())
+	requirePending(t, h, "evt_1 clock_customers::clock_1")
+	requireReceipts(t, h, "", []string{"evt_1"}, mirror.ReceiptPending)
+	sync(b, databaseTime(t, h))
+	// One that came since is not answered by these syncs.
+	record(t, h, mirror.Event{ID: "evt_2", Type: "test_helpers.test_clock.ready", Created: epoch0, Clock: "clock_1", Object: "clock_1"})
+	if err := h.ResolveEvents(t.Context(), question, targets); !errors.Is(err, mirror.ErrUnsynced) {
+		t.Fatalf("resolved with a newer event: %v, want ErrUnsynced", err)
+	}
+	requirePending(t, h, "evt_2 clock_customers::clock_1")
+	requireReceipts(t, h, "", []string{"evt_1", "evt_2"}, mirror.ReceiptApplied, mirror.ReceiptPending)
+	sync(a, databaseTime(t, h))
+	sync(b, databaseTime(t, h))
+	resolve()
+	requirePending(t, h)
+	if err := h.ResolveEvents(t.Context(), question, targets); !errors.Is(err, mirror.ErrNotFound) {
+		t.Fatalf("resolved with nothing that waits: %v, want ErrNotFound", err)
+	}
+}
+
+func databaseTime(t *testing.T, h *Harness) time.Time {
+	t.Helper()
+	at, err := h.Store.(mirror.Clock).DatabaseTime(t.Context())
+	noErr(t, err)
+	return at
+}
+
+// deletedWithoutInbox: where events come to the store with the syncs alone, one that
+// waits for both ledgers of a customer is answered by both.
+func deletedWithoutInbox(t *testing.T, h *Harness) {
+	apply := func(scope mirror.Scope, id string) {
+		t.Helper()
+		target := mirror.Target{Scope: scope, ID: "cus_Gone"}
+		st := begin(t, h, target)
+		_, err := h.ApplyTombstone(t.Context(), mirror.Tombstone{
+			Target: target, Epoch: st.Epoch, EventSeq: st.EventSeq, ObservedAt: epoch0.Add(time.Hour),
+			Events: []mirror.EventRef{{ID: id, Type: mirror.EventCustomerDeleted, Created: epoch0, Object: "cus_Gone"}},
+		})
+		noErr(t, err)
+	}
+	apply(mirror.ScopeBalance, "evt_1")
+	requirePending(t, h, "evt_1 credits::cus_Gone")
+	requireReceipts(t, h, "", []string{"evt_1"}, mirror.ReceiptPending)
+	apply(mirror.ScopeCredits, "evt_1")
 	requirePending(t, h)
 	requireReceipts(t, h, "", []string{"evt_1"}, mirror.ReceiptApplied)
+	apply(mirror.ScopeCredits, "evt_2")
+	requirePending(t, h, "evt_2 balance::cus_Gone")
+	apply(mirror.ScopeBalance, "evt_2")
+	requirePending(t, h)
+	apply(mirror.ScopeBalance, "evt_2") // delivered once more
+	requirePending(t, h)
 }
 
 func questionNone(t *testing.T, h *Harness) {

@@ -108,11 +108,12 @@ FROM waiting WHERE e.account = waiting.account AND e.id = waiting.id
 RETURNING e.id, e.created, coalesce(e.object, ''), e.type`
 
 	// answerKnown marks events that the caller knows to be answered; those the
-	// inbox never had are recorded as answered, so that nobody asks for them again.
+	// inbox never had are recorded as answered, so that nobody asks for them again; $9
+	// are the bits of what such an event waits for besides.
 	answerKnown = `INSERT INTO creditmirror.stripe_events AS e
   (account, id, type, customer, object, pending_scopes, livemode, created, applied_at)
-SELECT $1, u.id, u.type, $2, nullif(u.object, ''), 0, $4, u.created, now()
-FROM unnest($5::text[], $6::text[], $7::text[], $8::timestamptz[]) AS u (id, type, object, created)
+SELECT $1, u.id, u.type, $2, nullif(u.object, ''), u.others, $4, u.created, CASE WHEN u.others = 0 THEN now() END
+FROM unnest($5::text[], $6::text[], $7::text[], $8::timestamptz[], $9::integer[]) AS u (id, type, object, created, others)
 ORDER BY u.id COLLATE "C"
 ON CONFLICT (account, id) DO UPDATE SET
   pending_scopes = e.pending_scopes & ~$3::integer,
@@ -196,7 +197,13 @@ func (c *commitment) queueEvents(b *pgx.Batch, applied *mirror.Applied) {
 		column(known, func(e *mirror.EventRef) string { return clean(e.ID) }),
 		column(known, func(e *mirror.EventRef) string { return clean(e.Type) }),
 		column(known, func(e *mirror.EventRef) string { return clean(e.Object) }),
-		column(known, func(e *mirror.EventRef) time.Time { return e.Created })).Query(collect)
+		column(known, func(e *mirror.EventRef) time.Time { return e.Created }),
+		column(known, func(e *mirror.EventRef) (bits int32) {
+			for _, s := range e.Others(t.Scope) {
+				bits |= scopeBit(s)
+			}
+			return bits
+		})).Query(collect)
 }
 
 // queueFindings queues findings of one account; opened is told of each that was not

@@ -1,7 +1,9 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -38,10 +40,12 @@ WHERE (account, id) IN (SELECT * FROM unnest($1::text[], $2::text[]))`
 FROM creditmirror.stripe_events WHERE pending_scopes <> 0 AND seq > $1 ORDER BY seq LIMIT $2`
 
 	// resolveEvents answers a question: $4 is the one customer of the answer (NULL:
-	// none or several), $5 the bits of what the events wait for from then on.
+	// none or several), $5 the bits of what the events wait for from then on. $6 is
+	// before when they were received, NULL: whenever.
 	resolveEvents = `WITH waiting AS (
   SELECT account, id FROM creditmirror.stripe_events
   WHERE account = $1 AND question_scope = $2 AND question_id = $3 AND pending_scopes <> 0 AND pending_scopes & 4 <> 0
+    AND ($6::timestamptz IS NULL OR received_at < $6)
   ORDER BY account, id FOR UPDATE
 )
 UPDATE creditmirror.stripe_events AS e SET
@@ -50,6 +54,9 @@ UPDATE creditmirror.stripe_events AS e SET
   applied_at = CASE WHEN (e.pending_scopes & ~4) | $5::integer = 0 THEN now() END,
   synced_at = now()
 FROM waiting WHERE e.account = waiting.account AND e.id = waiting.id`
+
+	askedAt = `SELECT max(received_at) FROM creditmirror.stripe_events
+WHERE account = $1 AND question_scope = $2 AND question_id = $3 AND pending_scopes <> 0 AND pending_scopes & 4 <> 0`
 
 	observedAt = `SELECT s.observed_at FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS u (account, customer, scope, n)
 LEFT JOIN creditmirror.sync_state AS s ON s.account = u.account AND s.customer = u.customer AND s.scope = u.scope
@@ -237,27 +244,50 @@ func (s *Store) PendingEvents(ctx context.Context, after int64, limit int) ([]mi
 }
 
 // ResolveEvents answers a question. An event can carry one customer: where the
-// answer is several, it counts as answered, since the caller has marked every
-// target in the queue before.
+// answer is several, it goes on waiting for the question until all are synced.
 func (s *Store) ResolveEvents(ctx context.Context, question mirror.Target, targets []mirror.Target) error {
 	var customer optText
 	var bits int32
-	for _, t := range targets {
-		if t.ID != targets[0].ID {
-			customer, bits = "", 0
-			break
+	var before any
+	var left error
+	if mirror.OneCustomer(targets) {
+		for _, t := range targets {
+			customer = optText(t.ID)
+			bits |= scopeBit(t.Scope)
 		}
-		customer = optText(t.ID)
-		bits |= scopeBit(t.Scope)
+	} else if before, left = s.synced(ctx, question, targets); left != nil && !errors.Is(left, mirror.ErrUnsynced) && !errors.Is(left, mirror.ErrNotFound) {
+		return fmt.Errorf("resolve the events of %s: %w", question, left)
 	}
 	err := s.once(ctx, func(b *pgx.Batch) {
-		b.Queue(resolveEvents, question.Account, string(question.Scope), question.ID, customer, bits)
-		b.Queue(dropTargetLetter, question.Account, question.ID, string(question.Scope), questionBit)
+		b.Queue(resolveEvents, question.Account, string(question.Scope), question.ID, customer, bits, before)
+		if !errors.Is(left, mirror.ErrUnsynced) {
+			b.Queue(dropTargetLetter, question.Account, question.ID, string(question.Scope), questionBit)
+		}
 	})
-	if err != nil {
+	if err = cmp.Or(err, left); err != nil {
 		return fmt.Errorf("resolve the events of %s: %w", question, err)
 	}
 	return nil
+}
+
+// synced is mirror.SyncedSince for the events that wait for the question. An event
+// that is recorded meanwhile was received after what is read here.
+func (s *Store) synced(ctx context.Context, question mirror.Target, targets []mirror.Target) (before time.Time, err error) {
+	newest, err := query(ctx, s, func(row pgx.CollectableRow) (t time.Time, err error) {
+		err = row.Scan((*optTime)(&t))
+		return t, err
+	}, askedAt, question.Account, string(question.Scope), question.ID)
+	if err != nil {
+		return time.Time{}, err
+	}
+	if newest[0].IsZero() {
+		return time.Time{}, mirror.ErrNotFound
+	}
+	observed, err := s.ObservedAt(ctx, targets)
+	if err != nil {
+		return time.Time{}, err
+	}
+	return mirror.SyncedSince(targets, observed, newest[0])
 }
 
 // ObservedAt tells for each target when the reads of its last commit began.

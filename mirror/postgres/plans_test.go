@@ -87,7 +87,7 @@ func TestHotStatementsUseIndexes(t *testing.T) {
 		{"unsynced balances", unsyncedBalances, []any{"", 0, "cus_3", 100}, "ROW("},
 		{"newest event", newestEvent, []any{"", "cus_50", 1}, ""},
 		{"pending events", pendingEvents, []any{0, 100}, ""},
-		{"open question", strings.Replace(resolveEvents, "$4", "$4::text", 1), []any{"", "grant_owner", "credgr_1", "cus_1", 2}, ""},
+		{"open question", strings.Replace(resolveEvents, "$4", "$4::text", 1), []any{"", "grant_owner", "credgr_1", "cus_1", 2, nil}, ""},
 		{"foreign changes", foreignChanges, nil, ""},
 		{"accused rows", accusedTransactions, []any{"", "cus_1", []string{"cbtxn_9001", "cbtxn_9005"}}, "id ="},
 		{"accused credits", accusedCredits, []any{"", "cus_1", []string{"cbtxn_9001", "cbtxn_9005"}}, "id ="},

@@ -1,8 +1,10 @@
 package sqlite
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"time"
 
@@ -176,37 +178,68 @@ func waitingTargets(e mirror.Event, pending int, questionScope, questionID strin
 }
 
 // resolveEvents answers a question: ?4 is the customer (NULL: none or several),
-// ?5 the scopes of it to wait for.
+// ?5 the scopes of it to wait for, ?7 before when the events were received (NULL:
+// whenever).
 const resolveEvents = `
 UPDATE stripe_events SET customer = ifnull(?4, customer), pending_scopes = (pending_scopes & ~4) | ?5,
        applied_at = CASE WHEN (pending_scopes & ~4) | ?5 = 0 THEN ?6 END, synced_at = ?6
 WHERE account = ?1 AND question_scope = ?2 AND question_id = ?3 AND pending_scopes <> 0 AND question_id IS NOT NULL
+  AND pending_scopes & 4 <> 0 AND (?7 IS NULL OR received_at < ?7)`
+
+const askedAt = `
+SELECT max(received_at) FROM stripe_events
+WHERE account = ?1 AND question_scope = ?2 AND question_id = ?3 AND pending_scopes <> 0 AND question_id IS NOT NULL
   AND pending_scopes & 4 <> 0`
 
 // ResolveEvents answers a question target. Events can name one customer: where
-// the answer is several, they count as answered, since the caller has marked
-// every target before.
+// the answer is several, they go on waiting for the question until all are synced.
 func (s *Store) ResolveEvents(ctx context.Context, question mirror.Target, targets []mirror.Target) error {
-	var customer any
+	var customer, before any
+	var left error
 	bits := 0
-	for i, t := range targets {
-		if i > 0 && t.ID != targets[0].ID {
-			customer, bits = nil, 0
-			break
+	if mirror.OneCustomer(targets) {
+		for _, t := range targets {
+			customer, bits = t.ID, bits|scopeBit(t.Scope)
 		}
-		customer, bits = t.ID, bits|scopeBit(t.Scope)
+	} else {
+		var since time.Time
+		if since, left = s.synced(ctx, question, targets); left != nil && !errors.Is(left, mirror.ErrUnsynced) && !errors.Is(left, mirror.ErrNotFound) {
+			return fmt.Errorf("resolve events of %s: %w", question, left)
+		}
+		before = stamp(since)
 	}
 	err := s.w.do(ctx, durable, func(tx *tx) error {
-		err := tx.exec(resolveEvents, question.Account, string(question.Scope), question.ID, customer, bits, tx.at)
-		if err != nil {
+		err := tx.exec(resolveEvents, question.Account, string(question.Scope), question.ID, customer, bits, tx.at, before)
+		if err != nil || errors.Is(left, mirror.ErrUnsynced) {
 			return err
 		}
 		return tx.exec(dropTargetLetter, question.Account, mirror.DeadLetterID(question), bitQuestion)
 	})
-	if err != nil {
+	if err = cmp.Or(err, left); err != nil {
 		return fmt.Errorf("resolve events of %s: %w", question, explain(s.path, err))
 	}
 	return nil
+}
+
+// synced is mirror.SyncedSince for the events that wait for the question. An event
+// that is recorded meanwhile was received after what is read here.
+func (s *Store) synced(ctx context.Context, question mirror.Target, targets []mirror.Target) (before time.Time, err error) {
+	var newest time.Time
+	err = s.read(ctx, func(r *reading) error {
+		_, err := r.row(askedAt, []any{question.Account, string(question.Scope), question.ID}, timeColumn{&newest})
+		return err
+	})
+	switch {
+	case err != nil:
+		return time.Time{}, err
+	case newest.IsZero():
+		return time.Time{}, mirror.ErrNotFound
+	}
+	observed, err := s.ObservedAt(ctx, targets)
+	if err != nil {
+		return time.Time{}, err
+	}
+	return mirror.SyncedSince(targets, observed, newest)
 }
 
 const observedAt = `
@@ -302,11 +335,11 @@ WHERE account = ?1 AND customer = ?2 AND seq <= ?4 AND pending_scopes <> 0 AND p
   AND (?6 IS NULL OR type NOT IN ` + naming + ` OR id IN (SELECT value->>0 FROM json_each(?6)))
 RETURNING seq, id, created, object, type`
 
-	// answerKnown stores events that the inbox has never seen as answered, and
-	// answers those that it has.
+	// answerKnown stores events that the inbox has never seen as answered, but for
+	// other scopes that they wait for, and answers those that it has.
 	answerKnown = `
 INSERT INTO stripe_events (account, id, type, customer, object, pending_scopes, livemode, created, received_at, applied_at, synced_at)
-SELECT ?2, value->>0, value->>1, ?3, value->>2, 0, ?5, value->>3, ?6, ?6, ?6
+SELECT ?2, value->>0, value->>1, ?3, value->>2, value->>4, ?5, value->>3, ?6, CASE WHEN value->>4 = 0 THEN ?6 END, ?6
 FROM json_each(?1) WHERE true ORDER BY key
 ON CONFLICT (account, id) DO UPDATE SET pending_scopes = pending_scopes & ~?4,
        applied_at = CASE WHEN pending_scopes & ~?4 = 0 THEN ?6 END, synced_at = ?6
@@ -346,7 +379,11 @@ func (c *commit) answerEvents() error {
 	for _, e := range c.events {
 		if !seen[e.ID] {
 			seen[e.ID] = true
-			rows = append(rows, []any{e.ID, plain(e.Type), null(e.Object), stamp(e.Created)})
+			others := 0
+			for _, s := range e.Others(c.target.Scope) {
+				others |= scopeBit(s)
+			}
+			rows = append(rows, []any{e.ID, plain(e.Type), null(e.Object), stamp(e.Created), others})
 		}
 	}
 	text, err := batch(rows)
