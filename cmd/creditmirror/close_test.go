@@ -1,16 +1,58 @@
 package main
 
 import (
-	"context"
 	"database/sql"
 	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
 )
+
+// queryOf runs a query that both databases understand and joins the columns by commas.
+func queryOf(t *testing.T, environ []string, query string) []string {
+	t.Helper()
+	var list []string
+	db := databaseOf(t, environ)
+	rows, err := db.QueryContext(t.Context(), query)
+	if err != nil {
+		t.Fatalf("%s: %v", query, err)
+	}
+	defer rows.Close()
+	columns, err := rows.Columns()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for rows.Next() {
+		cells, into := make([]string, len(columns)), make([]any, len(columns))
+		for i := range cells {
+			into[i] = &cells[i]
+		}
+		if err := rows.Scan(into...); err != nil {
+			t.Fatalf("%s: %v", query, err)
+		}
+		list = append(list, strings.Join(cells, ","))
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return list
+}
 
 // sqlOf runs SQL that both databases understand beside a command.
 func sqlOf(t *testing.T, environ []string) func(statement string) {
+	t.Helper()
+	db := databaseOf(t, environ)
+	return func(statement string) {
+		t.Helper()
+		if _, err := db.ExecContext(t.Context(), statement); err != nil {
+			t.Fatalf("%s: %v", statement, err)
+		}
+	}
+}
+
+// databaseOf opens the database of an environment; tables need no schema.
+func databaseOf(t *testing.T, environ []string) *sql.DB {
 	t.Helper()
 	url := ""
 	for _, v := range environ {
@@ -24,25 +66,17 @@ func sqlOf(t *testing.T, environ []string) func(statement string) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { db.Close() })
-		return func(statement string) {
-			if _, err := db.ExecContext(t.Context(), statement); err != nil {
-				t.Fatalf("%s: %v", statement, err)
-			}
-		}
+		return db
 	}
-	conn, err := pgx.Connect(t.Context(), url)
+	config, err := pgx.ParseConfig(url)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = conn.Close(context.Background()) })
-	if _, err := conn.Exec(t.Context(), `SET search_path = creditmirror`); err != nil {
-		t.Fatal(err)
-	}
-	return func(statement string) {
-		if _, err := conn.Exec(t.Context(), statement); err != nil {
-			t.Fatalf("%s: %v", statement, err)
-		}
-	}
+	config.RuntimeParams["search_path"] = "creditmirror"
+	config.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol
+	db := stdlib.OpenDB(*config)
+	t.Cleanup(func() { db.Close() })
+	return db
 }
 
 // lateCustomer is a customer that the mirror did not know, with a history that lies
