@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/creditmirror/creditmirror/mirror"
@@ -27,11 +28,22 @@ func (w *world) settled() {
 		default:
 		}
 	}
-	if !w.touched || w.broken != nil {
+	if len(w.touched) == 0 || w.broken != nil {
 		return
 	}
-	w.touched = false
 	w.check()
+	clear(w.touched)
+}
+
+// touch says that something was committed, about one customer or, empty, about any.
+func (w *world) touch(label string) {
+	if i := strings.LastIndexByte(label, ' '); i >= 0 {
+		label = label[i+1:]
+	}
+	if strings.Contains(label, ".") { // a grant, whoever it belongs to
+		label = ""
+	}
+	w.touched[label] = true
 }
 
 func (w *world) check() {
@@ -56,8 +68,10 @@ func (w *world) check() {
 			w.fail("I1", "the mirror holds a customer %s that Stripe never had", b.Customer)
 			return
 		}
-		w.checkBalance(ctx, l, b, doubted[l.id])
-		w.checkCredits(ctx, l, b, doubted[l.id])
+		if w.touched[l.name] || w.touched[""] {
+			w.checkBalance(ctx, l, b, doubted[l.id])
+			w.checkCredits(ctx, l, b, doubted[l.id])
+		}
 		if l.deletedHere && !b.Deleted {
 			w.fail("I4", "%s was deleted in the mirror and lives again", l.name)
 		}
@@ -181,6 +195,9 @@ func (w *world) checkGrants(ctx context.Context, l *ledger) {
 	}
 }
 
+// patience is how long an event may wait in a world in which nothing fails.
+const patience = 15 * time.Second
+
 // checkAnswered finds events that the inbox calls answered though what they told of
 // is not here.
 func (w *world) checkAnswered(ctx context.Context) {
@@ -195,6 +212,14 @@ func (w *world) checkAnswered(ctx context.Context) {
 			waits[p.Event.ID] = map[mirror.Scope]bool{}
 		}
 		waits[p.Event.ID][p.Target.Scope] = true
+	}
+	if w.plan.calm() {
+		for id := range waits {
+			if e := w.model.events[id]; e != nil && !e.acked.IsZero() && time.Since(e.acked) > patience {
+				w.fail("I9", "%s %s of %s waits since %v, though nothing fails", e.typ, id, e.ledger.name, e.acked.Sub(w.sched.begun))
+				return
+			}
+		}
 	}
 	if w.plan.lagging() || w.plan.has(featRewind) {
 		return

@@ -149,7 +149,7 @@ func (w *world) observeEvent(id, typ string, l *ledger, now time.Time) {
 func (w *world) acknowledged(e mirror.Event) {
 	if s := w.model.events[e.ID]; s != nil && s.acked.IsZero() {
 		s.acked = time.Now()
-		w.touched = true
+		w.touch(s.ledger.name)
 	}
 }
 

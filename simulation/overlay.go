@@ -5,9 +5,9 @@
 //
 // Within a synctest bubble the runtime then draws its random numbers (order of maps,
 // choice of select, order of timers of one moment) from a seed, hashes alike in every
-// process, and takes no processor away from a goroutine because of the real clock. A
-// simulation is repeatable without it as long as none of these decides anything; with
-// it, always. It changes no file of the Go installation.
+// process, and takes no processor away from a goroutine because of the real clock; and
+// who waits for a mutex counts as waiting, so that virtual time goes on while somebody
+// holds one across a call. It changes no file of the Go installation.
 package main
 
 import (
@@ -46,6 +46,11 @@ func rand() uint64 {
 `},
 	{"rand.go", "func cheaprand() uint32 {\n", "func cheaprand() uint32 {\n\tif simSeed != 0 && getg().bubble != nil {\n\t\treturn uint32(simRand())\n\t}\n"},
 	{"proc.go", "func retake(now int64) uint32 {\n", "func retake(now int64) uint32 {\n\tif simSeed != 0 {\n\t\treturn 0\n\t}\n"},
+	{"runtime2.go", "	waitReasonSyncCondWait:          true,\n", `	waitReasonSyncCondWait:          true,
+	waitReasonSyncMutexLock:         true,
+	waitReasonSyncRWMutexRLock:      true,
+	waitReasonSyncRWMutexLock:       true,
+`},
 	{"alg.go", "= bootstrapRand()", "= 0x9e3779b97f4a7c15 * uint64(i+1)"},
 }
 

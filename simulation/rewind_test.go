@@ -42,7 +42,7 @@ func (w *world) rewindDB() error {
 	if err := w.openDB(content); err != nil {
 		return err
 	}
-	w.touched = true
+	w.touch("")
 	return nil
 }
 

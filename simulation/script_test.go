@@ -72,6 +72,11 @@ func (p plan) drifts() bool {
 	return p.has(featListLag | featReplica | featRewind | featDamage | featLost)
 }
 
+// calm tells that nothing fails, so that everything is expected in time.
+func (p plan) calm() bool {
+	return p.features&^(featTwo|featWrites|featCredits|featDelete) == 0
+}
+
 func (p plan) String() string {
 	var names []string
 	for i, n := range featureNames {
@@ -105,6 +110,7 @@ const (
 	opCustomer op = "customer"
 	opCharge   op = "charge"
 	opBurst    op = "burst"
+	opStorm    op = "storm"
 	opGrant    op = "grant"
 	opUpdate   op = "update grant"
 	opVoid     op = "void grant"
@@ -169,7 +175,7 @@ func writeScript(seed uint64, forced, banned feature) (plan, []action) {
 	r := rand.New(rand.NewPCG(seed, 0x51a))
 	p := plan{
 		page: 2 + r.IntN(4), pages: 1 + r.IntN(2), customers: 1 + r.IntN(3), deliveries: 8, embedded: r.IntN(2) == 0,
-		slow: 0.02, events: 5 * time.Second, balances: time.Hour, scrub: 720 * time.Hour,
+		slow: 0.02, events: []time.Duration{5 * time.Second, 5 * time.Second, 30 * time.Second}[r.IntN(3)], balances: time.Hour, scrub: 720 * time.Hour,
 		busy: time.Duration(8+r.IntN(20)) * time.Second, bound: 100 * time.Second,
 	}
 	for f := feature(1); f < featEnd; f <<= 1 {
@@ -185,7 +191,10 @@ func writeScript(seed uint64, forced, banned feature) (plan, []action) {
 	if p.has(featTwo) {
 		p.embedded = false
 	}
-	if p.has(featLost | featDamage | featRewind | featReplica) {
+	if p.features&^(featWebhooks|featCredits|featTwo) == 0 {
+		p.bound = p.events + 15*time.Second
+	}
+	if p.has(featReplica) && r.IntN(2) == 0 || p.has(featLost|featDamage|featRewind) {
 		p.balances, p.scrub = 15*time.Second, time.Minute
 		p.bound = 6 * time.Minute
 	}
@@ -253,6 +262,14 @@ func (g *generator) actions() []action {
 			return action{at: at, op: opRead, who: who(), last: time.Duration(r.IntN(4)) * time.Second}
 		})
 	}
+	if r.IntN(4) == 0 {
+		// One customer changes many times a second, at Stripe or through the API.
+		a := action{at: g.moment() / 2, op: opStorm, who: who(), n: 40 + r.IntN(160), last: time.Duration(20+r.IntN(100)) * time.Millisecond}
+		if p.has(featWrites) && r.IntN(2) == 0 {
+			a.odds = 1
+		}
+		g.add(a)
+	}
 	g.trouble()
 	slices.SortStableFunc(g.out, func(x, y action) int { return cmp.Compare(x.at, y.at) })
 	return g.out
@@ -301,7 +318,7 @@ func (g *generator) trouble() {
 		g.add(action{op: opSim, n: int(featLost)})
 	}
 	if p.has(featReplica) {
-		g.fault(3, faultReplica, 6*time.Second, 1)
+		g.fault(3, faultReplica, 3*time.Second, 1)
 	}
 	if p.has(featRewind) {
 		at := g.moment() / 2
@@ -361,6 +378,8 @@ func (w *world) act(a action) {
 				err = w.charge(l, int64(-10-i))
 			}
 		}
+	case opStorm:
+		w.clients.Go(func() { w.storm(a, l) })
 	case opGrant, opUpdate, opVoid, opUse:
 		err = w.actCredits(a, l)
 	case opDelete:
@@ -512,6 +531,24 @@ func (w *world) charge(l *ledger, amount int64) error {
 	_, err := w.stripe.AddBalanceTransaction("", l.id, stripesim.BalanceChange{Amount: amount, Currency: "usd"})
 	w.observe()
 	return err
+}
+
+// storm changes one customer again and again.
+func (w *world) storm(a action, l *ledger) {
+	if l == nil {
+		return
+	}
+	for i := range a.n {
+		if w.broken != nil || !l.deleted.IsZero() || w.over {
+			return
+		}
+		if a.odds > 0 {
+			w.client(action{op: opWrite, who: a.who, n: 1 + i}, l)
+		} else if err := w.charge(l, int64(1+i)); err != nil {
+			w.fail("simulator", "%s: %v", a, err)
+		}
+		time.Sleep(a.last)
+	}
 }
 
 func (w *world) actCredits(a action, l *ledger) error {

@@ -35,9 +35,11 @@ func (s *store) enter(ctx context.Context, name string, args []any) (*call, erro
 }
 
 func (s *store) leave(c *call, err error) error {
-	name, _, _ := strings.Cut(c.name, " ")
-	if writes(name) {
-		s.p.w.touched = true
+	name, id, _ := strings.Cut(c.name, " ")
+	for _, w := range committing {
+		if strings.HasPrefix(name, w) {
+			s.p.w.touch(id)
+		}
 	}
 	if err != nil {
 		return err
@@ -93,6 +95,9 @@ func targetOf(arg any) (mirror.Target, bool) {
 	}
 	return mirror.Target{}, false
 }
+
+// committing are those of methods after which the invariants are checked.
+var committing = []string{"Apply", "Insert", "Resolve", "Refuse", "Place", "Commit", "Join"}
 
 // writing are the beginnings of the names of methods that write.
 var writing = []string{

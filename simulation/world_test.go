@@ -67,8 +67,9 @@ type world struct {
 	windows      map[fault]window
 
 	model   *model
-	touched bool // something was written since the invariants were checked
+	touched map[string]bool // customers about whom something was committed since the invariants were checked; "" is any
 	broken  *violation
+	over    bool         // no more changes
 	all     []*violation // with -sim.all
 	calls   []time.Time
 	offered map[string]bool // events that were brought to a process
@@ -159,7 +160,7 @@ func newWorld(t testing.TB, seed uint64, p plan, trace func(string)) (*world, er
 	}
 	w := &world{
 		t: t, seed: seed, plan: p, sched: newSched(seed), redis: miniredis.NewMiniRedis(), windows: map[fault]window{},
-		embedded: p.embedded, page: p.page, slow: p.slow, strictBudget: true, offered: map[string]bool{},
+		embedded: p.embedded, page: p.page, slow: p.slow, strictBudget: true, offered: map[string]bool{}, touched: map[string]bool{},
 	}
 	w.sched.trace = trace
 	w.model = newModel()
