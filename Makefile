@@ -106,3 +106,22 @@ cover-core: ## statements of the core that no test of its own runs; docs/reliabi
 .PHONY: bench-sim
 bench-sim: ## the simulator's figures of docs/simulator.md: requests/s, memory at a million customers, deep pages
 	CREDITMIRROR_BENCH=1 $(GO) test -count=1 -v -timeout 30m -run 'TestListRate|TestScale' ./stripesim
+
+# The simulation is built with a Go runtime whose own chance follows the seed.
+SIMULATION := $(or $(TMPDIR),/tmp)/creditmirror-simulation
+
+.PHONY: simulation
+simulation:
+	@mkdir -p $(SIMULATION)
+	@cd simulation && $(GO) run overlay.go $(SIMULATION) >/dev/null
+	$(GO) test -c -overlay $(SIMULATION)/overlay.json -tags simruntime -o $(SIMULATION)/simulation.test ./simulation
+
+.PHONY: simulate
+simulate: simulation ## lives SEEDS (2,000) lives of whole processes in virtual time; SEED=n replays one with its trace
+	cd simulation && $(if $(SEED),$(SIMULATION)/simulation.test -test.v -test.run '^TestReplay$$' -sim.seed=$(SEED) $(if $(KEEP),-sim.keep=$(KEEP)),\
+	  $(SIMULATION)/simulation.test -test.run '^TestSeeds$$' -test.timeout 0 -sim.seeds=$(or $(SEEDS),2000) -sim.first=$(or $(FIRST),1))
+
+.PHONY: mutants
+mutants: simulation ## plants each of the bugs of simulation/mutants_test.go and sees that something notices; MUTANT=text picks some
+	cd simulation && CREDITMIRROR_MUTANTS=1 $(SIMULATION)/simulation.test -test.run '^TestMutants$$' -test.timeout 0 \
+	  -sim.overlay=$(SIMULATION)/overlay.json -sim.mutant='$(MUTANT)'

@@ -62,12 +62,16 @@ func (w *world) check() {
 	for _, f := range open {
 		doubted[f.Customer] = true
 	}
+	byID := map[string]mirror.CustomerBalances{}
 	for _, b := range balances {
-		l := w.model.byID[b.Customer]
-		if l == nil {
+		byID[b.Customer] = b
+		if w.model.byID[b.Customer] == nil {
 			w.fail("I1", "the mirror holds a customer %s that Stripe never had", b.Customer)
 			return
 		}
+	}
+	for _, l := range w.model.ledgers {
+		b := byID[l.id] // zero for one whose rows may be held before it is itself
 		if w.touched[l.name] || w.touched[""] {
 			w.checkBalance(ctx, l, b, doubted[l.id])
 			w.checkCredits(ctx, l, b, doubted[l.id])

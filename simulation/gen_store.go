@@ -37,7 +37,28 @@ import (
 var _ = json.RawMessage(nil)
 
 `)
-	t := reflect.TypeFor[mirror.Store]()
+	for _, t := range []reflect.Type{
+		reflect.TypeFor[mirror.Store](),
+		// What a consumer asks the store for besides.
+		reflect.TypeFor[mirror.APIJournal](), reflect.TypeFor[mirror.Clock](), reflect.TypeFor[mirror.UnderWay](),
+	} {
+		methods(&b, t)
+	}
+	source, err := format.Source(b.Bytes())
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := os.WriteFile("store_gen_test.go", source, 0o644); err != nil {
+		log.Fatal(err)
+	}
+}
+
+// methods writes those of one interface.
+func methods(b *bytes.Buffer, t reflect.Type) {
+	db := "s.db()"
+	if t != reflect.TypeFor[mirror.Store]() {
+		db += ".(" + name(t) + ")"
+	}
 	ctx, fault := reflect.TypeFor[context.Context](), reflect.TypeFor[error]()
 	for i := range t.NumMethod() {
 		m := t.Method(i)
@@ -55,17 +76,10 @@ var _ = json.RawMessage(nil)
 			results = append(results, fmt.Sprintf("r%d", j))
 		}
 		results = append(results, "err")
-		fmt.Fprintf(&b, "func (s *store) %s(%s) (%s) {\n", m.Name, strings.Join(append([]string{"ctx context.Context"}, in...), ", "), strings.Join(append(out, "err error"), ", "))
-		fmt.Fprintf(&b, "\tc, err := s.enter(ctx, %q, []any{%s})\n\tif err != nil {\n\t\treturn\n\t}\n", m.Name, strings.Join(args, ", "))
-		fmt.Fprintf(&b, "\t%s = s.db().%s(%s)\n", strings.Join(results, ", "), m.Name, strings.Join(append([]string{"ctx"}, args...), ", "))
-		fmt.Fprintf(&b, "\terr = s.leave(c, err)\n\treturn\n}\n\n")
-	}
-	source, err := format.Source(b.Bytes())
-	if err != nil {
-		log.Fatal(err)
-	}
-	if err := os.WriteFile("store_gen_test.go", source, 0o644); err != nil {
-		log.Fatal(err)
+		fmt.Fprintf(b, "func (s *store) %s(%s) (%s) {\n", m.Name, strings.Join(append([]string{"ctx context.Context"}, in...), ", "), strings.Join(append(out, "err error"), ", "))
+		fmt.Fprintf(b, "\tc, err := s.enter(ctx, %q, []any{%s})\n\tif err != nil {\n\t\treturn\n\t}\n", m.Name, strings.Join(args, ", "))
+		fmt.Fprintf(b, "\t%s = %s.%s(%s)\n", strings.Join(results, ", "), db, m.Name, strings.Join(append([]string{"ctx"}, args...), ", "))
+		fmt.Fprintf(b, "\terr = s.leave(c, err)\n\treturn\n}\n\n")
 	}
 }
 

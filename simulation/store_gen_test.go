@@ -691,3 +691,93 @@ func (s *store) UnsyncedCount(ctx context.Context, a1 string) (r0 int64, err err
 	err = s.leave(c, err)
 	return
 }
+
+func (s *store) APIKeyUses(ctx context.Context) (r0 []mirror.APIKeyUse, err error) {
+	c, err := s.enter(ctx, "APIKeyUses", []any{})
+	if err != nil {
+		return
+	}
+	r0, err = s.db().(mirror.APIJournal).APIKeyUses(ctx)
+	err = s.leave(c, err)
+	return
+}
+
+func (s *store) APIWrites(ctx context.Context, a1 mirror.APIWriteFilter, a2 mirror.APIWrite, a3 int) (r0 []mirror.APIWrite, err error) {
+	c, err := s.enter(ctx, "APIWrites", []any{a1, a2, a3})
+	if err != nil {
+		return
+	}
+	r0, err = s.db().(mirror.APIJournal).APIWrites(ctx, a1, a2, a3)
+	err = s.leave(c, err)
+	return
+}
+
+func (s *store) BeginAPIWrite(ctx context.Context, a1 mirror.APIWrite, a2 *int64) (err error) {
+	c, err := s.enter(ctx, "BeginAPIWrite", []any{a1, a2})
+	if err != nil {
+		return
+	}
+	err = s.db().(mirror.APIJournal).BeginAPIWrite(ctx, a1, a2)
+	err = s.leave(c, err)
+	return
+}
+
+func (s *store) EndAPIWrite(ctx context.Context, a1 mirror.APIWrite) (err error) {
+	c, err := s.enter(ctx, "EndAPIWrite", []any{a1})
+	if err != nil {
+		return
+	}
+	err = s.db().(mirror.APIJournal).EndAPIWrite(ctx, a1)
+	err = s.leave(c, err)
+	return
+}
+
+func (s *store) PruneAPIWrites(ctx context.Context, a1 time.Time) (r0 int64, err error) {
+	c, err := s.enter(ctx, "PruneAPIWrites", []any{a1})
+	if err != nil {
+		return
+	}
+	r0, err = s.db().(mirror.APIJournal).PruneAPIWrites(ctx, a1)
+	err = s.leave(c, err)
+	return
+}
+
+func (s *store) SettleAPIWrites(ctx context.Context, a1 time.Time) (r0 []mirror.APIWrite, err error) {
+	c, err := s.enter(ctx, "SettleAPIWrites", []any{a1})
+	if err != nil {
+		return
+	}
+	r0, err = s.db().(mirror.APIJournal).SettleAPIWrites(ctx, a1)
+	err = s.leave(c, err)
+	return
+}
+
+func (s *store) UseAPIKeys(ctx context.Context, a1 []mirror.APIKeyUse) (err error) {
+	c, err := s.enter(ctx, "UseAPIKeys", []any{a1})
+	if err != nil {
+		return
+	}
+	err = s.db().(mirror.APIJournal).UseAPIKeys(ctx, a1)
+	err = s.leave(c, err)
+	return
+}
+
+func (s *store) DatabaseTime(ctx context.Context) (r0 time.Time, err error) {
+	c, err := s.enter(ctx, "DatabaseTime", []any{})
+	if err != nil {
+		return
+	}
+	r0, err = s.db().(mirror.Clock).DatabaseTime(ctx)
+	err = s.leave(c, err)
+	return
+}
+
+func (s *store) SyncUnderWay(ctx context.Context, a1 mirror.Target, a2 time.Duration) (r0 bool, err error) {
+	c, err := s.enter(ctx, "SyncUnderWay", []any{a1, a2})
+	if err != nil {
+		return
+	}
+	r0, err = s.db().(mirror.UnderWay).SyncUnderWay(ctx, a1, a2)
+	err = s.leave(c, err)
+	return
+}
