@@ -39,6 +39,7 @@ type reader interface {
 	GrantOwner(ctx context.Context, account, grant string) (string, error)
 	CreditTransactions(ctx context.Context, account, customer, grant string, p mirror.Page) (mirror.Slice[mirror.CreditTransaction], error)
 	CreditTransaction(ctx context.Context, account, id string) (mirror.CreditTransaction, error)
+	CreditSummary(ctx context.Context, account, customer string) (mirror.CreditSummary, error)
 }
 
 var _ reader = mirror.Reader(nil)

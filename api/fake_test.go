@@ -39,8 +39,9 @@ type fake struct {
 	grants    []mirror.CreditGrant
 	credits   []mirror.CreditTransaction
 	changes   []mirror.Change
-	// syncedAt of both ledgers of every customer.
-	syncedAt time.Time
+	// syncedAt and unfinished of both ledgers of every customer.
+	syncedAt   time.Time
+	unfinished bool
 	// before runs ahead of each call and can make it fail.
 	before func(ctx context.Context, method string) error
 }
@@ -62,7 +63,7 @@ func find[Row any](rows []Row, is func(Row) bool) (Row, error) {
 
 // pageOf cuts a page out of rows, which are newest first.
 func pageOf[Row any](f *fake, rows []Row, id func(Row) string, p mirror.Page) (mirror.Slice[Row], error) {
-	s := mirror.Slice[Row]{SyncedAt: f.syncedAt}
+	s := mirror.Slice[Row]{SyncedAt: f.syncedAt, Unfinished: f.unfinished}
 	at := -1
 	if cursor := p.After + p.Before; cursor != "" {
 		at = slices.IndexFunc(rows, func(r Row) bool { return id(r) == cursor })
@@ -136,6 +137,24 @@ func (f *fake) Grants(ctx context.Context, account, customer string, p mirror.Pa
 		s.SyncedAt = time.Time{} // of no one ledger
 	}
 	return s, err
+}
+
+// CreditSummary sums up the fake's rows as a database does.
+func (f *fake) CreditSummary(ctx context.Context, account, customer string) (mirror.CreditSummary, error) {
+	out := mirror.CreditSummary{Left: map[string]int64{}, Clocks: map[string]time.Time{}, SyncedAt: f.syncedAt, Unfinished: f.unfinished}
+	if err := cmpErr(f.call(ctx, "CreditSummary"), f.held(account, customer)); err != nil {
+		return out, err
+	}
+	for _, t := range f.credits {
+		if t.Account != account || t.Customer != customer {
+			continue
+		}
+		out.Left[t.Grant] += t.Amount
+		if t.TestClock != "" && t.EffectiveAt.After(out.Clocks[t.TestClock]) {
+			out.Clocks[t.TestClock] = t.EffectiveAt
+		}
+	}
+	return out, nil
 }
 
 func (f *fake) GrantOwner(ctx context.Context, account, grant string) (string, error) {
@@ -213,6 +232,10 @@ func (s fakeSnapshot) CreditTransactions(ctx context.Context, account, customer,
 
 func (s fakeSnapshot) CreditTransaction(ctx context.Context, account, id string) (mirror.CreditTransaction, error) {
 	return s.fake.CreditTransaction(ctx, account, id)
+}
+
+func (s fakeSnapshot) CreditSummary(ctx context.Context, account, customer string) (mirror.CreditSummary, error) {
+	return s.fake.CreditSummary(ctx, account, customer)
 }
 
 func (s fakeSnapshot) CustomerPage(ctx context.Context, account string, cf mirror.CustomerFilter, p mirror.Page) (mirror.Slice[mirror.CustomerView], error) {

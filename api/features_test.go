@@ -349,6 +349,7 @@ func TestMaxAgeFailures(t *testing.T) {
 		if code := ask(); code != 504 {
 			t.Errorf("a walk that does not join in time: %d", code)
 		}
+		time.Sleep(time.Second) // the last piece ends
 		if w := serve(New(Options{Reader: world(t)}), local("GET", pathBalance, headerMaxAge, "5s")); w.Code != 504 {
 			t.Errorf("without a Stripe key: %d", w.Code)
 		}
@@ -380,6 +381,26 @@ func TestWriteBodies(t *testing.T) {
 		w := serve(h, r)
 		if errorOf(t, w); w.Code != c.status {
 			t.Errorf("%s: %d %s", name, w.Code, w.Body)
+		}
+	}
+}
+
+// Whether the history is wholly held is told with every reply that is of one customer,
+// and with none that is of the whole account.
+func TestCompleteIsTold(t *testing.T) {
+	t.Parallel()
+	f := world(t)
+	for _, unfinished := range []bool{false, true} {
+		f.unfinished = unfinished
+		want := map[bool]string{false: "true", true: "false"}[unfinished]
+		for target, want := range map[string]string{
+			pathTxns: want, pathGrants + "?customer=" + cusCredits: want,
+			pathSummary + "?customer=" + cusCredits + metered: want, pathGrants: "",
+		} {
+			w := serve(New(Options{Reader: f}), local("GET", target))
+			if got := w.Header().Get("Creditmirror-Complete"); w.Code != 200 || got != want {
+				t.Errorf("%s, unfinished %v: %d, complete %q, want %q", target, unfinished, w.Code, got, want)
+			}
 		}
 	}
 }

@@ -73,6 +73,10 @@ func (s *strict) CreditTransactions(_ context.Context, account, customer, grant 
 	return mirror.Slice[mirror.CreditTransaction]{}, err
 }
 
+func (s *strict) CreditSummary(_ context.Context, account, customer string) (mirror.CreditSummary, error) {
+	return mirror.CreditSummary{}, s.check(account, customer)
+}
+
 func (s *strict) Snapshot(_ context.Context, fn func(mirror.Reader) error) error { return fn(s) }
 
 func (s *strict) CustomerPage(_ context.Context, account string, f mirror.CustomerFilter, p mirror.Page) (mirror.Slice[mirror.CustomerView], error) {

@@ -220,29 +220,17 @@ func unreadable(g mirror.CreditGrant) bool {
 	return g.VoidedAt.Equal(mirror.Unreadable) || g.EffectiveAt.Equal(mirror.Unreadable) || g.ExpiresAt.Equal(mirror.Unreadable)
 }
 
-// ledgerPage is how many rows of a ledger are read at once.
+// ledgerPage is how many grants are read at once.
 const ledgerPage = 500
 
-// readCredits reads a customer's billing credits, or one grant's. All its pages
-// come from the one snapshot that the request is served from.
+// readCredits reads a customer's billing credits, or one grant's: its grants, and the
+// sums of their rows, all from the one snapshot that the request is served from.
 func (c *call) readCredits(ctx context.Context, customer, grant string) (credits, error) {
-	l := credits{left: map[string]int64{}, clocks: map[string]time.Time{}}
-	page := mirror.Page{Limit: ledgerPage}
-	for more := true; more; {
-		s, err := c.reader.CreditTransactions(ctx, c.account, customer, grant, page)
-		if err != nil {
-			return l, fmt.Errorf("list credit balance transactions: %w", err)
-		}
-		l.syncedAt, l.unfinished = s.SyncedAt, s.Unfinished
-		for _, t := range s.Rows {
-			l.left[t.Grant] += t.Amount
-			if t.TestClock != "" && t.EffectiveAt.After(l.clocks[t.TestClock]) {
-				l.clocks[t.TestClock] = t.EffectiveAt
-			}
-			page.After = t.ID
-		}
-		more = s.HasMore && len(s.Rows) > 0
+	s, err := c.reader.CreditSummary(ctx, c.account, customer)
+	if err != nil {
+		return credits{}, fmt.Errorf("sum up the rows: %w", err)
 	}
+	l := credits{left: s.Left, clocks: s.Clocks, syncedAt: s.SyncedAt, unfinished: s.Unfinished}
 	return l, c.readGrants(ctx, customer, grant, &l)
 }
 

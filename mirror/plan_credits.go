@@ -142,6 +142,7 @@ func PlanCredits(s CreditsSnapshot, h CreditsHeld) (CreditsPlan, error) {
 	plan.Repaired = repairedCredits(s, h, plan)
 	if !s.Joined {
 		plan.State.Walk = s.Walk
+		plan.Summary = summaryToWrite(s, h, plan.pieceLedger(h))
 		return plan, nil
 	}
 	sums := plan.sums(h)
@@ -380,32 +381,51 @@ func unlisted(s CreditsSnapshot, h CreditsHeld) []Finding {
 	return list
 }
 
-// summaryToWrite keeps Stripe's figures where they were read. Otherwise the
-// ledger balance follows the rows, and the available one moves with it: what
-// else takes from it (expiry, claims of draft invoices) only Stripe can tell.
+// summaryToWrite is the summary that the commit leaves. The ledger balance is the sum
+// of the rows held, also where Stripe's differs, which a finding tells: the table, the
+// metric and the API are one figure. The available one is Stripe's where it was read,
+// and moves with the rows otherwise: what else takes from it (expiry, claims of draft
+// invoices) only Stripe can tell.
 func summaryToWrite(s CreditsSnapshot, h CreditsHeld, ledger map[string]int64) map[string]CreditBalance {
 	out := map[string]CreditBalance{}
-	for currency, sum := range ledger {
+	for currency := range union(keys(ledger), keys(s.Summary)) {
 		old, ok := h.Summary[currency]
+		sum := ledger[currency]
 		next := CreditBalance{Ledger: sum, Available: min(max(old.Available+sum-old.Ledger, 0), max(sum, 0))}
 		if read, yes := s.Summary[currency]; yes {
-			next = read
+			next.Available = read.Available
 		}
 		if !ok || old != next {
 			out[currency] = next
 		}
 	}
-	for currency, read := range s.Summary {
-		if old, ok := h.Summary[currency]; !ok || old != read {
-			out[currency] = read
-		}
-	}
 	for currency, old := range h.Summary { // one that neither Stripe nor the rows know
 		_, summed := ledger[currency]
 		_, read := s.Summary[currency]
-		if !summed && !read && old != (CreditBalance{}) {
+		if s.Joined && !summed && !read && old != (CreditBalance{}) {
 			out[currency] = CreditBalance{}
 		}
 	}
 	return out
+}
+
+// pieceLedger is the sum of the rows held once a piece is carried out, in the currencies
+// that it moves: what was held, moved by its rows.
+func (plan *CreditsPlan) pieceLedger(h CreditsHeld) map[string]int64 {
+	ledger := map[string]int64{}
+	add := func(currency string, amount int64) {
+		if _, known := ledger[currency]; !known {
+			ledger[currency] = h.Summary[currency].Ledger
+		}
+		ledger[currency] += amount
+	}
+	for _, r := range plan.Insert {
+		add(r.Currency, r.Amount)
+	}
+	for _, r := range plan.Restore {
+		old := h.Stored[r.ID].Row
+		add(old.Currency, -old.Amount)
+		add(r.Currency, r.Amount)
+	}
+	return ledger
 }

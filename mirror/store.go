@@ -340,6 +340,11 @@ type CreditSummary struct {
 	// Balances per currency: Ledger is the sum of the rows held; Available is
 	// Stripe's own figure when the summary was last read, moved by the rows since.
 	Balances map[string]CreditBalance
+	// Left is, per grant, the sum of its rows.
+	Left map[string]int64
+	// Clocks are the test clocks of the rows, each with the newest time at which one of
+	// its rows takes effect.
+	Clocks   map[string]time.Time
 	Livemode bool
 	// SyncedAt and Unfinished are as in Slice.
 	SyncedAt   time.Time

@@ -133,6 +133,9 @@ CROSS JOIN LATERAL (
   ORDER BY r.chain_position DESC LIMIT 1
 ) AS t`
 
+	creditsNow = `SELECT s.customer, s.currency, s.ledger_balance FROM (` + pageOfCustomers + `) AS c
+JOIN creditmirror.credit_balance_summaries AS s ON s.account = $1 AND s.customer = c.id`
+
 	creditsAt = `SELECT t.customer, t.currency, greatest(least(sum(t.amount), 9223372036854775807), -9223372036854775808)::bigint
 FROM (` + pageOfHolders + `) AS c
 JOIN creditmirror.credit_balance_transactions AS t ON t.account = $1 AND t.customer = c.id
@@ -170,13 +173,14 @@ func (s *Store) Balances(ctx context.Context, account, after string, limit int, 
 			}
 		}
 		balance := func(c *mirror.CustomerBalances) map[string]int64 { return c.Balance }
-		if asOf.IsZero() {
+		credits := func(c *mirror.CustomerBalances) map[string]int64 { return c.Credits }
+		if asOf.IsZero() { // what is effective later counts too, as in Stripe's summary
 			b.Queue(balancesNow, account, after, limit).Query(collect(balance))
-		} else {
-			b.Queue(balancesAt, account, after, limit, asOf).Query(collect(balance))
+			b.Queue(creditsNow, account, after, limit).Query(collect(credits))
+			return
 		}
-		end := spanTo(&mirror.Span{To: asOf}) // now counts what is effective later too, as Stripe's summary does
-		b.Queue(creditsAt, account, after, limit, end).Query(collect(func(c *mirror.CustomerBalances) map[string]int64 { return c.Credits }))
+		b.Queue(balancesAt, account, after, limit, asOf).Query(collect(balance))
+		b.Queue(creditsAt, account, after, limit, asOf).Query(collect(credits))
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list balances after %q: %w", after, err)

@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -127,6 +128,12 @@ const (
   coalesce((SELECT NOT history_complete OR walk_cursor <> '' FROM creditmirror.sync_state
     WHERE account = $1 AND customer = $2 AND scope = 'credits'), false)`
 
+	// creditClocks reads no rows where no grant is on a clock.
+	creditClocks = `SELECT t.test_clock, max(t.effective_at) FROM creditmirror.credit_balance_transactions AS t
+WHERE t.account = $1 AND t.customer = $2 AND t.test_clock IS NOT NULL
+  AND EXISTS (SELECT 1 FROM creditmirror.credit_grants AS g WHERE g.account = $1 AND g.customer = $2 AND g.test_clock IS NOT NULL)
+GROUP BY t.test_clock`
+
 	creditsPerCurrency = `SELECT coalesce(t.currency, b.currency), coalesce(t.ledger, 0), coalesce(b.available_balance, 0)
 FROM (
   SELECT currency, greatest(least(sum(amount), 9223372036854775807), -9223372036854775808)::bigint AS ledger
@@ -150,6 +157,26 @@ func (s *Store) CreditSummary(ctx context.Context, account, customer string) (mi
 			var balance mirror.CreditBalance
 			_, err := pgx.ForEachRow(rows, []any{&currency, &balance.Ledger, &balance.Available}, func() error {
 				out.Balances[currency] = balance
+				return nil
+			})
+			return err
+		})
+		b.Queue(heldSums, account, customer).Query(func(rows pgx.Rows) error {
+			out.Left = map[string]int64{}
+			var grant, currency string
+			var sum, n int64
+			_, err := pgx.ForEachRow(rows, []any{&grant, &currency, &sum, &n}, func() error {
+				out.Left[grant] = sum
+				return nil
+			})
+			return err
+		})
+		b.Queue(creditClocks, account, customer).Query(func(rows pgx.Rows) error {
+			out.Clocks = map[string]time.Time{}
+			var clock string
+			var at time.Time
+			_, err := pgx.ForEachRow(rows, []any{&clock, (*optTime)(&at)}, func() error {
+				out.Clocks[clock] = at
 				return nil
 			})
 			return err

@@ -122,6 +122,10 @@ CROSS JOIN customer_balance_transactions t ON t.rowid = (
     WHERE n.account = ?1 AND n.customer = c.id AND n.currency = b.currency AND n.chain_position IS NOT NULL AND n.created <= ?4
     ORDER BY n.chain_position DESC LIMIT 1)`
 
+	creditsNow = `
+SELECT s.customer, s.currency, s.ledger_balance >> 32, s.ledger_balance & 4294967295 FROM ` + pageOfCustomers + ` c
+CROSS JOIN credit_balance_summaries s ON s.account = ?1 AND s.customer = c.id WHERE ?4 IS NOT NULL`
+
 	creditsAt = `
 SELECT t.customer, t.currency, sum(t.amount >> 32), sum(t.amount & 4294967295) FROM ` + pageOfHolders + ` c
 CROSS JOIN credit_balance_transactions t ON t.account = ?1 AND t.customer = c.id
@@ -147,9 +151,9 @@ func (s *Store) Balances(ctx context.Context, account, after string, limit int, 
 			return err
 		}
 		_, until := bounds(mirror.Span{To: asOf}) // now counts what is effective later too, as Stripe's summary does
-		query := balancesNow
+		query, credits := balancesNow, creditsNow
 		if !asOf.IsZero() {
-			query = balancesAt
+			query, credits = balancesAt, creditsAt
 		}
 		err = r.each(query, append(args[:3:3], until), func(rows *sql.Rows) error {
 			var customer, currency string
@@ -163,7 +167,7 @@ func (s *Store) Balances(ctx context.Context, account, after string, limit int, 
 		if err != nil {
 			return err
 		}
-		return r.each(creditsAt, append(args[:3:3], until), func(rows *sql.Rows) error {
+		return r.each(credits, append(args[:3:3], until), func(rows *sql.Rows) error {
 			var customer, currency string
 			var high, low int64
 			err := rows.Scan(&customer, &currency, &high, &low)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"time"
 
 	"github.com/creditmirror/creditmirror/mirror"
 )
@@ -83,9 +84,12 @@ func (s *Store) ClockCustomers(ctx context.Context, account, clock string) ([]st
 }
 
 const (
-	ledgerSums = `
-SELECT currency, sum(amount >> 32), sum(amount & 4294967295)
-FROM credit_balance_transactions WHERE account = ?1 AND customer = ?2 GROUP BY currency`
+	// creditClocks reads no rows where no grant is on a clock.
+	creditClocks = `
+SELECT t.test_clock, max(t.effective_at) FROM credit_balance_transactions t
+WHERE t.account = ?1 AND t.customer = ?2 AND t.test_clock IS NOT NULL
+  AND EXISTS (SELECT 1 FROM credit_grants g WHERE g.account = ?1 AND g.customer = ?2 AND g.test_clock IS NOT NULL)
+GROUP BY t.test_clock`
 
 	creditsMode = `
 SELECT livemode FROM credit_grants WHERE account = ?1 AND customer = ?2
@@ -94,7 +98,7 @@ UNION ALL SELECT livemode FROM customers WHERE account = ?1 AND id = ?2 LIMIT 1`
 
 // CreditSummary sums up the rows held of a customer's billing credits.
 func (s *Store) CreditSummary(ctx context.Context, account, customer string) (mirror.CreditSummary, error) {
-	out := mirror.CreditSummary{Balances: map[string]mirror.CreditBalance{}}
+	out := mirror.CreditSummary{Balances: map[string]mirror.CreditBalance{}, Left: map[string]int64{}, Clocks: map[string]time.Time{}}
 	key := []any{account, customer}
 	err := s.read(ctx, func(r *reading) (err error) {
 		if err := r.known(knowsCredits, account, customer); err != nil {
@@ -111,13 +115,25 @@ func (s *Store) CreditSummary(ctx context.Context, account, customer string) (mi
 		if err != nil {
 			return err
 		}
-		err = r.each(ledgerSums, key, func(rows *sql.Rows) error {
-			var currency string
-			var high, low int64
-			err := rows.Scan(&currency, &high, &low)
+		err = r.each(grantSums, key, func(rows *sql.Rows) error {
+			var grant, currency string
+			var high, low, n int64
+			err := rows.Scan(&grant, &currency, &high, &low, &n)
+			sum := join(high, low)
+			out.Left[grant] += sum
 			b := out.Balances[currency]
-			b.Ledger = join(high, low)
+			b.Ledger += sum
 			out.Balances[currency] = b
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		err = r.each(creditClocks, key, func(rows *sql.Rows) error {
+			var clock string
+			var at time.Time
+			err := rows.Scan(&clock, timeColumn{&at})
+			out.Clocks[clock] = at
 			return err
 		})
 		if err != nil {
