@@ -23,8 +23,10 @@ const (
 
 	heldRowsInSpans = `SELECT ` + heldRowColumns + `
 FROM unnest($3::timestamptz[], $4::timestamptz[]) AS span (first, last)
-JOIN creditmirror.customer_balance_transactions AS t
-  ON t.account = $1 AND t.customer = $2 AND t.created >= span.first AND t.created <= span.last
+CROSS JOIN LATERAL (
+  SELECT * FROM creditmirror.customer_balance_transactions AS r
+  WHERE r.account = $1 AND r.customer = $2 AND r.created >= span.first AND r.created <= span.last OFFSET 0
+) AS t
 LIMIT $5`
 
 	heldUnplaced = `SELECT ` + heldRowColumns + ` FROM creditmirror.customer_balance_transactions AS t
@@ -76,9 +78,15 @@ ON CONFLICT (account, customer, id) DO UPDATE SET
 	updateRows = `UPDATE creditmirror.customer_balance_transactions AS t SET
   invoice = u.invoice, credit_note = u.credit_note, checkout_session = u.checkout_session, description = u.description,
   metadata = u.metadata::jsonb, raw = u.raw::jsonb, digest = u.digest, synced_at = now()
-FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[])
-  AS u (id, invoice, credit_note, checkout_session, description, metadata, raw, digest)
-WHERE t.account = $1 AND t.customer = $2 AND t.id = u.id`
+FROM (
+  SELECT r.place, u.* FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[])
+    AS u (id, invoice, credit_note, checkout_session, description, metadata, raw, digest)
+  CROSS JOIN LATERAL (
+    SELECT n.ctid AS place FROM creditmirror.customer_balance_transactions AS n
+    WHERE n.account = $1 AND n.customer = $2 AND n.id = u.id OFFSET 0
+  ) AS r
+) AS u
+WHERE t.ctid = u.place AND t.account = $1 AND t.customer = $2`
 
 	// placeRows looks each row up by its key, whatever the planner knows of the table:
 	// left alone it may read the whole history once per slice.
@@ -130,6 +138,9 @@ func (s balanceDriver) CommitBalance(ctx context.Context, snap mirror.BalanceSna
 		return mirror.Applied{}, fmt.Errorf("apply %s, epoch %d: %w", snap.Target, snap.Epoch, refused(err))
 	}
 	applied.Answered = distinct(applied.Answered)
+	if !snap.Joined {
+		s.balances.add(ctx, s.Store, applied.Inserted)
+	}
 	return applied, nil
 }
 

@@ -15,8 +15,10 @@ import (
 const (
 	heldCreditsInSpans = `SELECT t.id, t."grant", t.currency, t.amount, t.created, t.digest
 FROM unnest($3::timestamptz[], $4::timestamptz[]) AS span (first, last)
-JOIN creditmirror.credit_balance_transactions AS t
-  ON t.account = $1 AND t.customer = $2 AND t.created >= span.first AND t.created <= span.last`
+CROSS JOIN LATERAL (
+  SELECT * FROM creditmirror.credit_balance_transactions AS r
+  WHERE r.account = $1 AND r.customer = $2 AND r.created >= span.first AND r.created <= span.last OFFSET 0
+) AS t`
 
 	heldSums = `SELECT "grant", max(currency), greatest(least(sum(amount), 9223372036854775807), -9223372036854775808)::bigint, count(*)
 FROM creditmirror.credit_balance_transactions WHERE account = $1 AND customer = $2 GROUP BY "grant"`
@@ -63,9 +65,15 @@ ON CONFLICT (account, customer, id) DO UPDATE SET
 	updateCredits = `UPDATE creditmirror.credit_balance_transactions AS t SET
   credit_type = u.credit_type, debit_type = u.debit_type, invoice = u.invoice, invoice_line_item = u.invoice_line_item,
   effective_at = u.effective_at, test_clock = u.test_clock, raw = u.raw::jsonb, digest = u.digest, synced_at = now()
-FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::timestamptz[], $9::text[], $10::text[], $11::text[])
-  AS u (id, credit_type, debit_type, invoice, invoice_line_item, effective_at, test_clock, raw, digest)
-WHERE t.account = $1 AND t.customer = $2 AND t.id = u.id`
+FROM (
+  SELECT r.place, u.* FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::timestamptz[], $9::text[], $10::text[], $11::text[])
+    AS u (id, credit_type, debit_type, invoice, invoice_line_item, effective_at, test_clock, raw, digest)
+  CROSS JOIN LATERAL (
+    SELECT n.ctid AS place FROM creditmirror.credit_balance_transactions AS n
+    WHERE n.account = $1 AND n.customer = $2 AND n.id = u.id OFFSET 0
+  ) AS r
+) AS u
+WHERE t.ctid = u.place AND t.account = $1 AND t.customer = $2`
 
 	writeClock = `INSERT INTO creditmirror.test_clocks AS k (account, id, frozen_time) VALUES ($1, $2, $3)
 ON CONFLICT (account, id) DO UPDATE SET frozen_time = excluded.frozen_time, synced_at = now()
@@ -99,6 +107,9 @@ func (s *Store) ApplyCredits(ctx context.Context, snap mirror.CreditsSnapshot) (
 		return mirror.Applied{}, fmt.Errorf("apply %s, epoch %d: %w", snap.Target, snap.Epoch, refused(err))
 	}
 	applied.Answered = distinct(applied.Answered)
+	if !snap.Joined {
+		s.credits.add(ctx, s, applied.Inserted)
+	}
 	return applied, nil
 }
 

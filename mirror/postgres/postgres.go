@@ -62,6 +62,8 @@ type Store struct {
 	pinned *pgx.Conn
 	// slice is Options.Slice.
 	slice int
+	// balances and credits tell the planner of rows that pieces of histories bring.
+	balances, credits *growth
 }
 
 // db is where statements of reads go.
@@ -123,7 +125,11 @@ func open(ctx context.Context, databaseURL string, opts Options, adjust func(*pg
 	if opts.Slice <= 0 {
 		opts.Slice = mirror.DefaultSlice
 	}
-	return &Store{pool: pool, migration: migration, slice: opts.Slice}, nil
+	return &Store{
+		pool: pool, migration: migration, slice: opts.Slice,
+		balances: newGrowth(`ANALYZE creditmirror.customer_balance_transactions`),
+		credits:  newGrowth(`ANALYZE creditmirror.credit_balance_transactions`),
+	}, nil
 }
 
 func positive(d, otherwise time.Duration) time.Duration {

@@ -14,7 +14,10 @@ import (
 // whose time was changed is found by its id alone. Any other compares those that it
 // lists and that a finding accuses, so that it closes no finding without a proof.
 const (
-	accused = `SELECT f.object FROM creditmirror.drift_findings AS f
+	// Each row is looked up by itself: LATERAL with OFFSET 0 keeps the planner from
+	// another join, for which it would read a whole history for each piece where its
+	// statistics are old.
+	accused = `SELECT DISTINCT f.object FROM creditmirror.drift_findings AS f
   WHERE f.account = $1 AND f.customer = $2 AND f.kind = 'field_mismatch' AND f.repaired_at IS NULL AND f.object = ANY ($3::text[])`
 
 	storedTransactionColumns = `SELECT t.account, t.id, t.customer, t.amount, t.currency, t.ending_balance, t.type, t.invoice, t.credit_note,
@@ -24,13 +27,19 @@ const (
   SELECT u.id FROM unnest($3::text[]) AS u (id)
   UNION
   SELECT h.id FROM unnest($4::timestamptz[], $5::timestamptz[]) AS span (first, last)
-  JOIN creditmirror.customer_balance_transactions AS h
-    ON h.account = $1 AND h.customer = $2 AND h.created >= span.first AND h.created <= span.last
+  CROSS JOIN LATERAL (
+    SELECT r.id FROM creditmirror.customer_balance_transactions AS r
+    WHERE r.account = $1 AND r.customer = $2 AND r.created >= span.first AND r.created <= span.last OFFSET 0
+  ) AS h
 ) AS n
-JOIN creditmirror.customer_balance_transactions AS t ON t.account = $1 AND t.customer = $2 AND t.id = n.id`
+CROSS JOIN LATERAL (
+  SELECT * FROM creditmirror.customer_balance_transactions AS r WHERE r.account = $1 AND r.customer = $2 AND r.id = n.id OFFSET 0
+) AS t`
 
-	accusedTransactions = storedTransactionColumns + `FROM creditmirror.customer_balance_transactions AS t
-WHERE t.account = $1 AND t.customer = $2 AND t.id IN (` + accused + `)`
+	accusedTransactions = storedTransactionColumns + `FROM (` + accused + `) AS a
+CROSS JOIN LATERAL (
+  SELECT * FROM creditmirror.customer_balance_transactions AS r WHERE r.account = $1 AND r.customer = $2 AND r.id = a.object OFFSET 0
+) AS t`
 
 	storedCreditColumns = `SELECT t.account, t.id, t."grant", t.customer, t.type, t.credit_type, t.debit_type, t.amount, t.currency, t.invoice,
   t.invoice_line_item, t.effective_at, t.created, t.livemode, t.test_clock, t.raw, t.digest
@@ -39,13 +48,19 @@ WHERE t.account = $1 AND t.customer = $2 AND t.id IN (` + accused + `)`
   SELECT u.id FROM unnest($3::text[]) AS u (id)
   UNION
   SELECT h.id FROM unnest($4::timestamptz[], $5::timestamptz[]) AS span (first, last)
-  JOIN creditmirror.credit_balance_transactions AS h
-    ON h.account = $1 AND h.customer = $2 AND h.created >= span.first AND h.created <= span.last
+  CROSS JOIN LATERAL (
+    SELECT r.id FROM creditmirror.credit_balance_transactions AS r
+    WHERE r.account = $1 AND r.customer = $2 AND r.created >= span.first AND r.created <= span.last OFFSET 0
+  ) AS h
 ) AS n
-JOIN creditmirror.credit_balance_transactions AS t ON t.account = $1 AND t.customer = $2 AND t.id = n.id`
+CROSS JOIN LATERAL (
+  SELECT * FROM creditmirror.credit_balance_transactions AS r WHERE r.account = $1 AND r.customer = $2 AND r.id = n.id OFFSET 0
+) AS t`
 
-	accusedCredits = storedCreditColumns + `FROM creditmirror.credit_balance_transactions AS t
-WHERE t.account = $1 AND t.customer = $2 AND t.id IN (` + accused + `)`
+	accusedCredits = storedCreditColumns + `FROM (` + accused + `) AS a
+CROSS JOIN LATERAL (
+  SELECT * FROM creditmirror.credit_balance_transactions AS r WHERE r.account = $1 AND r.customer = $2 AND r.id = a.object OFFSET 0
+) AS t`
 
 	storedGrantColumns = `SELECT ` + grantColumns + `, digest FROM creditmirror.credit_grants `
 
