@@ -85,7 +85,8 @@ type CreditsHeld struct {
 	State SyncState
 	// Rows are the held rows whose created lies in one of the snapshot's Spans.
 	Rows []HeldCredit
-	// Sums are, per grant, over all held rows of the customer.
+	// Sums are, per grant, over all held rows of the customer; read when the snapshot is
+	// Joined.
 	Sums map[string]GrantSum
 	// Grants are all held grants of the customer, and those held elsewhere whose
 	// ids are in the snapshot.

@@ -136,16 +136,18 @@ func queueHeldCredits(b *pgx.Batch, snap mirror.CreditsSnapshot, held *mirror.Cr
 			return err
 		})
 	}
-	b.Queue(heldSums, t.Account, t.ID).Query(func(rows pgx.Rows) error {
-		held.Sums = map[string]mirror.GrantSum{}
-		var id string
-		var sum mirror.GrantSum
-		_, err := pgx.ForEachRow(rows, []any{&id, &sum.Currency, &sum.Sum, &sum.Rows}, func() error {
-			held.Sums[id] = sum
-			return nil
+	if snap.Joined { // a piece needs no sums, and they read the index of the whole history
+		b.Queue(heldSums, t.Account, t.ID).Query(func(rows pgx.Rows) error {
+			held.Sums = map[string]mirror.GrantSum{}
+			var id string
+			var sum mirror.GrantSum
+			_, err := pgx.ForEachRow(rows, []any{&id, &sum.Currency, &sum.Sum, &sum.Rows}, func() error {
+				held.Sums[id] = sum
+				return nil
+			})
+			return err
 		})
-		return err
-	})
+	}
 	b.Queue(heldGrantRows, t.Account, t.ID, snap.GrantIDs()).Query(func(rows pgx.Rows) error {
 		held.Grants = map[string]mirror.HeldGrantRow{}
 		var id string
