@@ -194,7 +194,7 @@ func TestI18_ScrubRepairsWhatItsDryRunNames(t *testing.T) {
 				t.Errorf("the dry run afterwards names %q", got)
 			}
 			written := func() string {
-				all := d.text(`SELECT CAST(count(*) AS text) FROM changes`)
+				all := d.text(`SELECT CAST(count(*) AS text) FROM changes WHERE table_name <> 'drift_findings'`)
 				for _, table := range mirror.Tables()[:6] {
 					all += " " + d.text(`SELECT CAST(max(synced_at) AS text) FROM `+table.Name)
 				}

@@ -14,7 +14,7 @@ import (
 
 const (
 	livingHead = `SELECT true, $2::text = '' OR EXISTS (SELECT 1 FROM creditmirror.customers
-  WHERE account = $1 AND id = $2 AND NOT deleted AND test_clock IS NULL), NULL::timestamptz`
+  WHERE account = $1 AND id = $2 AND NOT deleted AND test_clock IS NULL), NULL::timestamptz, false`
 
 	livingNewest = `SELECT ` + customerColumns + customerFrom + `
 WHERE c.account = $1 AND NOT c.deleted AND c.test_clock IS NULL AND c.created >= $3 AND c.created <= $4
@@ -32,7 +32,7 @@ ORDER BY c.created, c.id LIMIT $3`
 
 	// A test clock has few customers, and an e-mail address too: they are sorted.
 	clockHead = `SELECT true, $3::text = '' OR EXISTS (SELECT 1 FROM creditmirror.customers
-  WHERE account = $1 AND id = $3 AND NOT deleted AND test_clock = $2), NULL::timestamptz`
+  WHERE account = $1 AND id = $3 AND NOT deleted AND test_clock = $2), NULL::timestamptz, false`
 
 	clockNewest = `SELECT ` + customerColumns + customerFrom + `
 WHERE c.account = $1 AND NOT c.deleted AND c.test_clock = $2 AND c.created >= $4 AND c.created <= $5
@@ -49,7 +49,7 @@ WHERE c.account = $1 AND NOT c.deleted AND c.test_clock = $2 AND c.created >= $5
 ORDER BY c.created, c.id LIMIT $4`
 
 	emailHead = `SELECT true, $4::text = '' OR EXISTS (SELECT 1 FROM creditmirror.customers
-  WHERE account = $1 AND id = $4 AND NOT deleted AND raw ->> 'email' = $2 AND coalesce(test_clock, '') = $3), NULL::timestamptz`
+  WHERE account = $1 AND id = $4 AND NOT deleted AND raw ->> 'email' = $2 AND coalesce(test_clock, '') = $3), NULL::timestamptz, false`
 
 	emailNewest = `SELECT ` + customerColumns + customerFrom + `
 WHERE c.account = $1 AND NOT c.deleted AND c.raw ->> 'email' = $2 AND coalesce(c.test_clock, '') = $3

@@ -71,7 +71,7 @@ func TestFeedReadersMissNothing(t *testing.T) {
 		f.on(t, 1+len(f.read)%7)
 	}
 	wg.Wait()
-	total := sql.number(t, `SELECT count(*) FROM changes`)
+	total := sql.number(t, `SELECT count(*) FROM changes WHERE table_name <> 'drift_findings'`)
 	waitFor(t, func() bool { // a transaction of any database on the server holds the bound back
 		f.on(t, 100)
 		return int64(len(f.read)) >= total
