@@ -3,6 +3,7 @@
 package access
 
 import (
+	"context"
 	"crypto/sha256"
 	"crypto/subtle"
 	"errors"
@@ -222,4 +223,20 @@ func (k Key) PerDay(currency string) *int64 {
 	}
 	most := k.MaxPerDay[currency]
 	return &most
+}
+
+type nameKey struct{}
+
+// WithName notes in a context which key it works for.
+func WithName(ctx context.Context, h *Holder) context.Context {
+	if h == nil {
+		return ctx
+	}
+	return context.WithValue(ctx, nameKey{}, h.Name)
+}
+
+// NameIn returns the name that WithName has noted; empty where there is none.
+func NameIn(ctx context.Context) string {
+	name, _ := ctx.Value(nameKey{}).(string)
+	return name
 }

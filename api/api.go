@@ -96,6 +96,7 @@ func New(o Options) http.Handler {
 		timeout:  cmp.Or(o.Timeout, 10*time.Second),
 		refused:  rate.Sometimes{Interval: time.Second},
 		limited:  rate.Sometimes{Interval: time.Minute},
+		unsynced: rate.Sometimes{Interval: time.Second},
 		failures: rate.NewLimiter(failuresPerSecond, failuresAtOnce),
 	}
 	if h.log == nil {
@@ -132,6 +133,8 @@ type handler struct {
 	refused rate.Sometimes
 	// limited does so for keys over their limit.
 	limited rate.Sometimes
+	// unsynced does so for syncs on demand that fail.
+	unsynced rate.Sometimes
 	// failures bounds how many wrong keys are told so.
 	failures *rate.Limiter
 }

@@ -11,6 +11,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/creditmirror/creditmirror/access"
 	"github.com/creditmirror/creditmirror/mirror"
 )
 
@@ -39,10 +40,28 @@ type Syncs struct {
 	UnderWay UnderWay
 	// Now is the database's clock, which since is of too. Defaults to time.Now.
 	Now func() time.Time
+	// Exists, where set, is asked about customers that were never synced: so an id that
+	// names nothing costs one call and leaves nothing behind.
+	Exists func(ctx context.Context, account, customer string) (bool, error)
 
 	mu      sync.Mutex
 	flights map[mirror.Target]*flight
+	// missing are customers that Stripe did not know, and until when that is believed.
+	missing map[customerKey]time.Time
 }
+
+type customerKey struct{ account, id string }
+
+const (
+	// missingFor is how long an unknown customer is believed to be unknown. One that is
+	// made meanwhile comes by its event.
+	missingFor = time.Minute
+	// maxMissing bounds how many are remembered.
+	maxMissing = 10_000
+)
+
+// errNoCustomer says that Stripe does not know the customer.
+var errNoCustomer = errors.New("no such customer")
 
 // flight is a sync under way, for all requests that wait for its target.
 type flight struct {
@@ -54,7 +73,7 @@ type flight struct {
 // says that another sync of the target has begun meanwhile. observedAt is that of
 // mirror.Inbox.
 func NewSyncs(sync func(ctx context.Context, t mirror.Target) error, observedAt func(ctx context.Context, targets []mirror.Target) ([]time.Time, error)) *Syncs {
-	return &Syncs{sync: sync, observedAt: observedAt, timeout: syncTimeout, flights: map[mirror.Target]*flight{}}
+	return &Syncs{sync: sync, observedAt: observedAt, timeout: syncTimeout, flights: map[mirror.Target]*flight{}, missing: map[customerKey]time.Time{}}
 }
 
 // ensure returns once the copy was read from Stripe at or after the time.
@@ -67,17 +86,23 @@ func (s *Syncs) ensure(ctx context.Context, t mirror.Target, since time.Time) er
 		if !at[0].IsZero() && !at[0].Before(since) && !ahead(at[0], s.clock()) {
 			return nil
 		}
+		never := at[0].IsZero()
+		if never && s.isMissing(t) {
+			return nil // the operation says so
+		}
 		if attempt == 0 && s.UnderWay != nil {
 			s.UnderWay.yield(ctx, t)
 			continue
 		}
-		f, joined := s.fly(ctx, t)
+		f, joined := s.fly(ctx, t, never)
 		_ = f.wait(ctx)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		switch {
 		case f.err == nil:
+		case errors.Is(f.err, errNoCustomer):
+			return nil
 		case errors.Is(f.err, mirror.ErrFenced):
 			// A worker syncs it too. Its commit may be fresh enough; give it time.
 			if err := pause(ctx, min(20*time.Millisecond<<attempt, time.Second)); err != nil {
@@ -98,7 +123,7 @@ func (s *Syncs) clock() time.Time {
 
 // fly joins the sync of the target that is under way, or begins one. It is not
 // cut off when the request that began it goes away: others may wait for it.
-func (s *Syncs) fly(ctx context.Context, t mirror.Target) (f *flight, joined bool) {
+func (s *Syncs) fly(ctx context.Context, t mirror.Target, never bool) (f *flight, joined bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if f, ok := s.flights[t]; ok {
@@ -118,9 +143,49 @@ func (s *Syncs) fly(ctx context.Context, t mirror.Target) (f *flight, joined boo
 			s.mu.Unlock()
 			close(f.done)
 		}()
+		if never {
+			if f.err = s.exists(ctx, t); f.err != nil {
+				return
+			}
+		}
 		f.err = s.sync(ctx, t)
 	}()
 	return f, false
+}
+
+// exists is errNoCustomer, and remembers it, where Stripe does not know the customer.
+func (s *Syncs) exists(ctx context.Context, t mirror.Target) error {
+	if s.Exists == nil {
+		return nil
+	}
+	known, err := s.Exists(ctx, t.Account, t.ID)
+	if err != nil || known {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	for key := range s.missing {
+		if len(s.missing) < maxMissing {
+			break
+		}
+		delete(s.missing, key) // any: it costs one call again
+	}
+	s.missing[customerKey{t.Account, t.ID}] = now.Add(missingFor)
+	return errNoCustomer
+}
+
+// isMissing reports whether Stripe did not know the customer a while ago.
+func (s *Syncs) isMissing(t mirror.Target) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	key := customerKey{t.Account, t.ID}
+	until, ok := s.missing[key]
+	if ok && time.Now().After(until) {
+		delete(s.missing, key)
+		return false
+	}
+	return ok
 }
 
 func pause(ctx context.Context, d time.Duration) error {
@@ -173,7 +238,7 @@ func (h *handler) refresh(r *http.Request, rt *route, c *call) error {
 	}
 	// The mirror keeps microseconds.
 	since := c.now.Add(-age).Truncate(time.Microsecond)
-	ctx, cancel = context.WithTimeout(ctx, h.syncs.timeout)
+	ctx, cancel = context.WithTimeout(access.WithName(ctx, c.holder), h.syncs.timeout)
 	defer cancel()
 	for _, t := range targets {
 		if !t.Valid() {
@@ -183,7 +248,9 @@ func (h *handler) refresh(r *http.Request, rt *route, c *call) error {
 			if r.Context().Err() != nil {
 				return err // the caller's patience has ended, not Stripe's time
 			}
-			c.log.Warn("api could not sync on demand", zap.String("customer_id", t.ID), zap.String("scope", string(t.Scope)), zap.Error(err))
+			h.unsynced.Do(func() {
+				c.log.Warn("api could not sync on demand", zap.String("customer_id", t.ID), zap.String("scope", string(t.Scope)), zap.Error(err))
+			})
 			return errStale("Stripe could not be read in time.")
 		}
 	}

@@ -50,8 +50,11 @@ func (a *App) newAPI() error {
 		}
 		client := a.parts.Stripe.For(stripeapi.PurposeAPI)
 		d := &onDemand{syncer: worker.NewSyncer(client, a.parts.Store, a.parts.marks, a.parts.syncOptions(log)), gate: a.gate}
-		o.Syncs = api.NewSyncs(d.sync, a.parts.Store.ObservedAt)
+		reads := a.parts.Stripe.For(stripeapi.PurposeOnDemand)
+		r := &onDemand{syncer: worker.NewSyncer(reads, a.parts.Store, a.parts.marks, a.parts.syncOptions(log)), gate: a.gate}
+		o.Syncs = api.NewSyncs(r.sync, a.parts.Store.ObservedAt)
 		o.Syncs.UnderWay, o.Syncs.Now = underWay, a.parts.now()
+		o.Syncs.Exists = exists(a.parts.Store, reads)
 		if writes {
 			o.Writes = &api.Writes{
 				Stripe: client, Store: a.parts.Store, Sync: d.syncGrants, UnderWay: underWay,
@@ -66,7 +69,7 @@ func (a *App) newAPI() error {
 	case writes:
 		log.Warn("writes are refused: there is no STRIPE_API_KEY to send them on with")
 	}
-	a.apiServer = internalServer(api.New(o), a.log)
+	a.apiServer = internalServer(api.New(o), a.bounds(apiDoor, apiConns))
 	// Who waits for changes is answered before the stop.
 	a.apiServer.RegisterOnShutdown(func() { close(stopping) })
 	return nil

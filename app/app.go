@@ -5,6 +5,7 @@ package app
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -22,6 +23,7 @@ import (
 	"github.com/creditmirror/creditmirror/access"
 	"github.com/creditmirror/creditmirror/api"
 	"github.com/creditmirror/creditmirror/config"
+	"github.com/creditmirror/creditmirror/doors"
 	"github.com/creditmirror/creditmirror/export"
 	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/notify"
@@ -72,6 +74,7 @@ type App struct {
 	inbox    *switchedInbox
 	arrivals *arrivals
 	keys     *access.Keys // of the API
+	doors    *doors.Metrics
 	journal  *api.Journal
 
 	webhookServer, apiServer, opsServer *http.Server
@@ -106,6 +109,9 @@ func (a *App) open(ctx context.Context) error {
 	if a.traces, err = a.newTraces(); err != nil {
 		return err
 	}
+	if a.doors, err = doors.NewMetrics(a.o.Registry, webhookDoor, apiDoor, opsDoor); err != nil {
+		return err
+	}
 	if a.parts, err = openParts(ctx, a.o.Config, mirror.Store.Migrate, a.o.Registry, a.traces, a.o.Outside, a.log); err != nil {
 		return err
 	}
@@ -130,8 +136,8 @@ func (a *App) open(ctx context.Context) error {
 		if a.receiver, err = a.newReceiver(); err != nil {
 			return err
 		}
-		a.webhookServer = webhook.NewServer(a.o.Config.WebhookAddr, a.receiver.Handler(), a.log)
-		if a.webhookListener, err = a.listen(ctx, a.o.Config.WebhookAddr, config.VarWebhookAddr); err != nil {
+		a.webhookServer = webhook.NewServer(a.o.Config.WebhookAddr, a.receiver.Handler(), a.bounds(webhookDoor, 0))
+		if a.webhookListener, err = a.listen(ctx, a.o.Config.WebhookAddr, config.VarWebhookAddr, a.o.Config.WebhookTLS, config.VarWebhookTLSCert); err != nil {
 			return err
 		}
 	}
@@ -139,13 +145,13 @@ func (a *App) open(ctx context.Context) error {
 		if err = a.newAPI(); err != nil {
 			return err
 		}
-		if a.apiListener, err = a.listen(ctx, a.o.Config.APIAddr, config.VarAPIAddr); err != nil {
+		if a.apiListener, err = a.listen(ctx, a.o.Config.APIAddr, config.VarAPIAddr, a.o.Config.APITLS, config.VarAPITLSCert); err != nil {
 			return err
 		}
 	}
 	a.gauges = newGauges(a.o.Registry, a.parts, a.gate, a.log)
-	a.opsServer = internalServer(a.opsHandler(), a.log)
-	a.opsListener, err = a.listen(ctx, a.o.Config.OpsAddr, config.VarOpsAddr)
+	a.opsServer = internalServer(a.opsHandler(), a.bounds(opsDoor, opsConns))
+	a.opsListener, err = a.listen(ctx, a.o.Config.OpsAddr, config.VarOpsAddr, a.o.Config.OpsTLS, config.VarOpsTLSCert)
 	return err
 }
 
@@ -229,6 +235,10 @@ func (a *App) newReceiver() (*webhook.Receiver, error) {
 			_, skew, err := stripeapi.VerifySignature(payload, header, secrets, now)
 			return skew, stripeapi.Reason(err), err
 		},
+		TooOld: func(header http.Header, now time.Time) (string, bool) {
+			err := stripeapi.SignatureTime(header, now)
+			return stripeapi.Reason(err), err != nil
+		},
 		Queue: a.parts.marks, Inbox: a.inbox, DeadLetters: a.parts.Store,
 		Livemode: takesMode(a.o.Config.Mode()), Accounts: a.seen.takes, Arrived: a.arrivals.arrived,
 		APIVersion: a.o.Config.StripeAPIVersion, Registerer: a.o.Registry, Log: a.log, Tracer: a.traces.Tracer("webhook"), Now: a.o.Outside.Now,
@@ -259,7 +269,21 @@ func (f accountFilter) takes(account string) bool {
 	return false
 }
 
-func (a *App) listen(ctx context.Context, addr string, name config.Var) (net.Listener, error) {
+// The names of the listeners, in metrics and lines, and how many connections each has at
+// once: a request under way takes some 50 KiB, its header at its largest.
+const (
+	webhookDoor, apiDoor, opsDoor = "webhook", "api", "ops"
+	apiConns, opsConns            = 2048, 256
+)
+
+// bounds are those of a listener's connections; with 0 its own default.
+func (a *App) bounds(name string, conns int) doors.Bounds {
+	return doors.Bounds{
+		Name: name, Conns: conns, Share: conns / 2, Proxies: doors.Proxies(a.o.Config.TrustedProxies), Metrics: a.doors, Log: a.log,
+	}
+}
+
+func (a *App) listen(ctx context.Context, addr string, name config.Var, files config.TLS, certificate config.Var) (net.Listener, error) {
 	open := a.o.Listen
 	if open == nil {
 		open = func(ctx context.Context, addr string) (net.Listener, error) {
@@ -267,21 +291,31 @@ func (a *App) listen(ctx context.Context, addr string, name config.Var) (net.Lis
 			return c.Listen(ctx, "tcp", addr)
 		}
 	}
+	var held *doors.Certificate
+	if files.On() {
+		var err error
+		if held, err = doors.LoadCertificate(files.Cert, files.Key, a.log); err != nil {
+			return nil, &config.Error{Problems: []config.Problem{{
+				Var: string(certificate), Flag: certificate.Flag(), Message: "cannot be used: " + err.Error(),
+			}}}
+		}
+	}
 	l, err := open(ctx, addr)
 	if err != nil {
 		return nil, fmt.Errorf("%s (%s): %w; set another address or stop what listens there", name, name.Flag(), err)
+	}
+	if held != nil {
+		l = tls.NewListener(l, held.Config())
 	}
 	return l, nil
 }
 
 // internalServer has limits for listeners that are not open to everybody.
-func internalServer(h http.Handler, log *zap.Logger) *http.Server {
-	return &http.Server{
-		Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 15 * time.Second,
-		WriteTimeout: 90 * time.Second, // a CPU profile takes its time
-		IdleTimeout:  60 * time.Second, MaxHeaderBytes: 32 << 10,
-		ErrorLog: zap.NewStdLog(log),
-	}
+func internalServer(h http.Handler, b doors.Bounds) *http.Server {
+	s := doors.NewServer(h, b)
+	s.ReadTimeout = 15 * time.Second
+	s.WriteTimeout = 90 * time.Second // a CPU profile takes its time
+	return s
 }
 
 // Addrs are the addresses that are listened on; empty for a role that does not run.

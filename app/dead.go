@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/creditmirror/creditmirror/config"
+	"github.com/creditmirror/creditmirror/doors"
 	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/webhook"
 )
@@ -195,7 +196,7 @@ func (a *App) retryDead(w http.ResponseWriter, r *http.Request) {
 // an address that others reach for its metrics.
 func fromHere(h http.HandlerFunc) http.Handler {
 	return http.NewCrossOriginProtection().Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !sameMachine(r) || !plainHost(r.Host) {
+		if !sameMachine(r) || !doors.NamesAddress(r.Host) || doors.ThroughProxy(r.Header) {
 			writeJSON(w, http.StatusForbidden, map[string]string{"error": "only from this machine"})
 			return
 		}
@@ -218,17 +219,4 @@ func sameMachine(r *http.Request) bool {
 	}
 	here, err := netip.ParseAddrPort(local.String())
 	return err == nil && here.Addr().Unmap() == remote.Addr().Unmap()
-}
-
-// plainHost tells whether a Host header has an address or localhost in it. A page
-// whose name was made to resolve to this machine sends that name.
-func plainHost(host string) bool {
-	if name, _, err := net.SplitHostPort(host); err == nil {
-		host = name
-	}
-	if host == "localhost" {
-		return true
-	}
-	_, err := netip.ParseAddr(host)
-	return err == nil
 }

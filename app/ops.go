@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/pprof"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -16,18 +17,26 @@ import (
 // opsHandler serves what operators and their tools ask; never on a public address.
 func (a *App) opsHandler() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(a.o.Registry, promhttp.HandlerOpts{ErrorLog: zap.NewStdLog(a.log)}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(a.o.Registry, promhttp.HandlerOpts{
+		ErrorLog: zap.NewStdLog(a.log), MaxRequestsInFlight: 4, Timeout: 30 * time.Second,
+	}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, http.StatusOK, map[string]string{"status": "alive"})
 	})
-	mux.HandleFunc("GET /readyz", a.readyz)
-	mux.HandleFunc("GET /status", a.status)
+	mux.Handle("GET /readyz", atOnce(16, http.HandlerFunc(a.readyz)))
+	mux.Handle("GET /status", byAddress(atOnce(statusAtOnce, http.HandlerFunc(a.status))))
 	mux.Handle("POST "+DeadRetryPath, fromHere(a.retryDead))
-	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
-	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
-	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
-	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
-	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	// Without cmdline: what stands there was a secret too often.
+	mux.Handle("GET /debug/pprof/", forDebugging(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/debug/pprof/cmdline") {
+			http.NotFound(w, r)
+			return
+		}
+		pprof.Index(w, r)
+	}))
+	mux.Handle("GET /debug/pprof/profile", forDebugging(pprof.Profile))
+	mux.Handle("GET /debug/pprof/symbol", forDebugging(pprof.Symbol))
+	mux.Handle("GET /debug/pprof/trace", forDebugging(pprof.Trace))
 	return mux
 }
 

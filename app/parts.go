@@ -107,6 +107,7 @@ func (p *Parts) open(ctx context.Context, schema func(mirror.Store, context.Cont
 		return err
 	}
 	p.onClose("clock", p.clock.close)
+	p.warnOfOpenDoors(log)
 	redisconn.LogTo(log.With(zap.String("component", "redis")))
 	if p.Redis, err = p.outside.openRedis(ctx, cfg.RedisURL.Reveal()); err != nil {
 		return err
@@ -132,7 +133,7 @@ func (p *Parts) open(ctx context.Context, schema func(mirror.Store, context.Cont
 	}
 	p.Stripe, err = stripeapi.New(stripeapi.Options{
 		Key: cfg.StripeAPIKey.Reveal(), Base: cfg.StripeAPIBase, Version: cfg.StripeAPIVersion,
-		Limiter: limiter{p.Budget}, Registerer: registry, Log: log, Tracer: p.traces.Tracer("stripeapi"),
+		Limiter: limiter{p.Budget, newDemand(cfg.StripeRPS, p.Budget.Replicas)}, Registerer: registry, Log: log, Tracer: p.traces.Tracer("stripeapi"),
 		FullCustomers: cfg.CustomerFields == config.CustomerFieldsFull, Transport: p.outside.Transport,
 	})
 	if err != nil {
@@ -237,15 +238,4 @@ func (p *Parts) Close() error {
 	}
 	p.cleanups = nil
 	return errors.Join(errs...)
-}
-
-// limiter lets the Stripe client draw on the budget.
-type limiter struct{ budget *budget.Budget }
-
-func (l limiter) Acquire(ctx context.Context, account, endpoint, purpose string) error {
-	return l.budget.Acquire(ctx, account, endpoint, budget.Purpose(purpose))
-}
-
-func (l limiter) Throttled(ctx context.Context, account, endpoint string) {
-	l.budget.Throttled(ctx, account, endpoint)
 }

@@ -225,6 +225,14 @@ func New(client redis.UniversalClient, reg prometheus.Registerer, log *zap.Logge
 	return b, nil
 }
 
+// Replicas is the last known number of processes that share the budget, this one
+// included; of one that never reached Redis the number that is assumed.
+func (b *Budget) Replicas() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.replicas
+}
+
 // Close ends the heartbeat and takes this process off the list of replicas if
 // Redis answers. Calls that wait go on waiting for their own contexts.
 func (b *Budget) Close() {

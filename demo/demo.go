@@ -23,6 +23,7 @@ import (
 
 	"github.com/creditmirror/creditmirror/app"
 	"github.com/creditmirror/creditmirror/config"
+	"github.com/creditmirror/creditmirror/doors"
 	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/stripesim"
 	"github.com/creditmirror/creditmirror/webhook"
@@ -178,7 +179,8 @@ func startSim(ctx context.Context, o Options) (sim *stripesim.Server, base strin
 		sim.Close()
 		return nil, "", nil, err
 	}
-	server := &http.Server{Handler: sim.Handler(), ReadHeaderTimeout: 5 * time.Second, ErrorLog: zap.NewStdLog(o.Log)}
+	server := doors.NewServer(sim.Handler(), doors.Bounds{Name: "sim", Conns: 2048, Log: o.Log})
+	server.ReadTimeout, server.WriteTimeout = 15*time.Second, 5*time.Minute // a fault may answer late
 	go func() { _ = server.Serve(l) }()
 	return sim, "http://" + l.Addr().String(), func() {
 		_ = server.Close()

@@ -30,6 +30,7 @@ const (
 const (
 	PurposeLive     = "live"
 	PurposeAPI      = "api"
+	PurposeOnDemand = "ondemand" // a read that a client of our API waits for
 	PurposeEvents   = "events"
 	PurposeBackfill = "backfill"
 	PurposeBalances = "balances"

@@ -61,6 +61,35 @@ func Reason(err error) string {
 	return "other"
 }
 
+// SignatureTime checks by the header alone what VerifySignature would refuse whatever
+// the payload is: the form of the header, and its time. So nobody has to wait for a body
+// that is refused anyway. What it lets through is not verified.
+func SignatureTime(header http.Header, now time.Time) error {
+	values := header.Values(SignatureHeader)
+	switch len(values) {
+	case 0:
+		return ErrNoSignature
+	case 1:
+	default:
+		return ErrManySignatures
+	}
+	at, _, err := parseSignature(values[0])
+	if err != nil {
+		return err
+	}
+	return withinTolerance(now.Sub(at))
+}
+
+func withinTolerance(skew time.Duration) error {
+	switch {
+	case skew > SignatureTolerance:
+		return ErrStaleSignature
+	case skew < -SignatureTolerance:
+		return ErrFutureSignature
+	}
+	return nil
+}
+
 // VerifySignature checks that payload, the raw body, was signed with one of the
 // secrets not more than SignatureTolerance from now. It returns which secret it
 // was, -1 when none, and how old the signature is (negative: from the future);
@@ -104,11 +133,8 @@ func VerifySignature(payload []byte, header http.Header, secrets []string, now t
 	// The time is judged last, so that "too old" is only said of what Stripe really
 	// signed, and a wrong clock can be told from an attack.
 	skew = now.Sub(at)
-	switch {
-	case skew > SignatureTolerance:
-		return -1, skew, ErrStaleSignature
-	case skew < -SignatureTolerance:
-		return -1, skew, ErrFutureSignature
+	if err := withinTolerance(skew); err != nil {
+		return -1, skew, err
 	}
 	return secretIndex, skew, nil
 }

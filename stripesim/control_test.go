@@ -16,6 +16,7 @@ func (s *sim) control(method, path, body string) answer {
 	if err != nil {
 		s.t.Fatal(err)
 	}
+	q.Header.Set("Content-Type", "application/json")
 	resp, err := s.http.Do(q)
 	if err != nil {
 		s.t.Fatal(err)

@@ -45,7 +45,7 @@ type reply struct {
 // for people under / and /console/.
 func (s *Server) Handler() http.Handler {
 	control, console := s.controlHandler(), s.consoleHandler()
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return guarded(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasPrefix(r.URL.Path, "/_sim/") {
 			control.ServeHTTP(w, r)
 			return
@@ -55,7 +55,7 @@ func (s *Server) Handler() http.Handler {
 			return
 		}
 		s.serveAPI(w, r)
-	})
+	}))
 }
 
 func (s *Server) serveAPI(w http.ResponseWriter, r *http.Request) {

@@ -334,6 +334,7 @@ func TestControlAPI(t *testing.T) {
 	call := func(method, path, body string) answer {
 		t.Helper()
 		q, _ := http.NewRequest(method, s.url+path, strings.NewReader(body))
+		q.Header.Set("Content-Type", "application/json")
 		resp, err := s.http.Do(q)
 		if err != nil {
 			t.Fatal(err)

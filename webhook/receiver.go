@@ -52,6 +52,9 @@ type Options struct {
 	// now minus the signature's time; with one, a reason of lower-case letters and
 	// underscores from a closed set, which becomes the label of a metric.
 	Verify func(payload []byte, header http.Header, now time.Time) (skew time.Duration, reason string, err error)
+	// TooOld, where set, tells by the header alone that Verify will refuse whatever the
+	// body is, and why: then the body is not read.
+	TooOld func(header http.Header, now time.Time) (reason string, refused bool)
 	Queue  Queue
 	// Inbox is nil where events go to the queue alone.
 	Inbox       Inbox
@@ -301,6 +304,13 @@ func (rc *Receiver) checkHead(r *http.Request) (answer, bool) {
 	}
 	if r.ContentLength > maxBody {
 		return answerTooLarge, true
+	}
+	if rc.opts.TooOld != nil {
+		if reason, refused := rc.opts.TooOld(r.Header, rc.opts.Now()); refused {
+			a := signatureAnswer(reason)
+			a.cuts = true
+			return a, true
+		}
 	}
 	return answer{}, false
 }

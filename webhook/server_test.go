@@ -9,13 +9,13 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/zap"
+	"github.com/creditmirror/creditmirror/doors"
 )
 
 func TestServerLimits(t *testing.T) {
 	t.Parallel()
 	logs, observed := observe()
-	srv := NewServer(":8080", http.NotFoundHandler(), logs)
+	srv := NewServer(":8080", http.NotFoundHandler(), doors.Bounds{Name: "webhook", Log: logs})
 	if srv.Addr != ":8080" || srv.ReadHeaderTimeout != 2*time.Second || srv.IdleTimeout != time.Minute ||
 		srv.MaxHeaderBytes != 16<<10 || srv.ReadTimeout <= 10*time.Second || srv.WriteTimeout <= 12*time.Second ||
 		srv.Protocols.HTTP2() || srv.Protocols.UnencryptedHTTP2() {
@@ -24,7 +24,7 @@ func TestServerLimits(t *testing.T) {
 	for range 100 {
 		srv.ErrorLog.Print("http: Accept error: too many open files")
 	}
-	if n := observed.FilterMessage("webhook server").Len(); n != 5 {
+	if n := observed.FilterMessage("connection failed").Len(); n != 5 {
 		t.Errorf("%d lines of 100 errors", n)
 	}
 }
@@ -45,33 +45,6 @@ func TestIdleConnectionsKeepNobodyOut(t *testing.T) {
 	}
 }
 
-// The one to go is quiet and not closed yet; where all are in work, the newest.
-func TestConnLimit(t *testing.T) {
-	t.Parallel()
-	l := &connLimit{most: 1, quiet: make(map[net.Conn]struct{})}
-	busy, c := &net.TCPConn{}, net.Conn(&net.UnixConn{})
-	l.count(busy, http.StateNew)
-	l.count(busy, http.StateActive)
-	if victim := l.count(c, http.StateNew); victim != c {
-		t.Errorf("closes %v", victim)
-	}
-	l.count(c, http.StateClosed)
-	l.count(busy, http.StateIdle)
-	if victim := l.count(c, http.StateNew); victim != net.Conn(busy) {
-		t.Errorf("closes %v", victim)
-	}
-	third := net.Conn(&net.IPConn{})
-	if victim := l.count(third, http.StateNew); victim != c {
-		t.Errorf("closes %v, want the quiet one that is not closed yet", victim)
-	}
-	l.count(busy, http.StateClosed)
-	l.count(c, http.StateClosed)
-	l.count(third, http.StateClosed)
-	if l.open != 0 || len(l.quiet) != 0 {
-		t.Errorf("%d open, %d quiet in the end", l.open, len(l.quiet))
-	}
-}
-
 // F33: what 10,000 silent connections may cost. They are dialled in turn; the
 // server keeps maxConns of them at most and lets go of the silent after 2 s.
 func TestManySilentConnections(t *testing.T) {
@@ -79,7 +52,7 @@ func TestManySilentConnections(t *testing.T) {
 		t.Skip("opens 10,000 connections")
 	}
 	b := newBench(t, nil)
-	srv := NewServer("", b.handler, zap.NewNop())
+	srv := NewServer("", b.handler, doors.Bounds{})
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/zap"
+	"github.com/creditmirror/creditmirror/doors"
 )
 
 // served is a bench behind a real socket.
@@ -26,7 +26,7 @@ type served struct {
 func serve(t *testing.T, conns int) *served {
 	t.Helper()
 	b := newBench(t, func(_ *bench, o *Options) { o.BodyTimeout = 150 * time.Millisecond })
-	srv := newServer("", b.handler, zap.NewNop(), conns)
+	srv := NewServer("", b.handler, doors.Bounds{Conns: conns})
 	srv.ReadHeaderTimeout = 150 * time.Millisecond
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -309,7 +309,7 @@ func retryLetters(ctx context.Context, cfg config.Config, ids []string, w *repor
 	defer func() { err = errors.Join(err, store.Close()) }()
 	retry := func(ctx context.Context, ids []string) ([]app.DeadRetry, error) {
 		var reply app.RetryReply
-		err := callServe(ctx, cfg.OpsAddr, "POST", app.DeadRetryPath, app.RetryRequest{IDs: ids}, &reply)
+		err := callServe(ctx, cfg, "POST", app.DeadRetryPath, app.RetryRequest{IDs: ids}, &reply)
 		return reply.Results, err
 	}
 	if !cfg.EmbeddedRedis() {

@@ -42,7 +42,11 @@ func newHealthcheck(e *env) *cobra.Command {
 		}
 		ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
 		defer cancel()
-		return healthcheck(ctx, e.out, localAddr(cfg.OpsAddr), alive)
+		serve, err := reachServe(cfg)
+		if err != nil {
+			return err
+		}
+		return healthcheck(ctx, e.out, serve, alive)
 	}
 	return c
 }
@@ -59,18 +63,16 @@ func localAddr(addr string) string {
 	return net.JoinHostPort(host, port)
 }
 
-func healthcheck(ctx context.Context, out io.Writer, addr string, alive bool) error {
+func healthcheck(ctx context.Context, out io.Writer, serve localServe, alive bool) error {
 	path := "/readyz"
 	if alive {
 		path = "/healthz"
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+path, http.NoBody)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, serve.base+path, http.NoBody)
 	if err != nil {
 		return err
 	}
-	// Never through a proxy, and with nothing left open behind.
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	resp, err := client.Do(req)
+	resp, err := serve.client.Do(req)
 	if err != nil {
 		return fmt.Errorf("no serve answers: %w", err)
 	}
@@ -81,7 +83,7 @@ func healthcheck(ctx context.Context, out io.Writer, addr string, alive bool) er
 	}
 	var body app.Readiness
 	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&body); err != nil {
-		return fmt.Errorf("what listens at %s is not a creditmirror: %s", addr, resp.Status)
+		return fmt.Errorf("what listens at %s is not a creditmirror: %s", serve.base, resp.Status)
 	}
 	if resp.StatusCode == http.StatusOK {
 		fmt.Fprintln(out, "ready")

@@ -90,7 +90,7 @@ Exit status: 0 done, 1 found something wrong or failed, 2 wrong usage or configu
 		},
 	}
 	root.PersistentFlags().StringVar(&e.logFormat, "log-format", "json", "json or console")
-	root.AddCommand(newServe(e), newDemo(e), newSim(e), newBackfill(e), newVerify(e), newReconcile(e), newEndpoint(e), newStatus(e), newDead(e), newAudit(e), newHealthcheck(e), newMigrate(e), newVersion(e))
+	root.AddCommand(newServe(e), newDemo(e), newSim(e), newBackfill(e), newVerify(e), newReconcile(e), newEndpoint(e), newStatus(e), newDead(e), newAudit(e), newErase(e), newHealthcheck(e), newMigrate(e), newVersion(e))
 	root.AddCommand(newBalances(e), newRollforward(e), newClose(e), newAgeing(e), newStatement(e), newExplain(e), newExport(e))
 	strictCompletion(root)
 	return root

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,6 +15,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/creditmirror/creditmirror/config"
+	"github.com/creditmirror/creditmirror/doors"
 	"github.com/creditmirror/creditmirror/stripesim"
 )
 
@@ -188,6 +188,9 @@ func (f *stateFile) save(sim *stripesim.Server, log *zap.Logger) error {
 	return fmt.Errorf("%s was changed by another process; the state of this one is in %s", f.name, beside)
 }
 
+// simConns is how many connections the simulator takes at once.
+const simConns = 2048
+
 func runSim(ctx context.Context, o simOptions) (err error) {
 	var script *stripesim.Scenario
 	if o.scenario != "" {
@@ -222,7 +225,8 @@ func runSim(ctx context.Context, o simOptions) (err error) {
 	if err != nil {
 		return fmt.Errorf("--addr: %w", err)
 	}
-	server := &http.Server{Handler: sim.Handler(), ReadHeaderTimeout: 5 * time.Second, ErrorLog: zap.NewStdLog(log)}
+	server := doors.NewServer(sim.Handler(), doors.Bounds{Name: "sim", Conns: simConns, Log: log})
+	server.ReadTimeout, server.WriteTimeout = 15*time.Second, 5*time.Minute // a fault may answer late
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(l) }()
 	log.Info("simulator serves", zap.String("base", "http://"+l.Addr().String()))

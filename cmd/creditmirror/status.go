@@ -52,7 +52,7 @@ func newStatus(e *env) *cobra.Command {
 
 func readStatus(ctx context.Context, cfg config.Config) (app.Status, error) {
 	if cfg.EmbeddedRedis() {
-		return askServe(ctx, localAddr(cfg.OpsAddr))
+		return askServe(ctx, cfg)
 	}
 	parts, err := app.OpenPartsToLook(ctx, cfg)
 	if err != nil {
@@ -63,13 +63,18 @@ func readStatus(ctx context.Context, cfg config.Config) (app.Status, error) {
 }
 
 // askServe asks a running serve, since only it knows its embedded queue.
-func askServe(ctx context.Context, opsAddr string) (s app.Status, err error) {
-	return s, callServe(ctx, opsAddr, http.MethodGet, "/status", nil, &s)
+func askServe(ctx context.Context, cfg config.Config) (s app.Status, err error) {
+	return s, callServe(ctx, cfg, http.MethodGet, "/status", nil, &s)
 }
 
 // callServe sends a request to the ops listener of a running serve: only it can
 // reach the queue that is embedded in it.
-func callServe(ctx context.Context, opsAddr, method, path string, body, into any) error {
+func callServe(ctx context.Context, cfg config.Config, method, path string, body, into any) error {
+	opsAddr := localAddr(cfg.OpsAddr)
+	serve, err := reachServe(cfg)
+	if err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	var send io.Reader = http.NoBody
@@ -80,7 +85,7 @@ func callServe(ctx context.Context, opsAddr, method, path string, body, into any
 		}
 		send = bytes.NewReader(text)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, "http://"+opsAddr+path, send)
+	req, err := http.NewRequestWithContext(ctx, method, serve.base+path, send)
 	if err != nil {
 		return err
 	}
@@ -88,7 +93,7 @@ func callServe(ctx context.Context, opsAddr, method, path string, body, into any
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := serve.client.Do(req)
 	if err != nil {
 		return fmt.Errorf("no serve answers at %s (the queue is embedded in it, so only it can do this): start serve, or set %s to its address: %w",
 			opsAddr, config.VarOpsAddr, err)

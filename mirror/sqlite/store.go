@@ -66,6 +66,9 @@ func Open(ctx context.Context, path string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := create(path); err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
 	s := &Store{path: path, now: o.Now, slice: o.Slice, w: newWriter(path, o.Now), stmts: &sync.Map{}}
 	// The writer goes first: it creates the file and turns the write-ahead log on.
 	if err := s.w.open(ctx); err != nil {
