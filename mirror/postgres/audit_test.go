@@ -85,3 +85,19 @@ func TestAPIJournal(t *testing.T) {
 		}
 	})
 }
+
+func TestEraser(t *testing.T) {
+	t.Parallel()
+	mirrortest.RunEraser(t, func(t *testing.T) mirror.Store {
+		url := newMirror(t)
+		sql := openSQL(t, url)
+		return &mirrortest.Harness{
+			Store: openStore(t, url),
+			Query: sql.query,
+			Exec: func(ctx context.Context, statement string) error {
+				_, err := sql.pool.Exec(ctx, statement)
+				return err
+			},
+		}
+	})
+}

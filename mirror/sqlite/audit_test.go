@@ -16,3 +16,8 @@ func TestAPIJournal(t *testing.T) {
 	t.Parallel()
 	mirrortest.RunAPIJournal(t, func(t *testing.T) mirror.Store { return openHarness(t) })
 }
+
+func TestEraser(t *testing.T) {
+	t.Parallel()
+	mirrortest.RunEraser(t, func(t *testing.T) mirror.Store { return openHarness(t) })
+}
