@@ -252,7 +252,7 @@ func (p *process) serve(ctx context.Context) error {
 	if !w.embedded {
 		environ = append(environ, "CREDITMIRROR_REDIS_URL=redis://redis.test:6379")
 	}
-	roles := config.AllRoles()
+	roles := []config.Role{config.RoleWebhook, config.RoleWorker, config.RoleReconcile, config.RoleAPI}
 	cfg, err := config.LoadFor(environ, roles)
 	if err != nil {
 		return err
