@@ -61,6 +61,16 @@ func TestCompose(t *testing.T) {
 	}
 }
 
+// defaultRoles are those that serve runs in this environment where it is told none.
+func defaultRoles(t *testing.T, environ []string) []config.Role {
+	t.Helper()
+	c, err := config.Load(environ)
+	if err != nil {
+		t.Errorf("%v", err)
+	}
+	return c.DefaultRoles()
+}
+
 // The services would start: every variable exists, what is required is set.
 func TestComposeFitsTheProgram(t *testing.T) {
 	t.Parallel()
@@ -80,7 +90,7 @@ func TestComposeFitsTheProgram(t *testing.T) {
 			v := strings.NewReplacer("/run/secrets", secrets, "/data", secrets).Replace(*value)
 			environ = append(environ, key+"="+v)
 		}
-		if _, err := config.LoadFor(environ, config.AllRoles()); err != nil {
+		if _, err := config.LoadFor(environ, defaultRoles(t, environ)); err != nil {
 			t.Errorf("%s would not start: %v", name, err)
 		}
 		for _, s := range p.Services[name].Secrets {

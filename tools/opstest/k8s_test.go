@@ -341,7 +341,7 @@ func TestManifestsFitTheProgram(t *testing.T) {
 				}
 				continue
 			}
-			roles := config.AllRoles()
+			roles := defaultRoles(t, environ)
 			for _, a := range c.Args[1:] {
 				if list, ok := strings.CutPrefix(a, "--roles="); ok {
 					var err error

@@ -38,6 +38,7 @@ func metrics(t testing.TB) map[string][]string {
 	environ := []string{
 		"STRIPE_API_KEY=sk_test_x", "STRIPE_WEBHOOK_SECRET=whsec_x", "STRIPE_API_BASE=http://127.0.0.1:1",
 		"CREDITMIRROR_DATABASE_URL=sqlite:" + filepath.Join(t.TempDir(), "mirror.db"),
+		"CREDITMIRROR_EXPORT_URL=" + filepath.Join(t.TempDir(), "export"),
 		"CREDITMIRROR_WEBHOOK_ADDR=127.0.0.1:0", "CREDITMIRROR_API_ADDR=127.0.0.1:0", "CREDITMIRROR_OPS_ADDR=127.0.0.1:0",
 	}
 	cfg, err := config.LoadFor(environ, config.AllRoles())
