@@ -419,7 +419,11 @@ func (d *drifting) tables() string {
 		"customers", "customer_balances", "customer_balance_transactions", "credit_grants", "credit_balance_transactions",
 		"credit_balance_summaries", "sync_state", "stripe_events", "dead_letters", "changes",
 	} {
-		rows, err := d.sql.QueryContext(d.t.Context(), "SELECT * FROM "+table+" ORDER BY 1, 2, 3")
+		where := ""
+		if table == "changes" { // findings, which a report records, have records of their own
+			where = " WHERE table_name <> 'drift_findings'"
+		}
+		rows, err := d.sql.QueryContext(d.t.Context(), "SELECT * FROM "+table+where+" ORDER BY 1, 2, 3")
 		if err != nil {
 			d.t.Fatal(err)
 		}

@@ -22,7 +22,7 @@ func TestF13_InboxFollowsRedis(t *testing.T) {
 	cfg, err := config.LoadFor([]string{
 		"STRIPE_API_KEY=sk_test_1", "STRIPE_WEBHOOK_SECRET=whsec_1", "CREDITMIRROR_REDIS_URL=" + server.URL,
 		"CREDITMIRROR_DATABASE_URL=sqlite:" + filepath.Join(t.TempDir(), "mirror.db"),
-	}, config.AllRoles())
+	}, config.Config{}.DefaultRoles())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -47,7 +47,7 @@ type node struct {
 func (w *world) start(own map[string]string, roles ...config.Role) *node {
 	w.tb.Helper()
 	if roles == nil {
-		roles = config.AllRoles()
+		roles = config.Config{}.DefaultRoles()
 	}
 	n := w.newNode()
 	settings := map[string]string{"CREDITMIRROR_WEBHOOK_ADDR": n.webhook, "CREDITMIRROR_OPS_ADDR": n.ops}

@@ -64,7 +64,7 @@ var mutants = []mutant{
 	{"an empty secret is one", "stripeapi/signature.go", "if strings.TrimSpace(secret) == \"\" {", "if strings.TrimSpace(secret) == \"never\" {", "stripeapi"},
 	{"a signature from the future", "stripeapi/signature.go", "case skew < -SignatureTolerance:", "case skew < -100*SignatureTolerance:", "stripeapi"},
 	{"a signature from long ago", "stripeapi/signature.go", "case skew > SignatureTolerance:", "case skew > 100*SignatureTolerance:", "stripeapi"},
-	{"two signature headers", "stripeapi/signature.go", "case 1:\n\tdefault:", "case 1, 2:\n\tdefault:", "stripeapi"},
+	{"two signature headers", "stripeapi/signature.go", "case 1:\n\tdefault:\n\t\treturn -1, 0, ErrManySignatures", "case 1, 2:\n\tdefault:\n\t\treturn -1, 0, ErrManySignatures", "stripeapi"},
 	{"Retry-After is not waited for", "stripeapi/retry.go", "return max(chance.N(ceiling(n)+1), retryAfter), true", "return chance.N(ceiling(n) + 1), true", "stripeapi"},
 	// The budget.
 	{"a bucket holds two seconds", "budget/acquire.lua", "local cap = math.max(1, rate * burst)", "local cap = math.max(1, rate * burst * 8)", "budget"},

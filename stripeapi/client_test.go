@@ -384,7 +384,7 @@ func TestOptions(t *testing.T) {
 	if tr.TLSClientConfig.MinVersion < tls.VersionTLS12 || tr.MaxIdleConnsPerHost < 64 || tr.MaxIdleConns < 64 || tr.ResponseHeaderTimeout == 0 {
 		t.Errorf("%+v", tr)
 	}
-	if got := Endpoints(); len(got) != 20 {
+	if got := Endpoints(); len(got) != 21 {
 		t.Errorf("%d endpoints", len(got))
 	}
 }

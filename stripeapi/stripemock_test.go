@@ -171,6 +171,8 @@ func TestStripeMockAcceptsEveryRequest(t *testing.T) {
 	check(EndpointEventsList, err)
 	_, _, err = c.TestClocks(ctx, "", "clock_1", 3)
 	check(EndpointTestClocksList, err)
+	_, err = c.TestClock(ctx, "", "clock_1")
+	check(EndpointTestClocksRetrieve, err)
 	_, err = c.WebhookEndpoints(ctx, "", "we_1", 3)
 	check(EndpointWebhookEndpointsList, err)
 	_, _, err = c.CreateWebhookEndpoint(ctx, "", NewWebhookEndpoint{

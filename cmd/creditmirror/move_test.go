@@ -201,6 +201,7 @@ func plant(t *testing.T, path string) {
 		`INSERT INTO api_writes VALUES ('acct_1', 'req_1', '2026-01-01T00:00:00.000001Z', 'billing', 'adjust', 'cus_x', 'cbtxn_x', -9223372036854775808, 'usd', 'abc', '192.0.2.1', 'req_s', 200, 'done', '', 7, '2026-01-01T00:00:00.000000Z'),
 			('', 'req_2', '2026-01-01T00:00:00.000002Z', '', '', '', '', NULL, NULL, '', '', '', 401, 'refused', 'wrong_key', 0, '2026-01-01T00:00:00.000000Z')`,
 		`INSERT INTO api_write_intents VALUES ('acct_1', 'req_3', '2026-01-01T00:00:00.000001Z', 'billing', 'void', 'cus_x', 'credgr_x', NULL, NULL, 'abc', '192.0.2.1', '2026-01-01T00:00:00.000000Z')`,
+		`INSERT INTO test_clocks VALUES ('acct_1', 'clock_1', '2026-01-01T00:00:00.000000Z', '2026-01-01T00:00:00.000000Z')`,
 		`INSERT INTO closed_periods VALUES ('acct_1', '2026-01', 1, 'balance', 'usd', '2026-01-01T00:00:00.000000Z', '2026-02-01T00:00:00.000000Z', -5, 3, 'abc', 0, '7', '2026-02-01T00:00:00.000001Z', '2026-02-02T00:00:00.000000Z', 'late rows', '2026-01-01T00:00:00.000000Z')`,
 		`INSERT INTO api_key_uses VALUES ('', 'billing', '2026-01-01T00:00:00.000001Z', '2026-01-01T00:00:00.000000Z')`,
 		`DELETE FROM leases`,
