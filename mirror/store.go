@@ -9,8 +9,9 @@ import (
 
 // What callers of a Store branch on.
 var (
-	// ErrFenced: another sync of the target began after this one. Nothing was
-	// written, and the caller must not complete its work: the newer one will.
+	// ErrFenced: another sync of the target began after this one, or a sync of the
+	// customer's other ledger has found it deleted. Nothing was written, and the caller
+	// must not complete its work: the newer one will, or it is done again.
 	ErrFenced = errors.New("fenced off by a newer sync")
 	// ErrDisproved: the rows do not explain the balance. Nothing was written; read
 	// again, or accept the disproof.
@@ -67,7 +68,9 @@ type Fence interface {
 	// ApplyCredits is ApplyBalance for the other ledger.
 	ApplyCredits(ctx context.Context, s CreditsSnapshot) (Applied, error)
 	// ApplyTombstone marks a customer deleted and keeps its history. A customer
-	// that was never held leaves only the sync state. ErrFenced as above.
+	// that was never held leaves only the sync state. A sync of the customer's other
+	// ledger that has begun is fenced off, since it may have read the customer alive.
+	// ErrFenced as above.
 	ApplyTombstone(ctx context.Context, s Tombstone) (Applied, error)
 	// Damaged tells whether any of the target's rows and grants of these ids does not
 	// lie there as it was written (Stored.Intact): what contradicts Stripe then is not

@@ -3,6 +3,7 @@ package mirrortest
 import (
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/creditmirror/creditmirror/mirror"
 )
@@ -11,6 +12,7 @@ func fenceCases() []testCase {
 	return []testCase{
 		{"I4_EpochStrictlyIncreases", epochIncreases},
 		{"I6_OlderEpochWritesNothing", olderEpochWritesNothing},
+		{"I4_TombstoneFencesTheOtherLedger", tombstoneFencesOther},
 		{"ApplyTwiceChangesOnce", applyTwice},
 		{"I9_WhatIsUnderWayIsTold", underWay},
 		{"I12_ClocksAhead", clocks},
@@ -53,6 +55,55 @@ func olderEpochWritesNothing(t *testing.T, h *Harness) {
 	}
 	if after := h.changes(t); after != before {
 		t.Fatalf("%d change records, want %d", after, before)
+	}
+}
+
+// tombstoneFencesOther: a sync of the other ledger that read the customer before its
+// deletion writes nothing over the tombstone, whichever ledger's sync found it first.
+// The work is left to the next sync.
+func tombstoneFencesOther(t *testing.T, h *Harness) {
+	for _, held := range []string{"cus_Held", "cus_New"} {
+		for _, first := range []mirror.Scope{mirror.ScopeCredits, mirror.ScopeBalance} {
+			id := held + string(first)
+			l, c := newLedger("", id), newCredits("", id)
+			l.add("eur", -100)
+			c.grant("eur", 1000)
+			if held == "cus_Held" {
+				l.sync(t, h)
+				c.sync(t, h)
+			}
+			living, grants := l.whole(begin(t, h, l.target())), c.snapshot(begin(t, h, c.target()), 10)
+			apply := map[mirror.Scope]func() (mirror.Applied, error){
+				mirror.ScopeBalance: func() (mirror.Applied, error) { return h.ApplyBalance(t.Context(), living) },
+				mirror.ScopeCredits: func() (mirror.Applied, error) { return h.ApplyCredits(t.Context(), grants) },
+			}
+			target, other := l.target(), c.target()
+			if first == mirror.ScopeCredits {
+				target, other = other, target
+			}
+			stone, _ := bury(t, h, target)
+			before := h.changes(t)
+			if _, err := apply[other.Scope](); !errors.Is(err, mirror.ErrFenced) {
+				t.Errorf("%s: the sync of %s after the tombstone: %v, want ErrFenced", id, other, err)
+			}
+			v, err := h.Customer(t.Context(), "", id)
+			if held == "cus_Held" && (err != nil || !v.Deleted) || held == "cus_New" && !errors.Is(err, mirror.ErrNotFound) {
+				t.Errorf("%s: the customer after both: %+v, %v", id, v, err)
+			}
+			if after := h.changes(t); after != before {
+				t.Errorf("%s: %d change records after both, want %d", id, after, before)
+			}
+			if under, err := h.Store.(mirror.UnderWay).SyncUnderWay(t.Context(), other, time.Hour); err != nil || under {
+				t.Errorf("%s: the fenced sync counts as under way: %v, %v", id, under, err)
+			}
+			again := begin(t, h, other)
+			if _, err := h.ApplyTombstone(t.Context(), stone); err != nil {
+				t.Errorf("%s: the same tombstone once more: %v", id, err)
+			}
+			if _, err := h.ApplyTombstone(t.Context(), mirror.Tombstone{Target: other, Epoch: again.Epoch, ObservedAt: stone.ObservedAt}); err != nil {
+				t.Errorf("%s: the sync of %s done again: %v", id, other, err)
+			}
+		}
 	}
 }
 

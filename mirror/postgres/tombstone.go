@@ -30,6 +30,19 @@ SELECT $1, $2, 'credit_balance_summaries', currency, 'update' FROM buried ORDER 
 	// the tombstones of both ledgers may commit at the same moment.
 	lockCustomer = `SELECT deleted, deleted_at, livemode FROM creditmirror.customers WHERE account = $1 AND id = $2 FOR UPDATE`
 
+	// lockLedgers holds the sync states of both ledgers, in the order of their keys,
+	// before a tombstone of either writes to both.
+	lockLedgers = `SELECT scope FROM creditmirror.sync_state
+WHERE account = $1 AND customer = $2 AND scope IN ('balance', 'credits') ORDER BY scope COLLATE "C" FOR UPDATE`
+
+	// fenceOther ends a sync of the customer's other ledger that is under way: it may
+	// have read the customer before the deletion. Nothing of that ledger is under way
+	// then, so that its new epoch counts as applied. A repeated tombstone has done it.
+	fenceOther = `UPDATE creditmirror.sync_state AS s SET epoch = s.epoch + 1, applied_epoch = s.epoch + 1, synced_at = now()
+FROM creditmirror.sync_state AS own
+WHERE s.account = $1 AND s.customer = $2 AND s.scope IN ('balance', 'credits') AND s.scope <> $3
+  AND own.account = $1 AND own.customer = $2 AND own.scope = $3 AND own.applied_epoch <> $4`
+
 	holdsGrants = `SELECT EXISTS (SELECT 1 FROM creditmirror.credit_grants WHERE account = $1 AND customer = $2)`
 	// announcedAt is when the deletion was, as an event says that no sync has answered.
 	announcedAt = `SELECT max(created) FROM creditmirror.stripe_events
@@ -45,6 +58,7 @@ func (s *Store) ApplyTombstone(ctx context.Context, stone mirror.Tombstone) (mir
 	var deletedAt, announced time.Time
 	err := s.fenced(ctx, stone.Epoch, func(b *pgx.Batch) {
 		applied, state, livemode = mirror.Applied{}, mirror.SyncState{}, false
+		b.Queue(lockLedgers, t.Account, t.ID)
 		queueFence(b, t, stone.Epoch, &state)
 		b.Queue(lockCustomer, t.Account, t.ID).QueryRow(func(row pgx.Row) error {
 			err := row.Scan(&state.Deleted, (*optTime)(&deletedAt), &livemode)
@@ -70,6 +84,7 @@ func (s *Store) ApplyTombstone(ctx context.Context, stone mirror.Tombstone) (mir
 		}
 		b.Queue(buryBalances, t.Account, t.ID)
 		b.Queue(burySummaries, t.Account, t.ID)
+		b.Queue(fenceOther, t.Account, t.ID, string(t.Scope), state.Epoch) // before the own state says that it is applied
 		c.queue(b, &applied)
 		return nil
 	})

@@ -254,6 +254,12 @@ WHERE account = ?1 AND customer = ?2 AND (ledger_balance <> 0 OR available_balan
 	customerDeleted = `SELECT deleted FROM customers WHERE account = ?1 AND id = ?2`
 	customerMode    = `SELECT livemode FROM customers WHERE account = ?1 AND id = ?2`
 	holdsGrants     = `SELECT 1 FROM credit_grants WHERE account = ?1 AND customer = ?2 LIMIT 1`
+	// fenceOther ends a sync of the customer's other ledger that is under way: it may
+	// have read the customer before the deletion. Nothing of that ledger is under way
+	// then, so that its new epoch counts as applied.
+	fenceOther = `
+UPDATE sync_state SET epoch = epoch + 1, applied_epoch = epoch + 1, synced_at = ?4
+WHERE account = ?1 AND customer = ?2 AND scope IN ('balance', 'credits') AND scope <> ?3`
 	// announcedAt is when the deletion was, as an event says that no sync has answered.
 	announcedAt = `
 SELECT max(created) FROM stripe_events
@@ -288,6 +294,11 @@ func (s *Store) ApplyTombstone(ctx context.Context, d mirror.Tombstone) (mirror.
 		}
 		if err := c.bury(stamp(d.DeletedAt(announced))); err != nil {
 			return err
+		}
+		if c.applied != c.epoch { // a repeated tombstone has done it
+			if err := c.exec(fenceOther, d.Target.Account, d.Target.ID, string(d.Target.Scope), c.at); err != nil {
+				return err
+			}
 		}
 		return c.leave(d.Leaves(c.was, held), nil, d.Buried(c.was, known, deleted), mirror.TombstoneCloses(d.ObservedAt))
 	})
