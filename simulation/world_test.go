@@ -211,6 +211,9 @@ func (w *world) close() {
 		<-p.done
 	}
 	w.clients.Wait()
+	// A read that was asked for freshly goes on when its request is gone, for as long as
+	// a sync may take, and no longer.
+	time.Sleep(time.Minute)
 	w.stripe.Close()
 	if w.replica != nil {
 		w.replica.Close()
