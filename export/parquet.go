@@ -65,7 +65,7 @@ func parquetNode(c mirror.Column) parquet.Node {
 
 type parquetWriter struct {
 	columns []mirror.Column
-	w       *parquet.Writer
+	w       *parquet.GenericWriter[any]
 	rows    []parquet.Row
 	texts   [][]byte // what the rows' texts lie in, one per row
 	n       int      // rows of the batch
@@ -75,7 +75,7 @@ type parquetWriter struct {
 func newParquetWriter(columns []mirror.Column, w io.Writer) *parquetWriter {
 	p := &parquetWriter{
 		columns: columns,
-		w: parquet.NewWriter(w, parquetSchema(columns), parquet.Compression(&zstd.Codec{Level: zstd.SpeedFastest}),
+		w: parquet.NewGenericWriter[any](w, parquetSchema(columns), parquet.Compression(&zstd.Codec{Level: zstd.SpeedFastest}),
 			parquet.CreatedBy("creditmirror", "", "")),
 		rows: make([]parquet.Row, rowBatch), texts: make([][]byte, rowBatch),
 	}
