@@ -161,7 +161,9 @@ func (p promServer) firing(t testing.TB, namespace string) (names []string) {
 	return slices.Compact(names)
 }
 
-// A real Prometheus scrapes the demo: every panel of every dashboard has data.
+// A real Prometheus scrapes the demo, and a mirror that keeps a copy for a warehouse,
+// which the demo does not: every panel of every dashboard has data, those of the copy
+// from that mirror and all others from the demo.
 func TestDashboardsShowTheDemo(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes a minute")
@@ -169,13 +171,19 @@ func TestDashboardsShowTheDemo(t *testing.T) {
 	service(t, "prometheus")
 	ops := freeAddr(t)
 	start(t, []string{"CREDITMIRROR_OPS_ADDR=" + ops}, program(t), "demo", "--chaos", "--customers", "60", "--rate", "15", "--seed", "5")
-	p := startPrometheus(t, map[string]string{"demo": ops})
+	copying := startServe(t, startSim(t), "sk_test_copying", true,
+		"CREDITMIRROR_EXPORT_URL="+filepath.Join(t.TempDir(), "export"), "CREDITMIRROR_EXPORT_INTERVAL=1s")
+	p := startPrometheus(t, map[string]string{"demo": ops, "copying": copying})
 	began := time.Now()
 	empty := func() (list []string) {
 		for file, d := range dashboards(t) {
 			for _, panel := range d.Panels {
 				for _, target := range panel.Targets {
-					expr := expand(target.Expr, "demo", "15s")
+					namespace := "demo"
+					if strings.Contains(target.Expr, "creditmirror_export_") {
+						namespace = "copying"
+					}
+					expr := expand(target.Expr, namespace, "15s")
 					if len(p.query(t, expr)) == 0 {
 						list = append(list, file+" "+panel.Title+": "+expr)
 					}
