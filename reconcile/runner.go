@@ -123,7 +123,7 @@ func NewRunner(store Store, queue Queue, events *EventsSweep, copier *FirstCopy,
 		o.Now = time.Now
 	}
 	f := promauto.With(o.Registerer)
-	return &Runner{
+	r := &Runner{
 		store: store, queue: queue, events: events, copier: copier, o: o, eventsTurn: newTurn(),
 		detector: NewRewindDetector(store, queue, o.Log), balancesNow: make(chan string, 1), eventsNow: make(chan struct{}, 1), moved: map[string]time.Time{},
 		m: &runnerMetrics{
@@ -151,6 +151,10 @@ func NewRunner(store Store, queue Queue, events *EventsSweep, copier *FirstCopy,
 			}, []string{"sweep"}),
 		},
 	}
+	for _, sweep := range []string{SweepEvents, SweepBackfill, SweepBalances, SweepScrub, "webhooks", "redis", "dead_letters", "prune"} {
+		r.m.failures.WithLabelValues(sweep) // so that the first failure counts as an increase
+	}
+	return r
 }
 
 // Leading tells whether this replica holds the lease.

@@ -613,6 +613,16 @@ func TestI19_RunnerFailuresAreCounted(t *testing.T) {
 	}
 }
 
+// A series that begins at its first failure shows no increase for it.
+func TestRunnerFailuresBeginAtNought(t *testing.T) {
+	t.Parallel()
+	r := NewRunner(newMemory(), nil, nil, nil, RunnerOptions{Registerer: prometheus.NewRegistry()})
+	const want = 8 // events, backfill, balances, scrub, webhooks, redis, dead_letters, prune
+	if n := testutil.CollectAndCount(r.m.failures, "creditmirror_reconcile_failures_total"); n != want {
+		t.Errorf("%d series of failures before the first, want %d", n, want)
+	}
+}
+
 func TestRunnerMetricsAreSound(t *testing.T) {
 	t.Parallel()
 	registry := prometheus.NewRegistry()
