@@ -118,6 +118,8 @@ var (
 // one page that may use them so; text is where that page says what the name is.
 var notMetrics = map[string]struct{ page, text string }{
 	"creditmirror_reader": {"sql.md", "CREATE ROLE creditmirror_reader "},
+	"creditmirror_serve":  {"security.md", "CREATE ROLE creditmirror_serve "},
+	"creditmirror_read":   {"security.md", "CREATE ROLE creditmirror_read "},
 	"creditmirror_export": {"warehouse.md", "tables in schema `creditmirror_export`"},
 }
 
