@@ -262,6 +262,13 @@ func (w *world) checkAnswer(id string, e *sent, scope mirror.Scope) {
 	}
 }
 
+// lastsByRight reports whether a finding is true for ever: the customer was deleted
+// before all its rows were read, and what is held of them says so.
+func (w *world) lastsByRight(f mirror.Finding) bool {
+	l := w.model.byID[f.Customer]
+	return f.Kind == mirror.DriftChainGap && l != nil && l.deletedHere && firstMissing(l.rows, l.held) >= 0
+}
+
 // unequal tells the first thing in which the mirror is not yet what Stripe is.
 func (w *world) unequal() string {
 	ctx := context.Background()
@@ -280,7 +287,8 @@ func (w *world) unequal() string {
 	if letters, err := w.db.DeadLetters(ctx, "", 1); err != nil || len(letters) > 0 {
 		return "there are dead letters: " + letters[0].Reason
 	}
-	open, err := w.db.Findings(ctx, mirror.FindingsQuery{Limit: 1})
+	open, err := w.db.Findings(ctx, mirror.FindingsQuery{Limit: 1000})
+	open = slices.DeleteFunc(open, w.lastsByRight)
 	if err != nil || len(open) > 0 {
 		return "findings are open: " + string(open[0].Kind) + " " + w.nickname(open[0].Customer) + " " + w.nickname(open[0].Object) + " " + open[0].Expected + "/" + open[0].Actual + " " + open[0].Cause
 	}
@@ -323,6 +331,9 @@ func (w *world) unequalLedger(ctx context.Context, l *ledger) string {
 func (w *world) checkEnd() {
 	ctx := context.Background()
 	_, err := verify.Run(ctx, w.db.(mirror.Auditor), verify.Options{Readers: 1}, func(f mirror.Finding) error {
+		if w.lastsByRight(f) {
+			return nil
+		}
 		w.fail("verify", "verify finds %s of %s (%s, %s) in a mirror that equals Stripe", f.Kind, w.nickname(f.Customer), f.Expected, f.Actual)
 		return nil
 	})

@@ -42,6 +42,9 @@ func (w *world) rewindDB() error {
 	if err := w.openDB(content); err != nil {
 		return err
 	}
+	for _, l := range w.model.ledgers {
+		l.deletedHere = false // the copy may be older than the deletion
+	}
 	w.touch("")
 	return nil
 }
