@@ -87,8 +87,8 @@ func TestThousandEventsOfTenCustomersCostThirtyCalls(t *testing.T) {
 			close(arrived)
 			w.costs(n, 30)
 		})
-		// Two syncs of two pages, of which the first reads its first page once more, or
-		// a last look at what nothing has changed.
+		// Two syncs of two pages, of which the first reads its first page once more, and
+		// for some customers a last look at what nothing has changed: 50 to 60.
 		t.Run("whose lists lag behind them", func(t *testing.T) {
 			w, n, customers := tenCustomers(t, b)
 			arrived := make(chan struct{})
@@ -105,7 +105,7 @@ func TestThousandEventsOfTenCustomersCostThirtyCalls(t *testing.T) {
 			}
 			senders.Wait()
 			close(arrived)
-			w.costs(n, 50)
+			w.costs(n, 60)
 		})
 		t.Run("while each answer comes at once", func(t *testing.T) {
 			w, n, customers := tenCustomers(t, b)

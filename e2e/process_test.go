@@ -253,7 +253,9 @@ func TestBigHistoryKilledHalfwayF41(t *testing.T) {
 		n.respawn(nil)
 		c := w.equal()
 		read := w.sim.Calls()[list]
-		if read > scaled(38, 14) {
+		// The rest of the walk, and at most one whole read behind it: the row that came
+		// while nobody ran may not be explained by the walk alone.
+		if read > scaled(38+52, 14+28) {
 			t.Errorf("%d pages were read after the kill: it began anew", read)
 		}
 		t.Logf("%d rows, %d pages read before the kill, %d after", c.BalanceTransactions, pages.Load()-int32(read), read)

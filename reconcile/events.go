@@ -369,6 +369,7 @@ func (s *EventsSweep) mark(ctx context.Context, events []mirror.Event) error {
 			return err
 		}
 	}
+	failpoint.Hit("events.recorded")
 	var marks []Mark
 	for _, e := range events {
 		for _, t := range e.Targets() {
