@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,15 +15,26 @@ import (
 
 // database is one whose clock is off by ahead, and whose answers take a while.
 type database struct {
+	mu           sync.Mutex
 	ahead, takes time.Duration
 	err          error
 }
 
+// set changes it while it may be asked.
+func (d *database) set(change func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	change()
+}
+
 func (d *database) DatabaseTime(context.Context) (time.Time, error) {
-	time.Sleep(d.takes / 2)
-	at := time.Now().Add(d.ahead).UTC()
-	time.Sleep(d.takes - d.takes/2)
-	return at, d.err
+	d.mu.Lock()
+	ahead, takes, err := d.ahead, d.takes, d.err
+	d.mu.Unlock()
+	time.Sleep(takes / 2)
+	at := time.Now().Add(ahead).UTC()
+	time.Sleep(takes - takes/2)
+	return at, err
 }
 
 // Whatever the clock of the host says, the process has the database's, and never a
@@ -48,17 +60,17 @@ func TestI12_TheDatabasesClock(t *testing.T) {
 		if late := off(); late < 0 || late > db.takes {
 			t.Errorf("late by %v after an hour", late)
 		}
-		db.takes = time.Second // a slow answer tells less than is known
+		db.set(func() { db.takes = time.Second }) // a slow answer tells less than is known
 		time.Sleep(time.Minute)
 		if late := off(); late < 0 || late > 20*time.Millisecond {
 			t.Errorf("late by %v after slow answers", late)
 		}
-		db.ahead = -time.Minute // another server, after a failover
+		db.set(func() { db.ahead = -time.Minute }) // another server, after a failover
 		time.Sleep(time.Minute)
 		if late := off(); late < 0 || late > db.takes {
 			t.Errorf("late by %v after a failover", late)
 		}
-		db.err = errors.New("away")
+		db.set(func() { db.err = errors.New("away") })
 		time.Sleep(time.Hour)
 		if late := off(); late < 0 || late > db.takes {
 			t.Errorf("late by %v while the database is away", late)
