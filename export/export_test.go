@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -159,18 +160,26 @@ func (l *ledger) object(at time.Time) mirror.Customer {
 // any more. The write at which it dies may have been done.
 type faulty struct {
 	place
+	mu     sync.Mutex // files are written side by side
 	left   int
 	random *rand.Rand
+}
+
+// next counts a write down, and reports whether one at which the process dies is done.
+func (f *faulty) next() (left int, done bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.left--
+	return f.left, f.left == 0 && f.random.IntN(2) == 0
 }
 
 var errKilled = errors.New("killed")
 
 func (f *faulty) create(ctx context.Context, key string, body io.Reader) error {
-	f.left--
-	switch {
-	case f.left > 0:
+	switch left, done := f.next(); {
+	case left > 0:
 		return f.place.create(ctx, key, body)
-	case f.left == 0 && f.random.IntN(2) == 0:
+	case done:
 		if err := f.place.create(ctx, key, body); err != nil {
 			return err
 		}
@@ -179,7 +188,7 @@ func (f *faulty) create(ctx context.Context, key string, body io.Reader) error {
 }
 
 func (f *faulty) replace(ctx context.Context, key string, body []byte) error {
-	if f.left--; f.left <= 0 {
+	if left, _ := f.next(); left <= 0 {
 		return errKilled
 	}
 	return f.place.replace(ctx, key, body)
