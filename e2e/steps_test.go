@@ -66,7 +66,7 @@ var steps = []step{
 	{name: "store.written", reach: (*faultRun).change, quick: true},
 	{name: "store.committed", reach: (*faultRun).change, quick: true},
 	{name: "worker.settling", reach: (*faultRun).change},
-	{name: "worker.more", reach: (*faultRun).longHistory, quick: true},
+	{name: "worker.more", reach: (*faultRun).longHistory},
 	{name: "worker.completing", reach: (*faultRun).change},
 	{name: "worker.completed", reach: (*faultRun).change},
 	{name: "worker.failing", reach: (*faultRun).failing},
