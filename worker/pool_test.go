@@ -360,12 +360,14 @@ func TestPoolOutcomes(t *testing.T) {
 				e.Refs = []string{"evt_1 1772366400 customer.updated cus_1", "junk"}
 				ran := false
 				var r *rig
+				started := make(chan struct{}) // r is set
 				r = start(t, q, Options{}, func(ctx context.Context, target mirror.Target, refs []mirror.EventRef) (Result, error) {
 					if ran {
 						<-ctx.Done()
 						return Result{}, ctx.Err()
 					}
 					ran = true
+					<-started
 					if test.healthy { // others are answered meanwhile
 						r.gate.Answered(balanceOf("cus_2"))
 					}
@@ -374,6 +376,7 @@ func TestPoolOutcomes(t *testing.T) {
 					}
 					return test.result, test.err
 				})
+				close(started)
 				synctest.Wait()
 				if got := q.done(); got != test.want {
 					t.Errorf("%s, want %s", got, test.want)
