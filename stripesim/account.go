@@ -75,8 +75,8 @@ func newAccount(s *Server, id string, live bool) *account {
 		clockList: ordered[*clock]{slot: slotAccount}, hookList: ordered[*hook]{slot: slotAccount},
 		idem: idemStore{entries: map[string]*idemEntry{}},
 	}
-	a.pcg = rand.NewPCG(uint64(s.seed.Load()), a.ids.state)
-	a.rng = rand.New(a.pcg)
+	a.pcg = rand.NewPCG(uint64(s.seed.Load()), a.ids.state) // #nosec G115 -- a seed, any 64 bits
+	a.rng = rand.New(a.pcg)                                 // #nosec G404 -- the same seed makes the same world
 	a.nextDue.Store(math.MaxInt64)
 	if id == "" {
 		a.public = a.ids.account()
@@ -111,7 +111,7 @@ func (a *account) lagFor(endpoint, customer string) *lag {
 			if f.Delay > 0 {
 				l.until = a.s.opts.Now().Add(time.Duration(f.Delay))
 			}
-			l.reads.Store(int32(f.Requests))
+			l.reads.Store(int32(f.Requests)) // #nosec G115 -- validated to be within 32 bits
 			return false
 		})
 	return l

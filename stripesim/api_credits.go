@@ -179,7 +179,7 @@ func (c *call) voidGrant() (any, *apiError) {
 // request names none.
 func (c *call) customerFilter(customerID, accountID string) (*customer, *apiError) {
 	if accountID != "" {
-		return nil, errNone(http.StatusBadRequest, "account", accountID, "customer_account")
+		return nil, errNotSimulated("customers by customer_account", "customer_account")
 	}
 	if customerID == "" {
 		return nil, nil

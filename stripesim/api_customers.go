@@ -45,6 +45,7 @@ func (c *call) customerChange(old map[string]string) customerChange {
 	if v, ok := p.strs("preferred_locales"); ok {
 		ch.langs = &v
 	}
+	p.hash("invoice_settings", func(p *params) { ch.card = p.card("default_payment_method", true) })
 	if f := p.root.kids["address"]; f != nil && f.leaf && f.val == "" {
 		f.used = true
 		ch.address = new(*address)
@@ -67,6 +68,7 @@ func (c *call) customerChange(old map[string]string) customerChange {
 
 func (c *call) createCustomer() (any, *apiError) {
 	ch := c.customerChange(nil)
+	c.p.card("payment_method", true) // a customer's cards show as the default one alone
 	clockID := c.p.id("test_clock")
 	if e := c.p.done(); e != nil {
 		return nil, e
@@ -104,7 +106,11 @@ func (c *call) updateCustomer() (any, *apiError) {
 	a := c.a
 	c.lock()
 	defer a.mu.Unlock()
-	cus, e := a.living(c.args[0], "id", http.StatusNotFound)
+	status := http.StatusNotFound
+	if cus := a.customers[c.args[0]]; cus != nil && cus.gone {
+		status = http.StatusBadRequest
+	}
+	cus, e := a.living(c.args[0], "id", status)
 	if e != nil {
 		return nil, e
 	}
@@ -190,6 +196,9 @@ func (c *call) owner() (*customer, *apiError) {
 	return nil, errNone(http.StatusNotFound, "customer", c.args[0], "customer")
 }
 
+// cursorTxn is what Stripe calls a balance transaction that a cursor names.
+const cursorTxn = "abstracttransaction"
+
 func (c *call) listBalanceTxns() (any, *apiError) {
 	g := c.paging()
 	created := c.p.created()
@@ -200,12 +209,17 @@ func (c *call) listBalanceTxns() (any, *apiError) {
 	a := c.a
 	a.mu.RLock()
 	defer a.mu.RUnlock()
+	for param, id := range g.cursors() { // looked up before the customer of the path
+		if a.txns[id] == nil {
+			return nil, errNone(http.StatusBadRequest, cursorTxn, id, param)
+		}
+	}
 	cus, e := c.owner()
 	if e != nil {
 		return nil, e
 	}
 	l := listOf[*balanceTxn]{
-		rows: &cus.txns, what: "customer balance transaction", url: "/v1/customers/" + cus.id + "/balance_transactions",
+		rows: &cus.txns, what: "customer balance transaction", cursor: cursorTxn, url: "/v1/customers/" + cus.id + "/balance_transactions",
 		created: created, find: found(a.txns),
 		render: func(t *balanceTxn, x expansion) any { return a.renderBalanceTxn(t, x) },
 	}

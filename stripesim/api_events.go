@@ -27,6 +27,13 @@ var apiVersionsText string
 // apiVersions are the versions that a webhook endpoint can be pinned to.
 var apiVersions = strings.Fields(apiVersionsText)
 
+// knownVersion reports whether a version is one of them, with or without flags, or a
+// preview, whose list nobody publishes.
+func knownVersion(v string) bool {
+	base, _, _ := strings.Cut(v, ";")
+	return isVersion(v) && (slices.Contains(apiVersions, base) || strings.HasSuffix(base, ".preview"))
+}
+
 // maxTypes is Stripe's limit on types[].
 const maxTypes = 20
 
@@ -59,13 +66,14 @@ func (c *call) listEvents() (any, *apiError) {
 		rows: &a.eventList, what: "event", url: "/v1/events", created: created,
 		find: func(id string) (*event, bool) {
 			e := a.events[id]
-			return e, e != nil && e.created >= a.eventsSince()
+			return e, e != nil && e.thin == nil && e.created >= a.eventsSince()
 		},
 		render: func(e *event, _ expansion) any { return e.render(c.a, "", "") },
 	}
+	l.match = func(e *event) bool { return e.thin == nil }
 	if typ != "" || len(types) > 0 || bySuccess {
 		l.match = func(e *event) bool {
-			return (typ == "" || matchType(typ, e.typ)) && (len(types) == 0 || slices.Contains(types, e.typ)) &&
+			return e.thin == nil && (typ == "" || matchType(typ, e.typ)) && (len(types) == 0 || slices.Contains(types, e.typ)) &&
 				(!bySuccess || success == (e.pending.Load() == 0))
 		}
 	}
@@ -79,7 +87,7 @@ func (c *call) getEvent() (any, *apiError) {
 	c.a.mu.RLock()
 	defer c.a.mu.RUnlock()
 	e := c.a.events[c.args[0]]
-	if e == nil || e.created < c.a.eventsSince() {
+	if e == nil || e.thin != nil || e.created < c.a.eventsSince() {
 		return nil, errNone(http.StatusNotFound, "event", c.args[0], "id")
 	}
 	return e.render(c.a, "", ""), nil
@@ -96,6 +104,11 @@ type hook struct {
 	disabled    bool
 	description *string
 	metadata    map[string]string
+	// v2: an event destination of the v2 API, which has more to it.
+	v2, thin bool
+	name     string
+	from     []string
+	updated  int64
 }
 
 type hookJSON struct {
@@ -127,11 +140,14 @@ func (a *account) renderHook(h *hook) hookJSON {
 // publish puts the endpoint's settings in force for deliveries.
 func (a *account) publish(h *hook) {
 	t := &target{
-		id: h.id, account: a.id, live: a.live, url: h.url, secrets: slices.Clone(h.secrets), connect: h.connect, disabled: h.disabled,
+		id: h.id, account: a.id, live: a.live, url: h.url, secrets: slices.Clone(h.secrets), self: !h.connect, connect: h.connect, disabled: h.disabled, thin: h.thin,
 		all: slices.Contains(h.enabled, "*"), events: map[string]bool{},
 	}
 	if h.version != nil {
 		t.version = *h.version
+	}
+	if h.v2 {
+		t.self, t.connect = slices.Contains(h.from, fromSelf), slices.Contains(h.from, fromAccounts)
 	}
 	for _, e := range h.enabled {
 		t.events[e] = true
@@ -173,7 +189,7 @@ func (c *call) createHook() (any, *apiError) {
 	h := &hook{}
 	c.hookSettings(h)
 	if v := p.id("api_version"); v != "" {
-		if !slices.Contains(apiVersions, v) {
+		if !knownVersion(v) {
 			p.fail(errInvalid("", "api_version", "Invalid Stripe API version: %s", v))
 		}
 		h.version = &v
@@ -202,7 +218,7 @@ func (c *call) createHook() (any, *apiError) {
 
 // hook returns the endpoint that the path names.
 func (c *call) hook() (*hook, *apiError) {
-	if h := c.a.hooks[c.args[0]]; h != nil && !h.gone {
+	if h := c.a.hooks[c.args[0]]; h != nil && !h.gone && !h.v2 {
 		return h, nil
 	}
 	return nil, errNone(http.StatusNotFound, "webhook endpoint", c.args[0], "id")
@@ -295,6 +311,7 @@ func (c *call) listHooks() (any, *apiError) {
 	defer c.a.mu.RUnlock()
 	return runList(c, g, listOf[*hook]{
 		rows: &c.a.hookList, what: "webhook endpoint", url: "/v1/webhook_endpoints", created: always, find: found(c.a.hooks),
+		match:  func(h *hook) bool { return !h.v2 },
 		render: func(h *hook, _ expansion) any { return c.a.renderHook(h) },
 	})
 }

@@ -1,6 +1,7 @@
 package stripesim
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"slices"
@@ -24,7 +25,7 @@ func (p *params) number(name string, lo, hi int64) *int64 {
 // payer returns the customer that a create request names.
 func (c *call) payer(customerID, accountID string) (*customer, *apiError) {
 	if accountID != "" { // no customer here is backed by an account
-		return nil, errNone(http.StatusBadRequest, "account", accountID, "customer_account")
+		return nil, errNotSimulated("customers by customer_account", "customer_account")
 	}
 	return c.a.living(customerID, "customer", http.StatusBadRequest)
 }
@@ -48,6 +49,7 @@ func (c *call) invoiceSettings(r *invoiceRequest) {
 	if n, ok := p.timestamp("due_date"); ok {
 		r.dueDate = &n
 	}
+	set(&r.card, p.card("default_payment_method", false))
 	r.metadata, _ = p.metadata(r.metadata)
 }
 
@@ -162,7 +164,7 @@ func (c *call) updateInvoice() (any, *apiError) {
 	}
 	r := invoiceRequest{
 		description: inv.description, footer: inv.footer, statement: inv.statement, number: inv.number, metadata: inv.metadata,
-		autoAdvance: inv.autoAdvance, collection: inv.collection, dueDate: inv.dueDate, daysUntilDue: inv.daysUntilDue,
+		autoAdvance: inv.autoAdvance, collection: inv.collection, dueDate: inv.dueDate, daysUntilDue: inv.daysUntilDue, card: inv.card,
 	}
 	if c.p.has("due_date") {
 		r.daysUntilDue = nil
@@ -199,12 +201,15 @@ func (c *call) updateInvoice() (any, *apiError) {
 	if !equalPtr(inv.dueDate, r.dueDate) {
 		prev["due_date"] = inv.dueDate
 	}
+	if inv.card != r.card {
+		prev["default_payment_method"] = orNull(inv.card)
+	}
 	if m := metadataDiff(inv.metadata, r.metadata); len(m) > 0 {
 		prev["metadata"] = m
 	}
 	replan := inv.autoAdvance != r.autoAdvance
 	inv.description, inv.footer, inv.statement, inv.number, inv.metadata = r.description, r.footer, r.statement, r.number, r.metadata
-	inv.autoAdvance, inv.collection, inv.dueDate, inv.daysUntilDue = r.autoAdvance, r.collection, r.dueDate, r.daysUntilDue
+	inv.autoAdvance, inv.collection, inv.dueDate, inv.daysUntilDue, inv.card = r.autoAdvance, r.collection, r.dueDate, r.daysUntilDue, r.card
 	if replan {
 		a.planFinalize(c.cz, inv)
 	}
@@ -246,17 +251,14 @@ func (c *call) finalizeInvoice() (any, *apiError) {
 	}, statusDraft)
 }
 
-// declines are the test payment methods that fail, with the decline code.
-var declines = map[string]string{
-	"pm_card_chargeDeclined": "generic_decline", "pm_card_visa_chargeDeclined": "generic_decline",
-	"pm_card_chargeDeclinedInsufficientFunds": "insufficient_funds", "pm_card_chargeCustomerFail": "generic_decline",
-}
-
 func (c *call) payInvoice() (any, *apiError) {
 	p := c.p
 	elsewhere, _ := p.bool("paid_out_of_band")
 	forgive, _ := p.bool("forgive")
 	method := p.id("payment_method")
+	if method != "" {
+		p.card("payment_method", false)
+	}
 	source := p.id("source")
 	p.id("mandate")
 	p.bool("off_session")
@@ -274,16 +276,11 @@ func (c *call) payInvoice() (any, *apiError) {
 		if inv.status == statusPaid {
 			return nil
 		}
-		if code := declines[method]; code != "" && !elsewhere && !forgive {
-			inv.attempts++
-			a.emit(c.cz, "invoice.payment_failed", inv.customer.id, a.renderInvoice(inv, nil), nil)
-			return &apiError{
-				status: http.StatusPaymentRequired, typ: "card_error", code: "card_declined", decline: code,
-				message: "Your card was declined.", executed: true,
-			}
+		if elsewhere || forgive {
+			a.payInvoice(c.cz, inv, inv.remaining(), elsewhere)
+			return nil
 		}
-		a.payInvoice(c.cz, inv, inv.remaining(), elsewhere)
-		return nil
+		return a.charge(c.cz, inv, cmp.Or(method, inv.defaultCard()))
 	}, statusOpen, statusUncollectible, statusDraft)
 }
 
@@ -330,7 +327,7 @@ func (c *call) listInvoices() (any, *apiError) {
 		return nil, e
 	}
 	if subscription != "" {
-		return nil, errNone(http.StatusBadRequest, "subscription", subscription, "subscription")
+		return nil, errNotSimulated("subscriptions", "subscription")
 	}
 	rows := &a.invoiceList
 	if cus != nil {
@@ -350,10 +347,7 @@ func (c *call) listInvoices() (any, *apiError) {
 // runShort lists the parts of one object, which are few and keep their order.
 func runShort[T any](c *call, g paging, what, url string, rows []T, id func(T) string, render func(T) any) (any, *apiError) {
 	lo, hi := 0, len(rows)
-	for param, cursor := range map[string]string{"starting_after": g.startingAfter, "ending_before": g.endingBefore} {
-		if cursor == "" {
-			continue
-		}
+	for param, cursor := range g.cursors() {
 		i := slices.IndexFunc(rows, func(v T) bool { return id(v) == cursor })
 		if i < 0 {
 			return nil, errNone(http.StatusBadRequest, what, cursor, param)
@@ -393,9 +387,10 @@ func (c *call) listLines() (any, *apiError) {
 		func(l *line) string { return l.id }, func(l *line) any { return a.renderLine(inv, l) })
 }
 
-// itemParams reads the part of an item that add_lines and invoiceitems share.
+// itemParams reads the part of an item that add_lines and invoiceitems share. flat: it is
+// one of a preview, which has price and unit_amount of its own where those have pricing.
 // The caller holds the account's lock, for the prices.
-func (c *call) itemParams(p *params, currency string) itemRequest {
+func (c *call) itemParams(p *params, currency string, flat bool) itemRequest {
 	r := itemRequest{quantity: 1, currency: currency}
 	at := func(name string) string {
 		if p.root.name == "" {
@@ -424,23 +419,34 @@ func (c *call) itemParams(p *params, currency string) itemRequest {
 		r.period = &[2]int64{start, end}
 	})
 	ways := 0
-	if p.hash("pricing", func(p *params) {
+	byPrice := func(p *params, param string) {
 		id := p.id("price")
 		if id == "" {
-			p.fail(errMissing(at("pricing") + "[price]"))
+			p.fail(errMissing(param))
 			return
 		}
 		r.price = c.a.prices[id]
 		if r.price == nil {
-			p.fail(errNone(http.StatusBadRequest, "price", id, at("pricing")+"[price]"))
+			p.fail(errNone(http.StatusBadRequest, "price", id, param))
 			return
 		}
 		r.unitAmount, hasUnit = r.price.unitAmount, true
 		if r.currency != "" && r.currency != r.price.currency {
-			p.fail(errInvalid("", at("pricing")+"[price]", "The price specified only supports `%s`. This doesn't match the expected currency: `%s`.", r.price.currency, r.currency))
+			p.fail(errInvalid("", param, "The price specified only supports `%s`. This doesn't match the expected currency: `%s`.", r.price.currency, r.currency))
 		}
 		r.currency = r.price.currency
-	}) {
+	}
+	switch {
+	case flat:
+		if p.has("price") {
+			byPrice(p, at("price"))
+			ways++
+		}
+		if n, ok := p.amount("unit_amount"); ok {
+			r.unitAmount, hasUnit = n, true
+			ways++
+		}
+	case p.hash("pricing", func(p *params) { byPrice(p, at("pricing")+"[price]") }):
 		ways++
 	}
 	if p.hash("price_data", func(p *params) {
@@ -492,7 +498,7 @@ func (c *call) createItem() (any, *apiError) {
 	defer a.mu.Unlock()
 	customerID, accountID, invoiceID := p.id("customer"), p.id("customer_account"), p.id("invoice")
 	currency, hasCurrency := p.currency("currency")
-	r := c.itemParams(p, currency)
+	r := c.itemParams(p, currency, false)
 	p.bool("discountable")
 	if customerID == "" && accountID == "" {
 		p.fail(errMissing("customer"))
@@ -564,7 +570,7 @@ func (c *call) addLines() (any, *apiError) {
 				pending = append(pending, it)
 				reqs = append(reqs, itemRequest{})
 			} else {
-				r := c.itemParams(sub, inv.currency)
+				r := c.itemParams(sub, inv.currency, false)
 				sub.bool("discountable")
 				pending = append(pending, nil)
 				reqs = append(reqs, r)
@@ -866,9 +872,20 @@ func (c *call) noteLines(inv *invoice) []noteLine {
 }
 
 func (c *call) createNote() (any, *apiError) {
-	p, a := c.p, c.a
 	c.lock()
-	defer a.mu.Unlock()
+	defer c.a.mu.Unlock()
+	n, e := c.readNote()
+	if e != nil {
+		return nil, e
+	}
+	c.a.createNote(c.cz, n)
+	return c.a.renderNote(n, c.x), nil
+}
+
+// readNote reads and checks what a credit note is to be. The caller holds the account's
+// lock.
+func (c *call) readNote() (*creditNote, *apiError) {
+	p, a := c.p, c.a
 	id := p.id("invoice")
 	if id == "" {
 		p.fail(errMissing("invoice"))
@@ -929,8 +946,7 @@ func (c *call) createNote() (any, *apiError) {
 	if n.refund > inv.paid-inv.paidElsewhere {
 		return nil, errRefused("refund_amount", "The refund (%d) is more than what was paid through Stripe (%d).", n.refund, inv.paid-inv.paidElsewhere)
 	}
-	a.createNote(c.cz, n)
-	return a.renderNote(n, c.x), nil
+	return n, nil
 }
 
 // note returns the credit note that the path names.

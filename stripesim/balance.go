@@ -72,7 +72,7 @@ func (a *account) changeBalance(cz cause, c *customer, ch BalanceChange) *balanc
 	return t
 }
 
-// editBalanceTxn changes what can be changed. No event tells of it.
+// editBalanceTxn changes what can be changed. No event announces it.
 func (a *account) editBalanceTxn(cz cause, t *balanceTxn, description **string, metadata map[string]string) {
 	set(&t.description, description)
 	t.metadata = metadata

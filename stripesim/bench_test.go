@@ -215,7 +215,7 @@ func TestScale(t *testing.T) {
 	})
 	var text []byte
 	buf := make([]byte, 4096)
-	for !bytes.Contains(text, []byte("customers made")) {
+	for !bytes.Contains(text, []byte("customers created")) {
 		n, err := log.Read(buf)
 		if err != nil {
 			t.Fatalf("%v %s", err, text)

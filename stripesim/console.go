@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/creditmirror/creditmirror/money"
 )
 
 //go:embed console/console.html console/style.css
@@ -40,6 +42,7 @@ var faultText = []struct {
 	{FaultListLag, "New rows show late in lists", true, true, false},
 	{FaultCursorGone, "Take a cursor for one whose object is gone", false, true, false},
 	{FaultEventLost, "Never make the event", false, false, true},
+	{FaultEventFailed, "Never make the event, and send a thin one about it", false, false, true},
 	{FaultEventTwice, "Make two events of one change", false, false, true},
 	{FaultWebhookDrop, "Never send the webhook, keep it pending", false, false, true},
 	{FaultWebhookLost, "Never send the webhook, count it as delivered", false, false, true},
@@ -69,8 +72,13 @@ func (s *Server) consoleHandler() http.Handler {
 	c := &console{s: s, pages: template.Must(template.ParseFS(consoleFiles, "console/console.html")), style: style}
 	m := http.NewServeMux()
 	m.HandleFunc("GET /{$}", c.customers)
-	m.HandleFunc("GET /console/customer", c.customer)
+	m.HandleFunc("GET /console/customer", func(w http.ResponseWriter, r *http.Request) { c.customer(w, r, nil, nil) })
+	m.HandleFunc("POST /console/customer", c.changeCustomer)
 	m.HandleFunc("GET /console/events", c.events)
+	m.HandleFunc("GET /console/event", func(w http.ResponseWriter, r *http.Request) { c.event(w, r, nil) })
+	m.HandleFunc("POST /console/event", c.redeliver)
+	m.HandleFunc("GET /console/endpoints", func(w http.ResponseWriter, r *http.Request) { c.endpoints(w, r, nil) })
+	m.HandleFunc("POST /console/endpoints", c.changeEndpoint)
 	m.HandleFunc("GET /console/faults", func(w http.ResponseWriter, r *http.Request) { c.faults(w, r, nil) })
 	m.HandleFunc("POST /console/faults", c.changeFaults)
 	m.HandleFunc("GET /console/clock", func(w http.ResponseWriter, r *http.Request) { c.clock(w, r, nil) })
@@ -94,10 +102,21 @@ func (c *console) page(title string, problem error) page {
 	return p
 }
 
+// statusOf is the status of a page that shows a problem, or none.
+func statusOf(problem error) int {
+	if problem == nil {
+		return http.StatusOK
+	}
+	if e := asAPI(problem); e.typ == invalidRequest {
+		return e.status
+	}
+	return http.StatusBadRequest
+}
+
 func (c *console) show(w http.ResponseWriter, name string, status int, data any) {
 	var b bytes.Buffer
 	if err := c.pages.ExecuteTemplate(&b, name, data); err != nil {
-		c.s.log.Error("page cannot be shown", zap.String("page", name), zap.Error(err))
+		c.s.log.Error("could not render page", zap.String("page", name), zap.Error(err))
 		http.Error(w, "The page cannot be shown.", http.StatusInternalServerError)
 		return
 	}
@@ -109,11 +128,35 @@ func (c *console) show(w http.ResponseWriter, name string, status int, data any)
 	_, _ = w.Write(b.Bytes())
 }
 
-// money is an amount in the currency's smallest unit.
-type money struct {
-	Amount   int64
-	Currency string
+// sum is an amount as people read it.
+type sum struct {
+	Text     string // "12.50 USD"
+	Word     string // what the sign says: "credit", "owed", "debit", or ""
+	Smallest int64  // as the API has it, in the currency's smallest unit
 }
+
+// balanceSum is an amount of the customer balance, where minus is credit.
+func balanceSum(n int64, currency string) sum {
+	v := sum{strings.TrimPrefix(money.Format(n, currency), "-"), "", n}
+	switch {
+	case n < 0:
+		v.Word = "credit"
+	case n > 0:
+		v.Word = "owed"
+	}
+	return v
+}
+
+// creditSum is what billing credits came to or went.
+func creditSum(n int64, credit bool, currency string) sum {
+	if credit {
+		return sum{money.Format(n, currency), "credit", n}
+	}
+	return sum{money.Format(n, currency), "debit", n}
+}
+
+// plainSum is an amount that has no other side.
+func plainSum(n int64, currency string) sum { return sum{money.Format(n, currency), "", n} }
 
 func clockText(at int64) string { return time.Unix(at, 0).UTC().Format("2006-01-02 15:04:05") }
 
@@ -140,21 +183,22 @@ type clockOption struct{ ID, Text string }
 
 type customerLine struct {
 	ID, Account, Email, Created string
-	Balances, Credits           []money
+	Name                        string
+	Balances, Credits           []sum
 }
 
-func (c *customer) balances() []money {
-	var out []money
+func (c *customer) balances() []sum {
+	var out []sum
 	for _, e := range c.ends {
-		out = append(out, money{e.balance, e.currency})
+		out = append(out, balanceSum(e.balance, e.currency))
 	}
 	return out
 }
 
-func (c *customer) creditsLeft() []money {
-	var out []money
+func (c *customer) creditsLeft() []sum {
+	var out []sum
 	for _, e := range summarize(c.grants.rows, nil, 0) {
-		out = append(out, money{e.LedgerBalance.Monetary.Value, e.LedgerBalance.Monetary.Currency})
+		out = append(out, plainSum(e.LedgerBalance.Monetary.Value, e.LedgerBalance.Monetary.Currency))
 	}
 	return out
 }
@@ -223,7 +267,7 @@ func (c *console) customers(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	for _, v := range rows[:min(len(rows), consoleRows)] {
-		d.Rows = append(d.Rows, customerLine{v.id, a.id, text(v.email), clockText(v.created), v.balances(), v.creditsLeft()})
+		d.Rows = append(d.Rows, customerLine{v.id, a.id, text(v.email), clockText(v.created), text(v.name), v.balances(), v.creditsLeft()})
 	}
 	c.show(w, "customers", http.StatusOK, d)
 }
@@ -244,23 +288,26 @@ func (g *grant) state(now int64) string {
 }
 
 type txnRow struct {
-	ID, Created, Type, Currency, Invoice, Description string
-	Amount, Ending                                    int64
+	ID, Created, Type, Invoice, Description string
+	Amount, Ending                          sum
 }
 
 type grantRow struct {
-	ID, Category, Currency, Effective, Expires, State string
-	Amount, Left, Priority                            int64
+	ID, Name, Category, Effective, Expires, State string
+	Amount, Left                                  sum
+	Priority                                      int64
+	Open                                          bool
 }
 
 type creditRow struct {
-	ID, Effective, Type, Currency, Grant, Invoice string
-	Amount                                        int64
+	ID, Effective, Type, Grant, Invoice string
+	Amount                              sum
 }
 
 type invoiceRow struct {
-	ID, Status, Currency string
-	Total, Due, Left     int64
+	ID, Status       string
+	Total, Due, Left sum
+	Can              []string // what can be done to it
 }
 
 // newestOf calls f for the newest rows of a list.
@@ -270,22 +317,35 @@ func newestOf[T listed](l *ordered[T], f func(T)) {
 	}
 }
 
-func (c *console) customer(w http.ResponseWriter, r *http.Request) {
+// can are the actions that the page offers on an invoice.
+func (i *invoice) can() []string {
+	switch i.status {
+	case statusDraft:
+		return []string{"finalize"}
+	case statusOpen, statusUncollectible:
+		return []string{"pay", "void"}
+	}
+	return nil
+}
+
+// customer shows one, and after a form that failed its problem and what was typed.
+func (c *console) customer(w http.ResponseWriter, r *http.Request, problem error, typed url.Values) {
 	q := r.URL.Query()
 	a := c.s.account(q.Get("account"))
 	d := struct {
 		page
-		ID       string
-		Deleted  bool
-		Limit    int
-		Balances []money
-		Txns     []txnRow
-		Grants   []grantRow
-		Credits  []creditRow
-		Invoices []invoiceRow
-	}{page: c.page(q.Get("id"), nil), ID: q.Get("id"), Limit: consoleRows}
-	if a == nil || !a.exists(d.ID) {
-		d.page = c.page("No such customer", nil)
+		ID, Account, Name, Email, Currency string
+		Deleted                            bool
+		TestClock                          *clockOption
+		Limit                              int
+		Balances, Left                     []sum
+		Txns                               []txnRow
+		Grants                             []grantRow
+		Credits                            []creditRow
+		Invoices                           []invoiceRow
+		Typed                              url.Values
+	}{page: c.page("No such customer", nil), ID: q.Get("id"), Limit: consoleRows, Typed: typed}
+	if a == nil {
 		c.show(w, "customer", http.StatusNotFound, d)
 		return
 	}
@@ -293,37 +353,61 @@ func (c *console) customer(w http.ResponseWriter, r *http.Request) {
 	defer a.mu.RUnlock()
 	v := a.customers[d.ID]
 	if v == nil {
-		d.page = c.page("No such customer", nil)
 		c.show(w, "customer", http.StatusNotFound, d)
 		return
 	}
-	d.Deleted, d.Balances = v.gone, v.balances()
-	if v.name != nil {
-		d.Title = *v.name + " · " + v.id
+	d.page = c.page(v.id, problem)
+	d.Account, d.Deleted, d.Balances, d.Left = a.id, v.gone, v.balances(), v.creditsLeft()
+	d.Name, d.Email, d.Currency = text(v.name), text(v.email), v.currency
+	if d.Currency == "" {
+		d.Currency = c.s.switches().DefaultCurrency
+	}
+	if d.Name != "" {
+		d.Title = d.Name
+	}
+	if k := v.clock; k != nil {
+		d.TestClock = &clockOption{k.id, clockText(k.frozen)}
+		if k.advancing {
+			d.TestClock.Text += ", on its way to " + clockText(k.target)
+		}
 	}
 	now := v.ledgerNow(a.systemCause())
 	newestOf(&v.txns, func(t *balanceTxn) {
-		d.Txns = append(d.Txns, txnRow{t.id, clockText(t.created), t.typ, t.currency, t.invoice, text(t.description), t.amount, t.ending})
+		d.Txns = append(d.Txns, txnRow{
+			t.id, clockText(t.created), t.typ, t.invoice, text(t.description), balanceSum(t.amount, t.currency), balanceSum(t.ending, t.currency),
+		})
 	})
 	newestOf(&v.grants, func(g *grant) {
-		d.Grants = append(d.Grants, grantRow{g.id, g.category, g.currency, maybe(g.effectiveAt), maybe(g.expiresAt), g.state(now), g.amount, g.remaining, g.priority})
+		d.Grants = append(d.Grants, grantRow{
+			g.id, text(g.name), g.category, maybe(g.effectiveAt), maybe(g.expiresAt), g.state(now),
+			plainSum(g.amount, g.currency), plainSum(g.remaining, g.currency), g.priority, g.open() && !v.gone,
+		})
 	})
 	newestOf(&v.credits, func(t *creditTxn) {
-		n := t.value
-		if !t.credit {
-			n = -n
-		}
-		d.Credits = append(d.Credits, creditRow{t.id, clockText(t.effectiveAt), t.typ, t.grant.currency, t.grant.id, t.invoice, n})
+		d.Credits = append(d.Credits, creditRow{t.id, clockText(t.effectiveAt), t.typ, t.grant.id, t.invoice, creditSum(t.value, t.credit, t.grant.currency)})
 	})
 	newestOf(&v.invoices, func(i *invoice) {
-		d.Invoices = append(d.Invoices, invoiceRow{i.id, i.status, i.currency, i.total(), i.due(), i.remaining()})
+		row := invoiceRow{i.id, i.status, plainSum(i.total(), i.currency), plainSum(i.due(), i.currency), plainSum(i.remaining(), i.currency), nil}
+		if !v.gone && !i.standIn {
+			row.Can = i.can()
+		}
+		d.Invoices = append(d.Invoices, row)
 	})
-	c.show(w, "customer", http.StatusOK, d)
+	c.show(w, "customer", statusOf(problem), d)
 }
 
 type attemptRow struct {
-	Text, Endpoint string
-	Good           bool
+	Number                             int // 0: never sent
+	At, Outcome, Endpoint, URL, Answer string
+	Good                               bool
+}
+
+func attemptOf(x Attempt) attemptRow {
+	row := attemptRow{Number: x.Number, At: clockText(x.At), Endpoint: x.Endpoint, Good: x.good(), Answer: x.Answer, Outcome: x.Error}
+	if x.Error == "" {
+		row.Outcome = strconv.Itoa(x.Status)
+	}
+	return row
 }
 
 type eventRow struct {
@@ -341,11 +425,7 @@ func (c *console) events(w http.ResponseWriter, r *http.Request) {
 	}{page: c.page("Events", nil), Type: typ}
 	attempts := map[string][]attemptRow{}
 	for _, x := range slices.Backward(c.s.Attempts("")) {
-		row := attemptRow{Endpoint: x.Endpoint, Good: x.Status >= 200 && x.Status < 300, Text: fmt.Sprintf("%d.: %d", x.Number, x.Status)}
-		if x.Error != "" {
-			row.Text = fmt.Sprintf("%d.: %s", x.Number, x.Error)
-		}
-		attempts[x.Event] = append(attempts[x.Event], row)
+		attempts[x.Event] = append(attempts[x.Event], attemptOf(x))
 	}
 	type dated struct {
 		row     eventRow
@@ -371,6 +451,110 @@ func (c *console) events(w http.ResponseWriter, r *http.Request) {
 		d.Rows = append(d.Rows, x.row)
 	}
 	c.show(w, "events", http.StatusOK, d)
+}
+
+type targetRow struct {
+	ID, URL string
+	Thin    bool
+}
+
+// event shows one with its JSON, what became of its deliveries, and the endpoints
+// that it can be sent to once more.
+func (c *console) event(w http.ResponseWriter, r *http.Request, problem error) {
+	id := r.URL.Query().Get("id")
+	d := struct {
+		page
+		ID, Type, Created, Account, Customer, JSON, Thin string
+		Pending                                          int32
+		Attempts                                         []attemptRow
+		Targets                                          []targetRow
+	}{page: c.page("No such event", nil), ID: id}
+	for _, a := range c.s.allAccounts() {
+		a.mu.RLock()
+		e := a.events[id]
+		if e != nil {
+			d.page = c.page(e.typ, problem)
+			d.Type, d.Created, d.Account, d.Customer, d.Pending = e.typ, clockText(e.created), a.id, e.customer, e.pending.Load()
+			if e.thin == nil {
+				d.JSON = prettyText(e.render(a, "", ""))
+			}
+			if e.thinName() != "" && c.s.thins() {
+				d.Thin = prettyText(a.thinEvent(e, a.id, true))
+			}
+		}
+		a.mu.RUnlock()
+		if e == nil {
+			continue
+		}
+		urls := map[string]string{}
+		for _, t := range *c.s.sender.targets.Load() {
+			urls[t.id] = t.url
+			if t.wants(c.s, a, e) {
+				d.Targets = append(d.Targets, targetRow{t.id, t.url, t.thin})
+			}
+		}
+		for _, x := range c.s.Attempts(id) {
+			row := attemptOf(x)
+			row.URL = urls[x.Endpoint]
+			d.Attempts = append(d.Attempts, row)
+		}
+		c.show(w, "event", statusOf(problem), d)
+		return
+	}
+	c.show(w, "event", http.StatusNotFound, d)
+}
+
+func prettyText(v any) string {
+	b, err := pretty(v)
+	if err != nil {
+		return err.Error()
+	}
+	return string(b)
+}
+
+type endpointRow struct {
+	ID, URL, Account, Version, Created, Description string
+	Events, Secrets                                 []string
+	Live, Connect, Thin, V2, Disabled               bool
+	Delivered, Failed                               int64
+}
+
+// endpoints shows the webhook endpoints and event destinations of all accounts.
+func (c *console) endpoints(w http.ResponseWriter, _ *http.Request, problem error) {
+	d := struct {
+		page
+		Version string
+		Rows    []endpointRow
+	}{page: c.page("Webhook endpoints", problem), Version: c.s.opts.APIVersion}
+	counts := map[string]EndpointStats{}
+	for _, x := range c.s.Endpoints() {
+		counts[x.ID] = x
+	}
+	now := c.s.unix()
+	for _, a := range c.s.allAccounts() {
+		a.mu.RLock()
+		for _, h := range a.hookList.rows {
+			if h.gone {
+				continue
+			}
+			row := endpointRow{
+				ID: h.id, URL: h.url, Account: a.id, Version: text(h.version), Created: clockText(h.created), Description: text(h.description),
+				Events: h.enabled, Live: a.live, Connect: h.connect || slices.Contains(h.from, fromAccounts), Thin: h.thin, V2: h.v2, Disabled: h.disabled,
+				Delivered: counts[h.id].Delivered, Failed: counts[h.id].Failed,
+			}
+			if h.name != "" {
+				row.Description = h.name
+			}
+			for _, k := range h.secrets {
+				if k.until == 0 || now < k.until {
+					row.Secrets = append(row.Secrets, k.text)
+				}
+			}
+			d.Rows = append(d.Rows, row)
+		}
+		a.mu.RUnlock()
+	}
+	c.show(w, "endpoints", statusOf(problem), d)
 }
 
 type ruleRow struct {
@@ -403,11 +587,7 @@ func (c *console) faults(w http.ResponseWriter, _ *http.Request, problem error) 
 	for _, rt := range routes {
 		d.Endpoints = append(d.Endpoints, rt.name)
 	}
-	status := http.StatusOK
-	if problem != nil {
-		status = http.StatusBadRequest
-	}
-	c.show(w, "faults", status, d)
+	c.show(w, "faults", statusOf(problem), d)
 }
 
 // readForm reads a posted form, which is short.
@@ -469,11 +649,7 @@ func (c *console) setFaults(v url.Values) error {
 }
 
 func (c *console) clock(w http.ResponseWriter, _ *http.Request, problem error) {
-	status := http.StatusOK
-	if problem != nil {
-		status = http.StatusBadRequest
-	}
-	c.show(w, "clock", status, struct{ page }{c.page("Clock", problem)})
+	c.show(w, "clock", statusOf(problem), struct{ page }{c.page("Clock", problem)})
 }
 
 func (c *console) changeClock(w http.ResponseWriter, r *http.Request) {

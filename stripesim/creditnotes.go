@@ -54,11 +54,7 @@ func (a *account) createNote(cz cause, n *creditNote) {
 	inv := n.invoice
 	c := inv.customer
 	n.node = node{id: a.ids.note(), created: cz.now}
-	of := inv.id // a stand-in that only used credits has no number
-	if inv.number != nil {
-		of = *inv.number
-	}
-	n.number = fmt.Sprintf("%s-CN-%02d", of, len(inv.notes)+1)
+	n.number = inv.nextNote()
 	for i := range n.lines {
 		n.lines[i].id = a.ids.noteLine()
 	}
@@ -84,6 +80,15 @@ func (a *account) createNote(cz cause, n *creditNote) {
 			a.settleInvoice(cz, inv)
 		}
 	}
+}
+
+// nextNote is the number of the invoice's next credit note.
+func (inv *invoice) nextNote() string {
+	of := inv.id // a stand-in that only used credits has no number
+	if inv.number != nil {
+		of = *inv.number
+	}
+	return fmt.Sprintf("%s-CN-%02d", of, len(inv.notes)+1)
 }
 
 func (a *account) voidNote(cz cause, n *creditNote) {

@@ -1,6 +1,10 @@
 package stripesim
 
-import "strings"
+import (
+	"maps"
+	"slices"
+	"strings"
+)
 
 // currencies are the lower-case ISO 4217 codes that Stripe takes.
 var currencies = func() map[string]string {
@@ -15,6 +19,9 @@ tzs uah ugx uyu uzs vnd vuv wst xaf xcd xcg xof xpf yer zar zmw`
 	}
 	return m
 }()
+
+// allCurrencies are the codes as errors list them.
+var allCurrencies = strings.Join(slices.Sorted(maps.Keys(currencies)), ", ")
 
 func isCurrency(code string) bool { return currencies[code] != "" }
 

@@ -22,6 +22,7 @@ type profile struct {
 	metadata       map[string]string
 	address        *address
 	preferredLangs []string
+	card           string // the default payment method, by its test name
 }
 
 type address struct {
@@ -92,6 +93,7 @@ type customerChange struct {
 	metadata    *map[string]string
 	address     **address
 	langs       *[]string
+	card        *string
 }
 
 func (ch customerChange) apply(p *profile) {
@@ -105,6 +107,7 @@ func (ch customerChange) apply(p *profile) {
 	set(&p.metadata, ch.metadata)
 	set(&p.address, ch.address)
 	set(&p.preferredLangs, ch.langs)
+	set(&p.card, ch.card)
 }
 
 func set[T any](dst, src *T) {
@@ -214,6 +217,9 @@ func (a *account) emitCustomerUpdated(cz cause, c *customer, before profile, for
 	}
 	if m := metadataDiff(before.metadata, now.metadata); len(m) > 0 {
 		prev["metadata"] = m
+	}
+	if before.card != now.card {
+		prev["invoice_settings"] = map[string]any{"default_payment_method": orNull(before.card)}
 	}
 	if len(prev) > 0 || force {
 		a.emit(cz, "customer.updated", c.id, a.renderCustomer(c, nil), prev)

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,21 +26,25 @@ type target struct {
 	secrets     []signSecret // the newest first
 	all         bool
 	events      map[string]bool
-	connect     bool
+	self        bool // of the account's own events
+	connect     bool // of those of connected accounts
 	disabled    bool
+	thin        bool
 	version     string
 }
 
-// wants tells whether the endpoint takes an event of account a.
-func (t *target) wants(s *Server, a *account, typ string) bool {
-	if t.live != a.live || t.disabled || !t.all && !t.events[typ] {
-		return false
+// wants reports whether the endpoint takes an event of account a.
+func (t *target) wants(s *Server, a *account, e *event) bool {
+	typ := e.typ
+	if t.thin {
+		typ = e.thinName()
 	}
-	if t.connect {
-		if t.account != "" || a.id == "" {
-			return false
-		}
-	} else if t.account != a.id {
+	switch {
+	case t.thin && (typ == "" || !s.thins()), !t.thin && e.thin != nil:
+		return false
+	case t.live != a.live || t.disabled || !t.all && !t.events[typ]:
+		return false
+	case t.account == a.id && !t.self, t.account != a.id && !(t.connect && t.account == ""):
 		return false
 	}
 	old := s.switches().OldPinsWithoutCreditEvents && t.version != "" && t.version < "2025-03-31"
@@ -187,18 +192,25 @@ func (d *sender) target(id string) *target {
 }
 
 // dispatch sends e to every endpoint that wants it, as the faults allow. The
-// pending count is complete before the first delivery can lower it.
-func (d *sender) dispatch(a *account, e *event) {
+// pending count is complete before the first delivery can lower it. Deliveries of thin
+// events are not part of it: it is the v1 event's. only, where given, names the
+// endpoints that get it, whether they want it or not.
+func (d *sender) dispatch(a *account, e *event, only ...string) {
 	var to []*target
+	pending := int32(0)
 	for _, t := range *d.targets.Load() {
-		if t.wants(d.s, a, e.typ) {
-			to = append(to, t)
+		if len(only) > 0 && !slices.Contains(only, t.id) || len(only) == 0 && !t.wants(d.s, a, e) {
+			continue
+		}
+		to = append(to, t)
+		if !t.thin {
+			pending++
 		}
 	}
-	e.pending.Store(int32(len(to)))
+	e.pending.Store(pending)
 	for _, t := range to {
-		v := &delivery{a: a, e: e, target: t.id, arrived: newFlag(false)}
-		if t.connect {
+		v := &delivery{a: a, e: e, target: t.id, arrived: newFlag(t.thin)}
+		if t.account != a.id {
 			v.account = a.id
 		}
 		d.send(a, v)
@@ -235,11 +247,13 @@ func (d *sender) send(a *account, v *delivery) {
 		})
 	switch {
 	case lost:
-		v.e.pending.Add(-1)
-		d.note(v, 0, 0, "lost by a fault, counted as delivered")
+		if v.arrived.CompareAndSwap(false, true) {
+			v.e.pending.Add(-1)
+		}
+		d.note(v, 0, 0, "", lostByFault)
 		return
 	case dropped:
-		d.note(v, 0, 0, "dropped by a fault")
+		d.note(v, 0, 0, "", "dropped by a fault")
 		return
 	}
 	var second *delivery
@@ -306,7 +320,7 @@ func (d *sender) releaseLocked() {
 	d.wake()
 }
 
-// wake tells those who wait that their state is reached.
+// wake notifies those who wait that their state is reached.
 func (d *sender) wake() {
 	if d.outstanding == 0 && d.idle != nil {
 		close(d.idle)
@@ -405,9 +419,13 @@ func (d *sender) attempt(v *delivery) outcome {
 	if t == nil {
 		return unwanted
 	}
-	body, err := marshal(v.e.render(v.a, t.version, v.account))
+	var shown any = v.e.render(v.a, t.version, v.account)
+	if t.thin {
+		shown = v.a.thinEvent(v.e, v.account, false)
+	}
+	body, err := pretty(shown)
 	if err != nil {
-		d.s.log.Error("event cannot be encoded", zap.String("event_id", v.e.id), zap.Error(err))
+		d.s.log.Error("could not encode event", zap.String("event_id", v.e.id), zap.Error(err))
 		return unwanted
 	}
 	req, err := http.NewRequestWithContext(d.ctx, http.MethodPost, t.url, bytes.NewReader(body))
@@ -419,13 +437,14 @@ func (d *sender) attempt(v *delivery) outcome {
 	req.Header.Set("Stripe-Signature", t.sign(d.s.time.base().Unix(), d.s.unix(), body, !v.a.live))
 	resp, err := d.client.Do(req)
 	if err != nil {
-		d.note(v, v.tried+1, 0, err.Error())
+		d.note(v, v.tried+1, 0, "", err.Error())
 		d.s.log.Debug("webhook not delivered", zap.String("event_id", v.e.id), zap.Int("attempt", v.tried+1), zap.Error(err))
 		return failed
 	}
+	head, _ := io.ReadAll(io.LimitReader(resp.Body, answerKept))
 	_, _ = io.CopyN(io.Discard, resp.Body, 64<<10) // so that the connection can be used again
 	_ = resp.Body.Close()
-	d.note(v, v.tried+1, resp.StatusCode, "")
+	d.note(v, v.tried+1, resp.StatusCode, strings.ToValidUTF8(string(head), "\uFFFD"), "")
 	if resp.StatusCode < 200 || resp.StatusCode > 299 {
 		d.s.log.Debug("webhook refused", zap.String("event_id", v.e.id), zap.Int("attempt", v.tried+1), zap.Int("code", resp.StatusCode))
 		return failed
@@ -438,10 +457,13 @@ func (d *sender) attempt(v *delivery) outcome {
 	return delivered
 }
 
+// answerKept is how much of an endpoint's answer is kept, in bytes.
+const answerKept = 256
+
 // note keeps what became of an attempt.
-func (d *sender) note(v *delivery, number, status int, trouble string) {
+func (d *sender) note(v *delivery, number, status int, answer, trouble string) {
 	d.attempts.add(Attempt{
-		At: d.s.unix(), Event: v.e.id, Type: v.e.typ, Account: v.a.id, Endpoint: v.target, Number: number, Status: status, Error: trouble,
+		At: d.s.unix(), Event: v.e.id, Type: v.e.typ, Account: v.a.id, Endpoint: v.target, Number: number, Status: status, Answer: answer, Error: trouble,
 	})
 }
 

@@ -3,7 +3,7 @@
 // grants, credit balance transactions and summaries, invoices and their items,
 // prices, credit notes, events, webhook endpoints with signed and retried
 // delivery, and test clocks. It keeps state in memory, speaks Stripe's own paths,
-// parameters and errors under /v1/, and can be told to misbehave. A console for
+// parameters and errors under /v1/, and can be made to misbehave. A console for
 // people is under /.
 //
 // # Control API
@@ -40,11 +40,11 @@
 //	                           the interval happens, each at its time
 //	GET, PUT /_sim/seed        {seed}: PUT empties the simulator and begins anew
 //	GET, PUT /_sim/state       the whole state, as one JSON Lines file
-//	GET /_sim/log?after=&limit=  what really happened, told of by events or not
+//	GET /_sim/log?after=&limit=  what really happened, announced by events or not
 //	GET /_sim/deliveries?event=  the webhook attempts, newest first
 //	POST /_sim/endpoints/{id}/roll  {keep: "1h"}: a new signing secret
 //
 // The invoice operations other than pay stand for invoices: they do to the two
 // ledgers what finalizing and voiding an invoice does, on an invoice that needs no
-// lines and of which no invoice.* event tells.
+// lines and which no invoice.* event announces.
 package stripesim

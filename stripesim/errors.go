@@ -91,7 +91,7 @@ func (a *account) hint(e *apiError) {
 	}
 }
 
-// exists tells whether the account has an object of that id.
+// exists reports whether the account has an object of that id.
 func (a *account) exists(id string) bool {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
@@ -109,7 +109,7 @@ func errRoute(method, path string) *apiError {
 func errKey(code, format string, args ...any) *apiError {
 	return &apiError{
 		status: http.StatusUnauthorized, typ: invalidRequest, code: code, message: fmt.Sprintf(format, args...),
-		header: http.Header{"Www-Authenticate": {`Basic realm="Stripe"`}},
+		header: http.Header{"Www-Authenticate": {`Bearer realm="Stripe"`}},
 	}
 }
 

@@ -20,6 +20,8 @@ type event struct {
 	requestID string
 	idemKey   string
 	pending   atomic.Int32
+	// thin is what a thin event without a v1 twin is about: the v1 API does not show it.
+	thin *thinOnly
 }
 
 type eventJSON struct {
@@ -65,18 +67,22 @@ func (a *account) emit(cz cause, typ, customer string, object any, previous map[
 	if cz.silent {
 		return
 	}
-	times := 1
+	times, told := 1, false
 	a.s.faults.strike(occasion{account: a.id, event: typ, customer: customer},
-		func(k FaultKind) bool { return k == FaultEventLost || k == FaultEventTwice },
+		func(k FaultKind) bool { return k == FaultEventLost || k == FaultEventTwice || k == FaultEventFailed },
 		func(f Fault) bool {
 			times = 2
-			if f.Kind == FaultEventLost {
+			if f.Kind != FaultEventTwice {
 				times = 0
 			}
+			told = f.Kind == FaultEventFailed
 			return false
 		})
 	if times == 0 {
 		a.log(cz, "event.lost", "", customer, typ)
+	}
+	if told && a.s.thins() {
+		a.emitFailure(cz, typ, customer, object)
 	}
 	for range times {
 		e := &event{

@@ -57,17 +57,17 @@ func parseExpand(paths []string, allowed expansion) (expansion, *apiError) {
 	for _, path := range paths {
 		parts := strings.Split(path, ".")
 		if len(parts) > maxExpandDepth {
-			return nil, errInvalid("", "expand", "You cannot expand more than %d levels of a property. Property: %s", maxExpandDepth, path)
+			return nil, errInvalid("property_expansion_max_depth", "", "You cannot expand more than %d levels of a property. Property: %s", maxExpandDepth, path)
 		}
 		at, spec := tree, allowed
 		for i, part := range parts {
 			sub, ok := spec[part]
-			if !ok || isList && path == "data" { // the rows are there in any case
+			if !ok {
 				hint := ""
 				if isList && parts[0] != "data" {
 					hint = " You may want to try expanding 'data." + path + "' instead."
 				}
-				return nil, errInvalid("", "expand", "This property cannot be expanded (%s).%s", strings.Join(parts[:i+1], "."), hint)
+				return nil, errInvalid("", "", "This property cannot be expanded (%s).%s", strings.Join(parts[:i+1], "."), hint)
 			}
 			if at[part] == nil {
 				at[part] = expansion{}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -43,6 +44,7 @@ const FaultCursorGone FaultKind = "cursor_gone"
 // Faults of events and their delivery.
 const (
 	FaultEventLost        FaultKind = "event_lost"        // never generated: neither sent nor listed
+	FaultEventFailed      FaultKind = "event_failed"      // as lost, and a thin event reports the failure
 	FaultEventTwice       FaultKind = "event_twice"       // two events, two ids, one change
 	FaultWebhookDrop      FaultKind = "webhook_drop"      // never sent, stays pending
 	FaultWebhookLost      FaultKind = "webhook_lost"      // never sent, counted as delivered
@@ -58,7 +60,7 @@ var replyFaults = map[FaultKind]bool{
 }
 
 var otherFaults = map[FaultKind]bool{
-	FaultListLag: true, FaultCursorGone: true, FaultEventLost: true, FaultEventTwice: true, FaultWebhookDrop: true, FaultWebhookLost: true,
+	FaultListLag: true, FaultCursorGone: true, FaultEventLost: true, FaultEventFailed: true, FaultEventTwice: true, FaultWebhookDrop: true, FaultWebhookLost: true,
 	FaultWebhookDuplicate: true, FaultWebhookDelay: true, FaultWebhookReorder: true,
 }
 
@@ -175,6 +177,8 @@ type faultState struct {
 	rules Faults
 	skip  []int
 	fired []int
+	// struck counts by kind what has struck, under all rules there ever were.
+	struck map[FaultKind]int
 
 	any      atomic.Bool // there are rules at all
 	personal atomic.Bool // some rule names a customer
@@ -190,8 +194,8 @@ func newFaultState(seed int64, rules Faults) *faultState {
 func (s *faultState) reseed(seed int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.pcg = rand.NewPCG(uint64(seed), 0xfa17)
-	s.rng = rand.New(s.pcg)
+	s.pcg = rand.NewPCG(uint64(seed), 0xfa17) // #nosec G115 -- a seed, any 64 bits
+	s.rng = rand.New(s.pcg)                   // #nosec G404 -- the same seed makes the same world
 }
 
 func (s *faultState) set(rules Faults) {
@@ -215,7 +219,7 @@ func (s *faultState) add(f Fault) error {
 	return nil
 }
 
-// remove removes the i-th rule and tells whether there was one. The counts of the
+// remove removes the i-th rule and reports whether there was one. The counts of the
 // others go on.
 func (s *faultState) remove(i int) bool {
 	s.mu.Lock()
@@ -238,6 +242,12 @@ func (s *faultState) get() Faults {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return append(Faults{}, s.rules...)
+}
+
+func (s *faultState) counts() map[FaultKind]int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.struck)
 }
 
 // occasion is what a rule is held against.
@@ -281,6 +291,10 @@ func (s *faultState) fires(i int, f Fault, o occasion) bool {
 		return false
 	}
 	s.fired[i]++
+	if s.struck == nil {
+		s.struck = map[FaultKind]int{}
+	}
+	s.struck[f.Kind]++
 	return true
 }
 

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/creditmirror/creditmirror/internal/patience"
 )
 
 func TestReplyFaults(t *testing.T) {
@@ -129,7 +131,7 @@ func TestSlowAfterIsStale(t *testing.T) {
 		r, _ := s.request("GET", "/v1/customers/"+cus+"/balance_transactions", nil)
 		got <- r
 	}()
-	// The lagging row tells when the list has been made: it counts list requests.
+	// The lagging row shows when the list has been made: it counts list requests.
 	until(t, func() bool { return row.lag.reads.Load() == 0 })
 	s.adjust(cus, -2, "usd")
 	r := <-got
@@ -141,7 +143,7 @@ func TestSlowAfterIsStale(t *testing.T) {
 // until polls for a condition that another goroutine brings about.
 func until(t *testing.T, ok func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(patience.Of(5 * time.Second))
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for !ok() {

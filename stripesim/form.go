@@ -1,6 +1,9 @@
 package stripesim
 
 import (
+	"encoding/json"
+	"fmt"
+	"maps"
 	"math"
 	"net/url"
 	"slices"
@@ -24,6 +27,9 @@ type field struct {
 type params struct {
 	root *field
 	err  *apiError
+	// skips are not simulated; with ignore those of them that decorate are passed over.
+	skips  []string
+	ignore bool
 }
 
 // maxParams bounds what a request may make us allocate.
@@ -59,6 +65,55 @@ func parseForm(sources ...string) (*params, *apiError) {
 	return p, nil
 }
 
+// parseJSON decodes a query, and of other sources JSON objects, into the same form: so
+// an endpoint of the v2 API reads its parameters as the others do.
+func parseJSON(sources ...string) (*params, *apiError) {
+	p, e := parseForm(sources[0])
+	if e != nil {
+		return nil, e
+	}
+	for _, src := range sources[1:] {
+		if src == "" {
+			continue
+		}
+		dec := json.NewDecoder(strings.NewReader(src))
+		dec.UseNumber()
+		var object map[string]any
+		if err := dec.Decode(&object); err != nil || dec.More() {
+			return nil, errInvalid("", "", "Invalid request body: it is not a JSON object.")
+		}
+		p.root.fill(object)
+	}
+	return p, nil
+}
+
+// fill puts the members of a JSON object in their places.
+func (f *field) fill(object map[string]any) {
+	for _, k := range slices.Sorted(maps.Keys(object)) {
+		name := k
+		if f.name != "" {
+			name = f.name + "." + k
+		}
+		f.kid(k, name).put(object[k])
+	}
+}
+
+func (f *field) put(v any) {
+	switch v := v.(type) {
+	case map[string]any:
+		f.fill(v)
+	case []any:
+		for i, item := range v {
+			n := strconv.Itoa(i)
+			f.kid(n, f.name+"["+n+"]").put(item)
+		}
+	case nil:
+		f.leaf = true
+	default:
+		f.leaf, f.val = true, fmt.Sprint(v)
+	}
+}
+
 // set puts a value in its place. What has a value cannot be a hash or an array as
 // well.
 func (f *field) set(key, val string) *apiError {
@@ -87,7 +142,7 @@ func (f *field) set(key, val string) *apiError {
 	return nil
 }
 
-// wellFormed tells whether the rest of a name is segments in brackets. A name for
+// wellFormed reports whether the rest of a name is segments in brackets. A name for
 // which it is not is taken whole, and unknown to every endpoint.
 func wellFormed(rest string) bool {
 	for rest != "" {
@@ -226,10 +281,11 @@ func (p *params) currency(name string) (string, bool) {
 	if !ok {
 		return "", false
 	}
-	if !isCurrency(f.val) {
-		p.fail(errInvalid("", f.name, "Invalid currency: %s. Stripe expects a lower-case three-letter ISO code.", f.val))
+	code := strings.ToLower(f.val)
+	if !isCurrency(code) {
+		p.fail(errInvalid("", f.name, "Invalid currency: %s. Stripe currently supports these currencies: %s", code, allCurrencies))
 	}
-	return internCurrency(f.val), true
+	return internCurrency(code), true
 }
 
 func (p *params) bool(name string) (v, ok bool) {
@@ -259,7 +315,7 @@ func (p *params) enum(name string, values ...string) (string, bool) {
 	return "", false
 }
 
-// hash reads a nested hash with read, and tells whether it was sent.
+// hash reads a nested hash with read, and reports whether it was sent.
 func (p *params) hash(name string, read func(*params)) bool {
 	f := p.root.kids[name]
 	if f == nil {
@@ -377,7 +433,7 @@ func (p *params) created() timeRange {
 	return r
 }
 
-// timeRange reads a filter of times in either form, and tells whether it was sent.
+// timeRange reads a filter of times in either form, and reports whether it was sent.
 func (p *params) timeRange(name string) (timeRange, bool) {
 	r := always
 	f := p.root.kids[name]
@@ -410,24 +466,36 @@ func (p *params) timeRange(name string) (timeRange, bool) {
 // done returns the first parameter that nobody asked for, else the first that
 // was wrong.
 func (p *params) done() *apiError {
-	if name := p.root.unused(); name != "" {
-		return errUnknownParam(name)
+	for trail := p.root.unused(nil); trail != nil; trail = p.root.unused(nil) {
+		if e := p.unknown(trail); e != nil {
+			return e
+		}
 	}
 	return p.err
 }
 
-func (f *field) unused() string {
+// nested is a field with its key within the one around it.
+type nested struct {
+	*field
+	key string
+}
+
+// unused is the trail to the first value that nobody asked for.
+func (f *field) unused(trail []nested) []nested {
 	for _, k := range f.keys {
 		kid := f.kids[k]
+		to := append(slices.Clip(trail), nested{kid, k})
 		if !kid.used {
 			for len(kid.keys) > 0 && !kid.leaf {
-				kid = kid.kids[kid.keys[0]]
+				k = kid.keys[0]
+				kid = kid.kids[k]
+				to = append(to, nested{kid, k})
 			}
-			return kid.name
+			return to
 		}
-		if name := kid.unused(); name != "" {
-			return name
+		if to := kid.unused(to); to != nil {
+			return to
 		}
 	}
-	return ""
+	return nil
 }

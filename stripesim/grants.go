@@ -61,7 +61,7 @@ type grantRequest struct {
 
 func (g *grant) open() bool { return g.voidedAt == nil && !g.expired }
 
-// usable tells whether credits of g can be applied to an invoice whose period
+// usable reports whether credits of g can be applied to an invoice whose period
 // ends at the given time.
 func (g *grant) usable(at int64) bool {
 	return g.open() && g.remaining > 0 && *g.effectiveAt <= at && (g.expiresAt == nil || at < *g.expiresAt)

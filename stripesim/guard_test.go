@@ -2,6 +2,9 @@ package stripesim
 
 import (
 	"context"
+	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -58,5 +61,60 @@ func TestPagesCannotDriveTheSimulator(t *testing.T) {
 	}
 	if after := s.Clock(); after.Now.Sub(before.Now) > 30*time.Minute {
 		t.Errorf("the clock was moved: %+v", after)
+	}
+}
+
+// A page of somebody else, in a real browser on this machine, can neither drive nor read
+// the simulator: not by requests, not by forms, and not by a name of its own that resolves
+// to this machine.
+func TestAPageElsewhereInABrowser(t *testing.T) {
+	t.Parallel()
+	b := openBrowser(t, "--host-resolver-rules=MAP evil.example 127.0.0.1")
+	s := start(t, Options{})
+	s.hook("http://127.0.0.1:1/hook") // its secret is what there is to read
+	page := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/html")
+		_, _ = io.WriteString(w, "<h1>harmless</h1>")
+	}))
+	defer page.Close()
+	state := func() string {
+		clock, keys := s.control("GET", "/_sim/clock", ""), s.control("GET", "/_sim/keys", "")
+		return fmt.Sprint(clock.at("virtual"), keys.status, s.control("GET", "/_sim/traffic", "").at("running"), len(s.get("/v1/customers").ids()))
+	}
+	before := state()
+	try := func(js string) string {
+		t.Helper()
+		return b.eval(`(async () => { try { const r = await ` + js + `; return r.type + ' ' + r.status + ' ' + (await r.text()).slice(0, 200) } catch (e) { return 'refused: ' + e.message } })()`)
+	}
+	b.open(page.URL + "/")
+	for what, js := range map[string]string{
+		"moves the clock":     `fetch(%q + '/_sim/clock/advance', {method: 'POST', mode: 'no-cors', headers: {'Content-Type': 'text/plain'}, body: '{"by":"8760h"}'})`,
+		"stops the clock":     `fetch(%q + '/_sim/clock', {method: 'PUT', body: '{"virtual":true}'})`,
+		"revokes a key":       `fetch(%q + '/_sim/keys', {method: 'POST', mode: 'no-cors', body: '{"key":"sk_test_x","state":"revoked"}'})`,
+		"starts traffic":      `fetch(%q + '/_sim/traffic', {method: 'POST', mode: 'no-cors', body: '{"customers":5,"rate":50}'})`,
+		"makes a customer":    `fetch(%q + '/v1/customers', {method: 'POST', mode: 'no-cors', headers: {'Content-Type': 'application/x-www-form-urlencoded'}, body: 'name=x'})`,
+		"empties all":         `fetch(%q + '/_sim/seed', {method: 'PUT', body: '{"seed":7}'})`,
+		"reads the endpoints": `fetch(%q + '/_sim/endpoints')`,
+	} {
+		if got := try(fmt.Sprintf(js, s.url)); strings.Contains(got, "whsec_") || strings.HasPrefix(got, "cors 200") {
+			t.Errorf("a page elsewhere %s: %s", what, got)
+		}
+	}
+	b.eval(fmt.Sprintf(`document.body.innerHTML = '<iframe name=f></iframe><form target=f method=post enctype="text/plain" action="%s/_sim/clock/advance"><input name=\'{"by":"8760h","x":"\' value=\'"}\'></form>'; document.querySelector('form').submit(); document.querySelector('iframe').addEventListener('load', () => { document.title = 'sent' }); ''`, s.url))
+	b.wait("document.title === 'sent'")
+	// Its own name resolves to this machine: then the browser takes both for one origin.
+	_, port, err := net.SplitHostPort(strings.TrimPrefix(s.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.call("Page.navigate", map[string]any{"url": "http://evil.example:" + port + "/"}, nil)
+	b.wait("location.hostname === 'evil.example' && document.readyState === 'complete'")
+	for _, path := range []string{"/_sim/endpoints", "/", "/v1/webhook_endpoints"} {
+		if got := try(fmt.Sprintf("fetch(%q)", path)); !strings.HasPrefix(got, "basic 403") {
+			t.Errorf("by a name that resolves here, %s: %s", path, got)
+		}
+	}
+	if after := state(); after != before {
+		t.Errorf("before %s, after %s", before, after)
 	}
 }

@@ -3,8 +3,10 @@ package stripesim
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -21,9 +23,11 @@ type call struct {
 	a    *account
 	args []string // values of the path's {…} segments
 	p    *params
-	x    expansion
-	cz   cause
-	what occasion // of the request, for faults
+	// query is the URL's, as it came.
+	query url.Values
+	x     expansion
+	cz    cause
+	what  occasion // of the request, for faults
 }
 
 // lock locks the account for writing. What is done under it is done now, not when
@@ -67,12 +71,23 @@ func (s *Server) serveAPI(w http.ResponseWriter, r *http.Request) {
 	}
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
-	h.Set("Request-Id", id)
 	version := r.Header.Get("Stripe-Version")
 	if version == "" || !isVersion(version) {
 		version = s.opts.APIVersion
 	}
-	h.Set("Stripe-Version", version)
+	original := rep.header.Get(headerOriginal)
+	if original == "" {
+		original = id
+	}
+	if rep.status != http.StatusUnauthorized { // which knows no account
+		h.Set("Request-Id", id)
+		h.Set("Stripe-Version", version)
+		rep = rep.withLog(original, s.unix())
+		if r.Method == http.MethodPost && rep.status < 500 && rep.status != http.StatusConflict && rep.status != http.StatusTooManyRequests {
+			h.Set(headerOriginal, original)
+			h.Set("Stripe-Should-Retry", "false")
+		}
+	}
 	for _, name := range []string{"Stripe-Account", "Idempotency-Key"} {
 		if v := r.Header.Get(name); v != "" {
 			h.Set(name, v)
@@ -84,6 +99,22 @@ func (s *Server) serveAPI(w http.ResponseWriter, r *http.Request) {
 	h.Set("Content-Length", strconv.Itoa(len(rep.body)))
 	w.WriteHeader(rep.status)
 	_, _ = w.Write(rep.body)
+}
+
+// headerOriginal names the request that a reply was made for first.
+const headerOriginal = "Original-Request"
+
+// withLog is an error reply of Stripe's with the address of its log in the dashboard.
+func (rep *reply) withLog(request string, now int64) *reply {
+	last := []byte("\n    \"type\": \"")
+	i := bytes.LastIndex(rep.body, last)
+	if rep.status < 400 || i < 0 || !bytes.HasPrefix(rep.body, []byte("{\n  \"error\": {")) {
+		return rep
+	}
+	out := *rep
+	out.body = fmt.Appendf(bytes.Clone(rep.body[:i]), "\n    \"request_log_url\": \"https://dashboard.stripe.com/test/logs/%s?t=%d\",", request, now)
+	out.body = append(out.body, rep.body[i:]...)
+	return &out
 }
 
 // dropConnection makes the client see a reset, or at least a broken reply.
@@ -101,7 +132,7 @@ func dropConnection(w http.ResponseWriter) {
 }
 
 func errorReply(e *apiError) *reply {
-	body, err := marshal(e.body())
+	body, err := pretty(e.body())
 	if err != nil {
 		body = []byte(`{"error":{"type":"api_error"}}`)
 	}
@@ -112,8 +143,8 @@ func errorReply(e *apiError) *reply {
 // key, the account, the limits, the idempotency key, and then the endpoint.
 func (s *Server) answer(r *http.Request, requestID string) *reply {
 	rt, args := match(r.Method, r.URL.Path)
-	if rt == nil {
-		return errorReply(errRoute(r.Method, r.URL.Path))
+	if rt == nil || rt.v2 && !s.thins() {
+		return errorReply(errNoRoute(r.Method, r.URL.Path))
 	}
 	s.calls.add(rt.name)
 	if s.opts.OnRequest != nil {
@@ -134,11 +165,15 @@ func (s *Server) answer(r *http.Request, requestID string) *reply {
 		a.catchUp()
 	}
 
-	body, e := readBody(r)
+	body, e := readBody(r, rt.v2)
 	if e != nil {
 		return errorReply(e)
 	}
-	p, e := parseForm(r.URL.RawQuery, body)
+	parse := parseForm
+	if rt.v2 {
+		parse = parseJSON
+	}
+	p, e := parse(r.URL.RawQuery, body)
 	if e != nil {
 		return errorReply(e)
 	}
@@ -146,7 +181,8 @@ func (s *Server) answer(r *http.Request, requestID string) *reply {
 	if r.Method == http.MethodPost {
 		key = r.Header.Get("Idempotency-Key")
 	}
-	c := &call{s: s, a: a, args: args, p: p, cz: cause{now: s.unix(), requestID: requestID, idemKey: key}}
+	p.skip(rt.name, s.switches().IgnoreDecorative)
+	c := &call{s: s, a: a, args: args, p: p, query: r.URL.Query(), cz: cause{now: s.unix(), requestID: requestID, idemKey: key}}
 
 	object := ""
 	if r.Method != http.MethodGet {
@@ -183,9 +219,10 @@ func (s *Server) answer(r *http.Request, requestID string) *reply {
 	return rep
 }
 
-// isVersion tells whether v has the form of an API version: a date, and since
-// 2024-09-30 a name after it.
+// isVersion reports whether v has the form of an API version: a date, and since
+// 2024-09-30 a name after it, then maybe flags behind semicolons.
 func isVersion(v string) bool {
+	v, _, _ = strings.Cut(v, ";") // flags
 	date, name, named := strings.Cut(v, ".")
 	_, err := time.Parse(time.DateOnly, date)
 	return err == nil && (!named || name != "" && strings.Trim(name, "abcdefghijklmnopqrstuvwxyz_") == "")
@@ -194,6 +231,9 @@ func isVersion(v string) bool {
 func (s *Server) authorize(r *http.Request, rt *route) (*account, *apiError) {
 	key := keyOf(r)
 	id := r.Header.Get("Stripe-Account")
+	if id == "" {
+		id = r.Header.Get("Stripe-Context")
+	}
 	a := s.accountIn(id, s.keys.mode(key))
 	name := id
 	if a != nil {
@@ -208,7 +248,7 @@ func (s *Server) authorize(r *http.Request, rt *route) (*account, *apiError) {
 	return a, nil
 }
 
-func readBody(r *http.Request) (string, *apiError) {
+func readBody(r *http.Request, v2 bool) (string, *apiError) {
 	if r.Body == nil || r.Method == http.MethodGet {
 		return "", nil
 	}
@@ -221,7 +261,14 @@ func readBody(r *http.Request) (string, *apiError) {
 		}
 		return "", errInvalid("", "", "Request body could not be read.")
 	}
-	if ct := r.Header.Get("Content-Type"); len(b) > 0 && !strings.HasPrefix(ct, "application/x-www-form-urlencoded") {
+	ct := r.Header.Get("Content-Type")
+	if v2 {
+		if len(b) > 0 && !strings.HasPrefix(ct, "application/json") {
+			return "", errInvalid("", "", "Invalid request: the v2 API takes application/json.")
+		}
+		return string(b), nil
+	}
+	if len(b) > 0 && !strings.HasPrefix(ct, "application/x-www-form-urlencoded") {
 		return "", errInvalid("", "", "Invalid request (check that your POST content type is application/x-www-form-urlencoded). If you have any questions, we can help at https://support.stripe.com/.")
 	}
 	return string(b), nil
@@ -261,6 +308,11 @@ func (s *Server) once(r *http.Request, rt *route, c *call, key, body string, lin
 		rep = shown // Stripe keeps its own 500s, too
 	}
 	if keep {
+		rep.header = rep.header.Clone()
+		if rep.header == nil {
+			rep.header = http.Header{}
+		}
+		rep.header.Set(headerOriginal, c.cz.requestID)
 		c.a.idem.keep(entry, rep)
 	} else {
 		c.a.idem.forget(entry)
@@ -268,7 +320,7 @@ func (s *Server) once(r *http.Request, rt *route, c *call, key, body string, lin
 	return shown
 }
 
-// run calls the endpoint. It tells whether the reply belongs under the
+// run calls the endpoint. It reports whether the reply belongs under the
 // idempotency key: not what failed validation.
 func (s *Server) run(rt *route, c *call) (*reply, bool) {
 	paths, _ := c.p.strs("expand")
@@ -281,9 +333,9 @@ func (s *Server) run(rt *route, c *call) (*reply, bool) {
 		c.a.hint(e)
 		return errorReply(e), e.executed
 	}
-	body, err := marshal(v)
+	body, err := pretty(v)
 	if err != nil {
-		s.log.Error("reply cannot be encoded", zap.String("endpoint", rt.name), zap.Error(err))
+		s.log.Error("could not encode reply", zap.String("endpoint", rt.name), zap.Error(err))
 		return errorReply(errServer()), false
 	}
 	return &reply{status: http.StatusOK, body: body}, true

@@ -17,7 +17,7 @@ type idMaker struct {
 
 func newIDMaker(seed int64, scope string, live bool) *idMaker {
 	h := fnv.New64a()
-	h.Write([]byte(scope + "/" + strconv.FormatInt(seed, 10)))
+	_, _ = h.Write([]byte(scope + "/" + strconv.FormatInt(seed, 10)))
 	return &idMaker{state: h.Sum64(), live: live}
 }
 
@@ -59,16 +59,24 @@ func (m *idMaker) balanceTxn() string { return m.text("cbtxn_1", 23) }
 func (m *idMaker) creditTxn() string  { return m.text("cbtxn_"+m.mode()+"61", 28) }
 func (m *idMaker) grant() string      { return m.text("credgr_"+m.mode()+"61", 28) }
 func (m *idMaker) event() string      { return m.text("evt_1", 23) }
-func (m *idMaker) clock() string      { return m.text("clock_1", 23) }
-func (m *idMaker) endpoint() string   { return m.text("we_1", 23) }
-func (m *idMaker) secret() string     { return m.text("whsec_", 32) }
-func (m *idMaker) request() string    { return m.text("req_", 14) }
-func (m *idMaker) invoice() string    { return m.text("in_1", 23) }
-func (m *idMaker) lineItem() string   { return m.text("il_1", 23) }
-func (m *idMaker) item() string       { return m.text("ii_1", 23) }
-func (m *idMaker) note() string       { return m.text("cn_1", 23) }
-func (m *idMaker) noteLine() string   { return m.text("cnli_1", 23) }
-func (m *idMaker) price() string      { return m.text("price_1", 23) }
-func (m *idMaker) product() string    { return m.text("prod_", 14) }
-func (m *idMaker) refund() string     { return m.text("re_1", 23) }
-func (m *idMaker) account() string    { return m.text("acct_1", 15) }
+func (m *idMaker) thinEvent() string {
+	return m.text("evt_"+m.mode()+"65", 46)
+}
+
+func (m *idMaker) destination() string {
+	return m.text("ed_"+m.mode()+"61", 46)
+}
+func (m *idMaker) clock() string    { return m.text("clock_1", 23) }
+func (m *idMaker) endpoint() string { return m.text("we_1", 23) }
+func (m *idMaker) secret() string   { return m.text("whsec_", 32) }
+func (m *idMaker) request() string  { return m.text("req_", 14) }
+func (m *idMaker) invoice() string  { return m.text("in_1", 23) }
+func (m *idMaker) upcoming() string { return m.text("upcoming_in_1", 23) }
+func (m *idMaker) lineItem() string { return m.text("il_1", 23) }
+func (m *idMaker) item() string     { return m.text("ii_1", 23) }
+func (m *idMaker) note() string     { return m.text("cn_1", 23) }
+func (m *idMaker) noteLine() string { return m.text("cnli_1", 23) }
+func (m *idMaker) price() string    { return m.text("price_1", 23) }
+func (m *idMaker) product() string  { return m.text("prod_", 14) }
+func (m *idMaker) refund() string   { return m.text("re_1", 23) }
+func (m *idMaker) account() string  { return m.text("acct_1", 15) }

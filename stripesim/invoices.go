@@ -56,6 +56,7 @@ type invoice struct {
 	collection   string // charge_automatically or send_invoice
 	dueDate      *int64
 	daysUntilDue *int64
+	card         string // its own payment method, by its test name
 
 	periodStart int64
 	periodEnd   int64
@@ -80,7 +81,7 @@ type invoice struct {
 	uncollectibleAt *int64
 
 	// standIn: made by the control API or by traffic, which do only what an
-	// invoice does to the ledgers. No invoice.* event tells of it.
+	// invoice does to the ledgers. No invoice.* event announces it.
 	standIn bool
 }
 
@@ -141,6 +142,7 @@ type invoiceRequest struct {
 	collection   string
 	dueDate      *int64
 	daysUntilDue *int64
+	card         string
 	takePending  bool
 }
 
@@ -149,7 +151,7 @@ func (a *account) createInvoice(cz cause, c *customer, r invoiceRequest) *invoic
 	inv := &invoice{
 		node: node{id: a.ids.invoice(), created: cz.now}, customer: c, currency: r.currency, status: statusDraft,
 		number: r.number, description: r.description, footer: r.footer, statement: r.statement, metadata: r.metadata,
-		autoAdvance: r.autoAdvance, collection: r.collection, dueDate: r.dueDate, daysUntilDue: r.daysUntilDue,
+		autoAdvance: r.autoAdvance, collection: r.collection, dueDate: r.dueDate, daysUntilDue: r.daysUntilDue, card: r.card,
 		periodStart: now, periodEnd: now,
 	}
 	before := c.profile
@@ -254,8 +256,11 @@ func (a *account) finalizeInvoice(cz cause, inv *invoice) {
 	}
 	a.emit(cz, "invoice.finalized", c.id, a.renderInvoice(inv, nil), nil)
 	a.emit(cz, "invoice.updated", c.id, a.renderInvoice(inv, nil), map[string]any{"status": statusDraft, "number": nil, "ending_balance": nil})
-	if inv.due() == 0 {
+	switch card := inv.defaultCard(); {
+	case inv.due() == 0:
 		a.settleInvoice(cz, inv)
+	case card != "" && inv.autoAdvance && inv.collection == "charge_automatically":
+		_ = a.charge(cz, inv, card) // a decline is announced by its event
 	}
 }
 
@@ -448,7 +453,7 @@ func (c *customer) claimed() map[*grant]int64 {
 	return out
 }
 
-// covers tells whether the scope of g takes in a price.
+// covers reports whether the scope of g takes in a price.
 func (g *grant) covers(price string) bool {
 	return g.priceType != "" || slices.Contains(g.prices, price)
 }

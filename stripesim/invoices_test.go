@@ -288,7 +288,7 @@ func TestInvoiceParameterErrors(t *testing.T) {
 	for _, c := range []struct{ method, path, form, code, param string }{
 		{"POST", "/v1/invoices", "", "parameter_missing", "customer"},
 		{"POST", "/v1/invoices", "customer=cus_no", "resource_missing", "customer"},
-		{"POST", "/v1/invoices", "customer=" + cus + "&currency=USD", "", "currency"},
+		{"POST", "/v1/invoices", "customer=" + cus + "&currency=usx", "", "currency"},
 		{"POST", "/v1/invoices", "customer=" + cus + "&days_until_due=3", "", "days_until_due"},
 		{"POST", "/v1/invoices", "customer=" + cus + "&collection_method=send_invoice", "parameter_missing", "days_until_due"},
 		{"POST", "/v1/invoices", "customer=" + cus + "&odd=1", "parameter_unknown", "odd"},
@@ -304,7 +304,7 @@ func TestInvoiceParameterErrors(t *testing.T) {
 		{"POST", "/v1/prices", "currency=usd&unit_amount=5", "parameter_missing", "product"},
 		{"POST", "/v1/prices", "currency=usd&unit_amount=5&product=p&recurring[interval]=month&recurring[usage_type]=metered", "parameter_missing", "recurring[meter]"},
 		{"GET", "/v1/invoices", "status=odd", "", "status"},
-		{"GET", "/v1/invoices", "expand[]=data.payments", "", "expand"},
+		{"GET", "/v1/invoices", "expand[]=data.payments", "", ""},
 	} {
 		var pairs []string
 		if c.form != "" {

@@ -105,7 +105,7 @@ func (a *account) deleteItem(cz cause, it *invoiceItem) {
 	a.emit(cz, "invoiceitem.deleted", it.customer.id, last, nil)
 }
 
-// times multiplies an amount by a quantity, or tells that the product is too large.
+// times multiplies an amount by a quantity, or reports that the product is too large.
 func times(amount, quantity int64) (int64, bool) {
 	if quantity < 0 || amount != 0 && quantity > math.MaxInt64/max(amount, -amount) {
 		return 0, false

@@ -6,7 +6,7 @@ import (
 	"sync"
 )
 
-// LogEntry is one thing that really happened, whether or not an event told of it.
+// LogEntry is one thing that really happened, whether or not an event announced it.
 type LogEntry struct {
 	// Seq counts entries from 1, in the order in which things happened.
 	Seq int64 `json:"seq"`
@@ -99,10 +99,13 @@ type Attempt struct {
 	Type     string `json:"type"`
 	Account  string `json:"account"`
 	Endpoint string `json:"endpoint"`
-	// Number counts the attempts for this event and endpoint from 1; 0 was never sent.
+	// Number counts the attempts for this event and endpoint from 1, for each
+	// redelivery anew; 0 was never sent.
 	Number int `json:"number"`
 	// Status is the HTTP status of the answer, 0 if there was none.
-	Status int    `json:"status"`
+	Status int `json:"status"`
+	// Answer is the beginning of the answer's body.
+	Answer string `json:"answer,omitempty"`
 	Error  string `json:"error,omitempty"`
 }
 

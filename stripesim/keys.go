@@ -98,7 +98,7 @@ func (k *keyring) knows(key string) bool {
 	return ok && (live == k.live || k.both)
 }
 
-// keyMode tells the mode that a secret or restricted key is for.
+// keyMode returns the mode that a secret or restricted key is for.
 func keyMode(key string) (live, ok bool) {
 	for _, kind := range []string{"sk_", "rk_"} {
 		rest, is := strings.CutPrefix(key, kind)

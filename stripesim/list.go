@@ -1,6 +1,10 @@
 package stripesim
 
-import "net/http"
+import (
+	"cmp"
+	"iter"
+	"net/http"
+)
 
 // paging is what every list takes.
 type paging struct {
@@ -12,18 +16,21 @@ type paging struct {
 func (c *call) paging() paging {
 	g := paging{limit: 10, startingAfter: c.p.id("starting_after"), endingBefore: c.p.id("ending_before")}
 	if n, ok := c.p.int("limit"); ok {
-		switch {
-		case n > 100:
-			c.p.fail(errInvalid("", "limit", "This value must be less than or equal to 100."))
-		case n < 1:
-			c.p.fail(errInvalid("", "limit", "This value must be greater than or equal to 1."))
-		}
-		g.limit = int(n)
-	}
-	if g.startingAfter != "" && g.endingBefore != "" {
-		c.p.fail(errInvalid("", "ending_before", "You can only specify one of starting_after and ending_before, not both."))
+		g.limit = int(min(max(n, 1), 100)) // as the live API does, whatever its documents say
 	}
 	return g
+}
+
+// cursors are those that were sent, by the names of their parameters.
+func (g paging) cursors() iter.Seq2[string, string] {
+	return func(yield func(param, id string) bool) {
+		if g.startingAfter != "" && !yield("starting_after", g.startingAfter) {
+			return
+		}
+		if g.endingBefore != "" {
+			yield("ending_before", g.endingBefore)
+		}
+	}
 }
 
 // listOf is one list request over rows of type T. The caller holds the account's
@@ -31,6 +38,7 @@ func (c *call) paging() paging {
 type listOf[T listed] struct {
 	rows    *ordered[T]
 	what    string // "customer", for errors
+	cursor  string // what errors call a row that a cursor names, where that differs
 	url     string
 	created timeRange
 	match   func(T) bool
@@ -45,11 +53,7 @@ func runList[T listed](c *call, g paging, l listOf[T]) (any, *apiError) {
 	}
 	out := &listJSON{Object: "list", URL: l.url, Data: []any{}}
 	var cursor T
-	id, param := g.startingAfter, "starting_after"
-	if id == "" {
-		id, param = g.endingBefore, "ending_before"
-	}
-	if id != "" {
+	for param, id := range g.cursors() {
 		row, ok := l.find(id)
 		if ok {
 			_, ok = l.rows.index(row)
@@ -59,9 +63,12 @@ func runList[T listed](c *call, g paging, l listOf[T]) (any, *apiError) {
 			if ok && c.s.switches().GoneCursorEmptyPage {
 				return out, nil
 			}
-			return nil, errNone(http.StatusBadRequest, l.what, id, param)
+			return nil, errNone(http.StatusBadRequest, cmp.Or(l.cursor, l.what), id, param)
 		}
 		cursor = row
+	}
+	if g.startingAfter != "" && g.endingBefore != "" { // reported only of cursors that are there
+		return nil, errInvalid("", "", "Received both starting_after and ending_before parameters. Please pass in only one.")
 	}
 	rows, more := l.rows.page(q, cursor)
 	out.HasMore = more
@@ -71,7 +78,7 @@ func runList[T listed](c *call, g paging, l listOf[T]) (any, *apiError) {
 	return out, nil
 }
 
-// cursorGone tells whether a fault says so.
+// cursorGone reports whether a fault says so.
 func (c *call) cursorGone() bool {
 	gone := false
 	c.s.faults.strike(c.what, func(k FaultKind) bool { return k == FaultCursorGone }, func(Fault) bool {

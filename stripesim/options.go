@@ -11,7 +11,7 @@ import (
 )
 
 // Version is the API version that objects and events are rendered in.
-const Version = "2026-08-26.dahlia"
+const Version = "2026-11-18.endive"
 
 // Options configures a Server. The zero value is usable.
 type Options struct {
@@ -94,6 +94,12 @@ type Switches struct {
 	// ClockDeleteSendsCustomerDeleted: deleting a test clock sends
 	// customer.deleted for each of its customers.
 	ClockDeleteSendsCustomerDeleted bool
+	// IgnoreDecorative: parameters that are not simulated and change nothing of what is
+	// owed (shipping, payment settings, custom fields, …) are passed over, not refused.
+	IgnoreDecorative bool
+	// NoThinEvents: thin events are neither made nor listed, and there are no event
+	// destinations, as before 2026-09-30.endive.
+	NoThinEvents bool
 	// OldPinsWithoutCreditEvents: endpoints pinned to a version before 2025-03-31
 	// get no billing.credit_* events.
 	OldPinsWithoutCreditEvents bool

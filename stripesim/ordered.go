@@ -38,7 +38,7 @@ type lag struct {
 	reads atomic.Int32 // hidden from this many more list requests
 }
 
-// hidden tells whether a list request made now must leave the row out.
+// hidden reports whether a list request made now must leave the row out.
 func (n *node) hidden(now time.Time) bool {
 	if n.lag == nil {
 		return false
@@ -97,7 +97,7 @@ func (l *ordered[T]) add(v T, order Order, rng *rand.Rand) {
 	}
 	l.rows = slices.Insert(l.rows, at, v)
 	for i := at; i < len(l.rows); i++ {
-		l.rows[i].row().pos[l.slot] = l.base + int32(i)
+		l.rows[i].row().pos[l.slot] = l.base + int32(i) // #nosec G115 -- rows in memory; positions are relative
 	}
 }
 
@@ -109,7 +109,7 @@ func (l *ordered[T]) dropBefore(t int64, each func(T)) {
 	}
 	clear(l.rows[:n])
 	l.rows = l.rows[n:]
-	l.base += int32(n)
+	l.base += int32(n) // #nosec G115 -- rows in memory; positions are relative
 }
 
 // query is one list request.

@@ -35,7 +35,7 @@ type shownGrant struct {
 	ended   bool // voided or expired, by its rows
 }
 
-// before tells whether g is used before h, written down from Stripe's guide and
+// before reports whether g is used before h, written down from Stripe's guide and
 // not from the simulator.
 func (g *shownGrant) before(h *shownGrant) int {
 	never := int64(1) << 60

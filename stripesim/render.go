@@ -13,6 +13,7 @@ type customerJSON struct {
 	CashBalance          any               `json:"cash_balance,omitempty"`
 	Created              int64             `json:"created"`
 	Currency             *string           `json:"currency"`
+	CustomerAccount      *string           `json:"customer_account"`
 	DefaultSource        *string           `json:"default_source"`
 	Delinquent           bool              `json:"delinquent"`
 	Description          *string           `json:"description"`
@@ -47,6 +48,7 @@ type taxJSON struct {
 	AutomaticTax string  `json:"automatic_tax"`
 	IPAddress    *string `json:"ip_address"`
 	Location     *string `json:"location"`
+	Provider     string  `json:"provider"`
 }
 
 // metadataJSON is a metadata hash; see notNil for how an empty one shows.
@@ -60,10 +62,11 @@ type deletedJSON struct {
 }
 
 type listJSON struct {
-	Object  string `json:"object"`
-	Data    []any  `json:"data"`
-	HasMore bool   `json:"has_more"`
-	URL     string `json:"url"`
+	Object     string `json:"object"`
+	Data       []any  `json:"data"`
+	HasMore    bool   `json:"has_more"`
+	TotalCount *int   `json:"total_count,omitempty"` // of the lines within an invoice
+	URL        string `json:"url"`
 }
 
 type balanceTxnJSON struct {
@@ -196,6 +199,7 @@ func (a *account) renderCustomer(c *customer, x expansion) *customerJSON {
 		Description: c.description, Email: c.email, InvoicePrefix: c.invoicePrefix, Livemode: a.live,
 		Metadata: notNil(c.metadata), Name: c.name, NextInvoiceSequence: c.nextInvoice, Phone: c.phone,
 		PreferredLocales: c.preferredLangs, TaxExempt: c.taxExempt, TestClock: a.clockRef(c.clock, x),
+		InvoiceSettings: invoiceSettings{DefaultPaymentMethod: orNull(c.card)},
 	}
 	if j.PreferredLocales == nil {
 		j.PreferredLocales = []string{}
@@ -211,7 +215,7 @@ func (a *account) renderCustomer(c *customer, x expansion) *customerJSON {
 		j.CashBalance = json.RawMessage("null")
 	}
 	if x.has("tax") {
-		j.Tax = taxJSON{AutomaticTax: "unrecognized_location"}
+		j.Tax = taxJSON{AutomaticTax: "unrecognized_location", Provider: "stripe"}
 	}
 	url := "/v1/customers/" + c.id
 	if x.has("sources") {

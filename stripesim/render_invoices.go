@@ -34,7 +34,7 @@ type invoiceJSON struct {
 	CustomerShipping     *string           `json:"customer_shipping"`
 	CustomerTaxExempt    string            `json:"customer_tax_exempt"`
 	CustomerTaxIDs       []string          `json:"customer_tax_ids"`
-	DefaultPaymentMethod *string           `json:"default_payment_method"`
+	DefaultPaymentMethod any               `json:"default_payment_method"`
 	DefaultSource        *string           `json:"default_source"`
 	DefaultTaxRates      []string          `json:"default_tax_rates"`
 	Description          *string           `json:"description"`
@@ -107,9 +107,9 @@ type statusTransitions struct {
 
 // pretaxCredit is what one credit balance transaction took off.
 type pretaxCredit struct {
-	Amount int64  `json:"amount"`
-	Txn    string `json:"credit_balance_transaction"`
-	Type   string `json:"type"`
+	Amount int64   `json:"amount"`
+	Txn    *string `json:"credit_balance_transaction"` // null in a preview
+	Type   string  `json:"type"`
 }
 
 type lineJSON struct {
@@ -141,10 +141,15 @@ type parentJSON struct {
 }
 
 type itemDetails struct {
-	InvoiceItem      string  `json:"invoice_item"`
-	Proration        bool    `json:"proration"`
-	ProrationDetails *string `json:"proration_details"`
-	Subscription     *string `json:"subscription"`
+	InvoiceItem      string           `json:"invoice_item"`
+	Proration        bool             `json:"proration"`
+	ProrationDetails prorationDetails `json:"proration_details"`
+	Subscription     *string          `json:"subscription"`
+}
+
+// prorationDetails are there on lines that are no proration as well, as recorded.
+type prorationDetails struct {
+	CreditedItems *string `json:"credited_items"`
 }
 
 type periodJSON struct {
@@ -283,7 +288,7 @@ type recurringJSON struct {
 func pretaxCredits(rows []*creditTxn) []pretaxCredit {
 	out := []pretaxCredit{}
 	for _, t := range rows {
-		out = append(out, pretaxCredit{t.value, t.id, "credit_balance_transaction"})
+		out = append(out, pretaxCredit{t.value, orNull(t.id), "credit_balance_transaction"})
 	}
 	return out
 }
@@ -319,6 +324,7 @@ func (a *account) renderInvoice(inv *invoice, x expansion) *invoiceJSON {
 		StatusTransitions: statusTransitions{inv.finalizedAt, inv.uncollectibleAt, inv.paidAt, inv.voidedAt},
 		Subtotal:          inv.subtotal(), SubtotalExTax: inv.subtotal(), TestClock: a.clockRef(c.clock, x), Total: inv.total(), TotalExTax: inv.total(),
 		TotalDiscounts: []string{}, PretaxCredits: pretaxCredits(inv.applied), TotalTaxes: []string{},
+		DefaultPaymentMethod: a.cardRef(inv, x),
 	}
 	if inv.status == statusDraft {
 		j.StartingBalance = c.end(inv.currency)
@@ -327,6 +333,8 @@ func (a *account) renderInvoice(inv *invoice, x expansion) *invoiceJSON {
 		j.EndingBalance = &ending
 	}
 	j.Lines = firstOf("/v1/invoices/"+inv.id+"/lines", inv.lines, func(l *line) any { return a.renderLine(inv, l) })
+	total := len(inv.lines)
+	j.Lines.TotalCount = &total
 	return j
 }
 

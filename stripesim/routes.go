@@ -26,6 +26,8 @@ type route struct {
 	handle func(*call) (any, *apiError)
 	// credits: with Switches.ExpiryOnRead, this read brings about what is due.
 	credits bool
+	// v2: parameters of a body come as JSON.
+	v2 bool
 }
 
 var routes = makeRoutes()
@@ -36,7 +38,7 @@ func makeRoutes() []*route {
 		method, path, _ := strings.Cut(name, " ")
 		rs = append(rs, &route{
 			name: name, method: method, segs: strings.Split(path[1:], "/"), expand: x, handle: h,
-			credits: method == "GET" && strings.HasPrefix(path, "/v1/billing/"),
+			credits: method == "GET" && strings.HasPrefix(path, "/v1/billing/"), v2: strings.HasPrefix(path, "/v2/"),
 		})
 	}
 	add(listCustomers, expandList(expandCustomer), (*call).listCustomers)
@@ -61,6 +63,7 @@ func makeRoutes() []*route {
 
 	add(listInvoices, expandList(expandInvoice), (*call).listInvoices)
 	add("POST /v1/invoices", expandInvoice, (*call).createInvoice)
+	add("POST /v1/invoices/create_preview", expandInvoice, (*call).previewInvoice)
 	add("GET /v1/invoices/{id}", expandInvoice, (*call).getInvoice)
 	add("POST /v1/invoices/{id}", expandInvoice, (*call).updateInvoice)
 	add("DELETE /v1/invoices/{id}", nil, (*call).deleteInvoice)
@@ -77,6 +80,8 @@ func makeRoutes() []*route {
 	add("DELETE /v1/invoiceitems/{id}", nil, (*call).deleteItem)
 	add(listNotes, expandList(expandNote), (*call).listNotes)
 	add("POST /v1/credit_notes", expandNote, (*call).createNote)
+	add("GET /v1/credit_notes/preview", expandNote, (*call).previewNote)
+	add("GET /v1/credit_notes/preview/lines", expandList(nil), (*call).previewNoteLines)
 	add("GET /v1/credit_notes/{id}", expandNote, (*call).getNote)
 	add("POST /v1/credit_notes/{id}", expandNote, (*call).updateNote)
 	add("POST /v1/credit_notes/{id}/void", expandNote, (*call).voidNote)
@@ -99,10 +104,21 @@ func makeRoutes() []*route {
 	add("DELETE /v1/test_helpers/test_clocks/{id}", nil, (*call).deleteClock)
 	add("POST /v1/test_helpers/test_clocks/{id}/advance", nil, (*call).advanceClock)
 	add("GET /v1/account", nil, (*call).getAccount)
+
+	add("GET /v2/core/events", nil, (*call).listThinEvents)
+	add("GET /v2/core/events/{id}", nil, (*call).getThinEvent)
+	add("GET /v2/core/event_destinations", nil, (*call).listDestinations)
+	add("POST /v2/core/event_destinations", nil, (*call).createDestination)
+	add("GET /v2/core/event_destinations/{id}", nil, (*call).getDestination)
+	add("POST /v2/core/event_destinations/{id}", nil, (*call).updateDestination)
+	add("DELETE /v2/core/event_destinations/{id}", nil, (*call).deleteDestination)
+	add("POST /v2/core/event_destinations/{id}/disable", nil, (*call).disableDestination)
+	add("POST /v2/core/event_destinations/{id}/enable", nil, (*call).enableDestination)
+	add("POST /v2/core/event_destinations/{id}/ping", nil, (*call).pingDestination)
 	return rs
 }
 
-// knownEndpoint tells whether name is a named endpoint.
+// knownEndpoint reports whether name is a named endpoint.
 func knownEndpoint(name string) bool {
 	return slices.ContainsFunc(routes, func(r *route) bool { return r.name == name })
 }
@@ -119,7 +135,7 @@ next:
 		for i, s := range r.segs {
 			switch {
 			case s[0] == '{':
-				if segs[i] == "" || segs[i] == "search" || segs[i] == "preview" { // /v1/customers/search is no customer
+				if segs[i] == "" || segs[i] == "search" || segs[i] == "preview" || segs[i] == "create_preview" || segs[i] == "upcoming" { // /v1/customers/search is no customer
 					continue next
 				}
 				args = append(args, segs[i])

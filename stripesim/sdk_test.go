@@ -19,7 +19,7 @@ func TestSDKs(t *testing.T) {
 	t.Parallel()
 	s := start(t, Options{})
 	want := s.sdkScript(t)
-	if n := strings.Count(want, "\n"); n != 19 {
+	if n := strings.Count(want, "\n"); n != 23 {
 		t.Fatalf("the script printed %d lines:\n%s", n, want)
 	}
 	t.Run("newest stripe-go", func(t *testing.T) {
@@ -202,15 +202,35 @@ func (s *sim) sdkScript(t *testing.T) string {
 	must(err)
 	out("note %s %s %d", note.ID, note.Status, note.Amount)
 
+	next, err := api.Invoices.CreatePreview(&stripe.InvoiceCreatePreviewParams{
+		Customer: &first, InvoiceItems: []*stripe.InvoiceCreatePreviewInvoiceItemParams{{Amount: stripe.Int64(1500), Currency: stripe.String("usd")}},
+	})
+	must(err)
+	out("preview %s total %d starting %d ending %d due %d", next.Status, next.Total, next.StartingBalance, next.EndingBalance, next.AmountDue)
+	would, err := api.CreditNotes.Preview(&stripe.CreditNotePreviewParams{Invoice: &inv.ID, Amount: stripe.Int64(50), CreditAmount: stripe.Int64(50)})
+	must(err)
+	out("note preview %s %d", would.Status, would.Amount)
+	open, err := api.Invoices.New(&stripe.InvoiceParams{Customer: &first, Currency: stripe.String("usd")})
+	must(err)
+	_, err = api.InvoiceItems.New(&stripe.InvoiceItemParams{Customer: &first, Invoice: &open.ID, Amount: stripe.Int64(1500), Currency: stripe.String("usd")})
+	must(err)
+	_, err = api.Invoices.FinalizeInvoice(open.ID, nil)
+	must(err)
+	_, err = api.Invoices.Pay(open.ID, &stripe.InvoicePayParams{PaymentMethod: stripe.String("pm_card_chargeDeclined")})
+	failed("declined", err)
+	open, err = api.Invoices.Pay(open.ID, &stripe.InvoicePayParams{PaymentMethod: stripe.String("pm_card_visa")})
+	must(err)
+	out("by card %s %d", open.Status, open.AmountPaid)
+
 	_, err = api.Customers.Get("cus_none", nil)
 	failed("unknown customer", err)
-	_, err = api.CustomerBalanceTransactions.New(&stripe.CustomerBalanceTransactionParams{Customer: &first, Amount: stripe.Int64(1), Currency: stripe.String("USD")})
-	failed("upper case", err)
+	_, err = api.CustomerBalanceTransactions.New(&stripe.CustomerBalanceTransactionParams{Customer: &first, Amount: stripe.Int64(1), Currency: stripe.String("XXX")})
+	failed("no currency", err)
 	bad := &stripe.CustomerListParams{}
-	bad.Limit, bad.Single = stripe.Int64(101), true
+	bad.StartingAfter, bad.Single = stripe.String("cus_none"), true
 	it = api.Customers.List(bad)
 	it.Next()
-	failed("limit", it.Err())
+	failed("cursor", it.Err())
 	again := &stripe.CustomerParams{Email: stripe.String("c0@example.com"), Balance: stripe.Int64(-5)}
 	again.SetIdempotencyKey("create-0")
 	c, err = api.Customers.New(again)

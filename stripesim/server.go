@@ -324,6 +324,9 @@ func (a *account) living(id, param string, status int) (*customer, *apiError) {
 	return c, nil
 }
 
+// Struck returns how often each kind of fault has struck since the start.
+func (s *Server) Struck() map[FaultKind]int { return s.faults.counts() }
+
 // Calls returns the number of requests per named endpoint since the start or the
 // last ResetCalls, refused and spoilt ones included.
 func (s *Server) Calls() map[string]int { return s.calls.get() }
@@ -361,13 +364,20 @@ func (c *callCounts) reset() {
 
 var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
-// marshal writes JSON as Stripe does, without escaping HTML.
-func marshal(v any) ([]byte, error) {
+// marshal encodes v in one line.
+func marshal(v any) ([]byte, error) { return encode(v, "") }
+
+// pretty encodes v as Stripe prints replies and events: with two blanks a level. Who
+// verifies or compares a text of their own making must fail here as there.
+func pretty(v any) ([]byte, error) { return encode(v, "  ") }
+
+func encode(v any, indent string) ([]byte, error) {
 	b := buffers.Get().(*bytes.Buffer)
 	defer buffers.Put(b)
 	b.Reset()
 	enc := json.NewEncoder(b)
 	enc.SetEscapeHTML(false)
+	enc.SetIndent("", indent)
 	if err := enc.Encode(v); err != nil {
 		return nil, fmt.Errorf("encode: %w", err)
 	}

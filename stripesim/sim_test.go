@@ -19,7 +19,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const testKey = "sk_test_123456789012"
 
-// hand is a clock that moves when told to.
+// hand is a clock that moves when the test says.
 type hand struct{ unix atomic.Int64 }
 
 func newHand() *hand {

@@ -253,7 +253,7 @@ func (s *Server) nextDue() time.Time {
 	return time.Unix(next, 0)
 }
 
-// empty tells whether nothing has been made yet.
+// empty reports whether nothing has been made yet.
 func (s *Server) empty() bool {
 	for _, a := range s.allAccounts() {
 		a.mu.RLock()

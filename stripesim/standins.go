@@ -18,7 +18,7 @@ type InvoiceUse struct {
 	PeriodEnd int64 `json:"period_end"`
 }
 
-// InvoiceResult tells what was moved; amounts in the currency's smallest unit.
+// InvoiceResult is what was moved; amounts in the currency's smallest unit.
 type InvoiceResult struct {
 	Invoice            string   `json:"invoice"`
 	Balance            int64    `json:"balance"`             // amount of the balance transaction, 0 if none

@@ -146,6 +146,7 @@ type customerRecord struct {
 	Address     *address           `json:"address,omitempty"`
 	Langs       []string           `json:"preferred_locales,omitempty"`
 	Ends        []currencyEndpoint `json:"ends,omitempty"`
+	Card        string             `json:"card,omitempty"`
 }
 
 // currencyEndpoint is where the chain of one currency ends.
@@ -233,6 +234,7 @@ type invoiceRecord struct {
 	VoidedAt      *int64            `json:"voided_at,omitempty"`
 	Uncollectible *int64            `json:"uncollectible_at,omitempty"`
 	StandIn       bool              `json:"stand_in,omitempty"`
+	Card          string            `json:"card,omitempty"`
 }
 
 type lineRecord struct {
@@ -302,6 +304,11 @@ type hookRecord struct {
 	Disabled    bool              `json:"disabled,omitempty"`
 	Description *string           `json:"description,omitempty"`
 	Metadata    map[string]string `json:"metadata,omitempty"`
+	V2          bool              `json:"v2,omitempty"`
+	Thin        bool              `json:"thin,omitempty"`
+	Name        string            `json:"name,omitempty"`
+	From        []string          `json:"events_from,omitempty"`
+	Updated     int64             `json:"updated,omitempty"`
 	Stats       [4]int64          `json:"stats"` // attempts, delivered, failed, abandoned
 }
 
@@ -319,6 +326,7 @@ type eventRecord struct {
 	Request  string                     `json:"request,omitempty"`
 	IdemKey  string                     `json:"idempotency_key,omitempty"`
 	Pending  int32                      `json:"pending,omitempty"`
+	Thin     *thinOnly                  `json:"thin,omitempty"`
 }
 
 type idemRecord struct {
@@ -433,7 +441,7 @@ func (a *account) save(put func(record)) {
 		r := customerRecord{
 			nodeRecord: recordNode(&c.node), Clock: idOf(c.clock, c.clock == nil), Balance: c.balance, Currency: c.currency, Email: c.email, Name: c.name,
 			Description: c.description, Phone: c.phone, TaxExempt: c.taxExempt, Prefix: c.invoicePrefix, NextInvoice: c.nextInvoice,
-			Metadata: c.metadata, Address: c.address, Langs: c.preferredLangs,
+			Metadata: c.metadata, Address: c.address, Langs: c.preferredLangs, Card: c.card,
 		}
 		for _, e := range c.ends {
 			r.Ends = append(r.Ends, currencyEndpoint{e.currency, e.balance})
@@ -459,7 +467,7 @@ func (a *account) save(put func(record)) {
 			recordNode(&inv.node), inv.customer.id, inv.currency, inv.status, nil, inv.number, inv.description, inv.footer, inv.statement, inv.metadata,
 			inv.autoAdvance, inv.collection, inv.dueDate, inv.daysUntilDue, inv.periodStart, inv.periodEnd, inv.starting, inv.ending, inv.balance,
 			inv.carried, txnIDs(inv.applied), inv.prePayment, inv.postPayment, inv.paid, inv.paidElsewhere, inv.overpaid, inv.attempts,
-			inv.finalizesAt, inv.finalizedAt, inv.paidAt, inv.voidedAt, inv.uncollectibleAt, inv.standIn,
+			inv.finalizesAt, inv.finalizedAt, inv.paidAt, inv.voidedAt, inv.uncollectibleAt, inv.standIn, inv.card,
 		}
 		for _, l := range inv.lines {
 			r.Lines = append(r.Lines, lineRecord{
@@ -487,7 +495,7 @@ func (a *account) save(put func(record)) {
 	for _, h := range a.hookList.rows {
 		r := hookRecord{
 			nodeRecord: recordNode(&h.node), URL: h.url, Enabled: h.enabled, Version: h.version, Connect: h.connect, Disabled: h.disabled,
-			Description: h.description, Metadata: h.metadata, Stats: a.s.sender.counts(h.id),
+			Description: h.description, Metadata: h.metadata, V2: h.v2, Thin: h.thin, Name: h.name, From: h.from, Updated: h.updated, Stats: a.s.sender.counts(h.id),
 		}
 		for _, x := range h.secrets {
 			r.Secrets = append(r.Secrets, secretRecord{x.text, x.until})
@@ -498,7 +506,7 @@ func (a *account) save(put func(record)) {
 	for _, e := range a.eventList.rows {
 		r := eventRecord{
 			nodeRecord: recordNode(&e.node), Type: e.typ, Customer: e.customer, Object: mustMarshal(e.object), Request: e.requestID,
-			IdemKey: e.idemKey, Pending: e.pending.Load(),
+			IdemKey: e.idemKey, Pending: e.pending.Load(), Thin: e.thin,
 		}
 		if n, moving := pending[e]; moving {
 			r.Pending = n
@@ -711,6 +719,7 @@ func (ld *loader) take(rec record) error {
 		r := rec.Hook
 		h := &hook{
 			node: r.node(), url: r.URL, enabled: r.Enabled, version: r.Version, connect: r.Connect, disabled: r.Disabled, description: r.Description, metadata: r.Metadata,
+			v2: r.V2, thin: r.Thin, name: r.Name, from: r.From, updated: r.Updated,
 		}
 		if len(r.Secrets) == 0 {
 			return errors.New("a webhook endpoint without a secret")
@@ -723,7 +732,7 @@ func (ld *loader) take(rec record) error {
 		ld.hooks = append(ld.hooks, hookStats{h.id, r.Stats})
 	case rec.Event != nil:
 		r := rec.Event
-		e := &event{node: r.node(), typ: r.Type, customer: r.Customer, object: r.Object, requestID: r.Request, idemKey: r.IdemKey}
+		e := &event{node: r.node(), typ: r.Type, customer: r.Customer, object: r.Object, requestID: r.Request, idemKey: r.IdemKey, thin: r.Thin}
 		if r.Previous != nil {
 			e.previous = map[string]any{}
 			for k, v := range r.Previous {
@@ -790,7 +799,7 @@ func (ld *loader) customer(r *customerRecord) error {
 		node: r.node(), txns: ordered[*balanceTxn]{slot: slotOwner}, grants: ordered[*grant]{slot: slotOwner}, credits: ordered[*creditTxn]{slot: slotOwner},
 		invoices: ordered[*invoice]{slot: slotOwner}, items: ordered[*invoiceItem]{slot: slotOwner},
 		profile: profile{
-			r.Balance, "", r.Email, r.Name, r.Description, r.Phone, r.TaxExempt, r.Prefix, r.NextInvoice, r.Metadata, r.Address, r.Langs,
+			r.Balance, "", r.Email, r.Name, r.Description, r.Phone, r.TaxExempt, r.Prefix, r.NextInvoice, r.Metadata, r.Address, r.Langs, r.Card,
 		},
 	}
 	if r.Currency != "" {
@@ -879,7 +888,7 @@ func (ld *loader) invoice(r *invoiceRecord) error {
 		daysUntilDue: r.DaysUntilDue, periodStart: r.PeriodStart, periodEnd: r.PeriodEnd, starting: r.Starting, ending: r.Ending,
 		balance: r.Balance, carried: r.Carried, prePayment: r.PrePayment, postPayment: r.PostPayment, paid: r.Paid,
 		paidElsewhere: r.PaidElsewhere, overpaid: r.Overpaid, attempts: r.Attempts, finalizesAt: r.FinalizesAt, finalizedAt: r.FinalizedAt,
-		paidAt: r.PaidAt, voidedAt: r.VoidedAt, uncollectibleAt: r.Uncollectible, standIn: r.StandIn,
+		paidAt: r.PaidAt, voidedAt: r.VoidedAt, uncollectibleAt: r.Uncollectible, standIn: r.StandIn, card: r.Card,
 	}
 	var err error
 	if inv.applied, err = ld.used(r.Applied); err != nil {
@@ -1143,7 +1152,7 @@ func (s *Server) SaveFile(name string) error {
 
 // LoadFile loads a file that SaveFile wrote.
 func (s *Server) LoadFile(name string) error {
-	f, err := os.Open(name)
+	f, err := os.Open(name) // #nosec G304 -- the path is the user's
 	if err != nil {
 		return fmt.Errorf("load: %w", err)
 	}

@@ -41,7 +41,9 @@ func (s *sim) story() string {
 	do("POST", "/v1/invoices/"+used+"/pay")
 	do("POST", "/v1/credit_notes", "invoice="+used, "credit_amount=20", "amount=20")
 	s.use(cus, price, 50) // stays a draft, with a claim on the credits
-	do("POST", "/v1/invoices", "customer="+cus, "auto_advance=true")
+	do("POST", "/v1/invoices", "customer="+cus, "auto_advance=true", "default_payment_method=pm_card_visa")
+	do("POST", "/v1/customers/"+cus, "invoice_settings[default_payment_method]=pm_card_chargeCustomerFail")
+	do("POST", "/v1/invoices/create_preview", "customer="+cus, "invoice_items[0][amount]=5", "invoice_items[0][currency]=usd")
 	do("POST", "/v1/invoiceitems", "customer="+cus, "amount=1", "currency=usd")
 	do("DELETE", "/v1/customers/"+do("POST", "/v1/customers", "name=gone").str("id"))
 	r, err := s.request("POST", "/v1/customers", http.Header{"Idempotency-Key": {"key-1"}}, "name=once")

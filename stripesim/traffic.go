@@ -23,10 +23,10 @@ type TrafficOptions struct {
 	// the default.
 	Accounts []string
 	// SilentEdits adds edits of transactions' descriptions and metadata, which no
-	// event tells of.
+	// event announces.
 	SilentEdits bool
 	// OtherCurrencies adds balance changes outside the customer's default
-	// currency. Unless Switches.NonDefaultCurrencyEvent is on, no event tells of
+	// currency. Unless Switches.NonDefaultCurrencyEvent is on, no event announces
 	// them either.
 	OtherCurrencies bool
 }
@@ -64,7 +64,7 @@ func NewTraffic(s *Server, o TrafficOptions) (*Traffic, error) {
 			return nil, fmt.Errorf("traffic: no account %q", id)
 		}
 	}
-	return &Traffic{s: s, o: o, rng: rand.New(rand.NewPCG(uint64(o.Seed), 0x7aff1c))}, nil
+	return &Traffic{s: s, o: o, rng: rand.New(rand.NewPCG(uint64(o.Seed), 0x7aff1c))}, nil // #nosec G115 G404 -- a seed, any 64 bits; the same seed makes the same world
 }
 
 // Done returns the number of changes made so far. It is safe for concurrent use.
@@ -77,8 +77,8 @@ const (
 	historyTo   = 31
 )
 
-// Seed makes the customers, each with up to a dozen past changes. No events tell
-// of them: they are older than the event list.
+// Seed makes the customers, each with up to a dozen past changes. No events announce
+// them: they are older than the event list.
 func (t *Traffic) Seed(ctx context.Context) error {
 	now := t.s.unix()
 	start, end := now-historyFrom*daySeconds, now-historyTo*daySeconds

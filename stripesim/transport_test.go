@@ -2,10 +2,12 @@ package stripesim
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -67,7 +69,6 @@ func TestErrorsMatchFixtures(t *testing.T) {
 	key := http.Header{"Idempotency-Key": {"k1"}}
 	with("POST", "/v1/customers", key, "name=a")
 	wantFixture(t, with("POST", "/v1/customers", key, "name=b"), "400_idempotency_mismatch")
-	wantFixture(t, s.do("GET", "/v1/customers", "limit=101"), "400_invalid_limit")
 	wantFixture(t, s.do("POST", "/v1/customers/"+cus+"/balance_transactions", "currency=usd"), "400_missing_param")
 	wantFixture(t, s.do("GET", "/v1/customers", "foo=1"), "400_unknown_param")
 	wantFixture(t, with("GET", "/v1/customers", http.Header{"Authorization": {"Bearer wrong"}}), "401_invalid_key")
@@ -100,25 +101,26 @@ func TestParameterErrors(t *testing.T) {
 		status       int
 		code, param  string
 	}{
-		"limit 0":              {"GET", bt, []string{"limit=0"}, 400, "", "limit"},
 		"limit text":           {"GET", bt, []string{"limit=x"}, 400, "parameter_invalid_integer", "limit"},
-		"both cursors":         {"GET", bt, []string{"starting_after=a", "ending_before=b"}, 400, "", "ending_before"},
+		"both cursors":         {"GET", "/v1/customers", []string{"starting_after=" + cus, "ending_before=" + cus}, 400, "", ""},
+		"cursor before owner":  {"GET", "/v1/customers/cus_missing/balance_transactions", []string{"ending_before=b"}, 400, "resource_missing", "ending_before"},
+		"bogus cursor first":   {"GET", "/v1/customers", []string{"starting_after=" + cus, "ending_before=b"}, 400, "resource_missing", "ending_before"},
 		"unknown after":        {"GET", bt, []string{"starting_after=cbtxn_no"}, 400, "resource_missing", "starting_after"},
 		"unknown before":       {"GET", bt, []string{"ending_before=cbtxn_no"}, 400, "resource_missing", "ending_before"},
 		"other's cursor":       {"GET", bt, []string{"starting_after=" + otherTxn}, 400, "resource_missing", "starting_after"},
 		"empty cursor":         {"GET", bt, []string{"starting_after="}, 400, "parameter_invalid_empty", "starting_after"},
-		"bad expand":           {"GET", bt, []string{"expand[]=data.foo"}, 400, "", "expand"},
-		"expand without data":  {"GET", bt, []string{"expand[]=customer"}, 400, "", "expand"},
-		"expand of a plain":    {"GET", "/v1/customers/" + cus, []string{"expand[]=balance"}, 400, "", "expand"},
-		"expand too deep":      {"GET", bt, []string{"expand[]=data.invoice.customer.test_clock.x"}, 400, "", "expand"},
+		"bad expand":           {"GET", bt, []string{"expand[]=data.foo"}, 400, "", ""},
+		"expand without data":  {"GET", bt, []string{"expand[]=customer"}, 400, "", ""},
+		"expand of a plain":    {"GET", "/v1/customers/" + cus, []string{"expand[]=balance"}, 400, "", ""},
+		"expand too deep":      {"GET", bt, []string{"expand[]=data.invoice.customer.test_clock.x"}, 400, "property_expansion_max_depth", ""},
 		"unknown nested":       {"GET", "/v1/customers", []string{"created[foo]=1"}, 400, "parameter_unknown", "created[foo]"},
 		"created text":         {"GET", "/v1/customers", []string{"created=x"}, 400, "parameter_invalid_integer", "created"},
 		"zero amount":          {"POST", bt, []string{"amount=0", "currency=usd"}, 400, "parameter_invalid_integer", "amount"},
 		"fraction":             {"POST", bt, []string{"amount=1.5", "currency=usd"}, 400, "parameter_invalid_integer", "amount"},
 		"huge amount":          {"POST", bt, []string{"amount=9999999999999", "currency=usd"}, 400, "parameter_invalid_integer", "amount"},
-		"upper-case currency":  {"POST", bt, []string{"amount=1", "currency=USD"}, 400, "", "currency"},
+		"no currency":          {"POST", bt, []string{"amount=1", "currency=usx"}, 400, "", "currency"},
 		"no such currency":     {"POST", bt, []string{"amount=1", "currency=xxy"}, 400, "", "currency"},
-		"no currency":          {"POST", bt, []string{"amount=1"}, 400, "parameter_missing", "currency"},
+		"currency left out":    {"POST", bt, []string{"amount=1"}, 400, "parameter_missing", "currency"},
 		"long description":     {"POST", bt, []string{"amount=1", "currency=usd", "description=" + strings.Repeat("é", 351)}, 400, "", "description"},
 		"hash for a string":    {"POST", "/v1/customers", []string{"name[x]=1"}, 400, "", "name"},
 		"grant no amount":      {"POST", gr, scope, 400, "parameter_missing", "amount"},
@@ -142,14 +144,13 @@ func TestParameterErrors(t *testing.T) {
 		"search is no id":      {"GET", "/v1/customers/search", []string{"query=x"}, 404, "", ""},
 		"method":               {"PUT", "/v1/customers", nil, 404, "", ""},
 		"endpoint event":       {"POST", "/v1/webhook_endpoints", []string{"url=https://a.example", "enabled_events[]=customer_balance_transaction.created"}, 400, "", "enabled_events"},
-		"grant two owners":     {"POST", gr, append([]string{"customer_account=acct_1"}, all...), 400, "resource_missing", "customer_account"},
-		"invoice two owners":   {"POST", "/v1/invoices", []string{"customer=" + cus, "customer_account=acct_1"}, 400, "resource_missing", "customer_account"},
+		"grant two owners":     {"POST", gr, append([]string{"customer_account=acct_1"}, all...), 400, "", "customer_account"},
+		"invoice two owners":   {"POST", "/v1/invoices", []string{"customer=" + cus, "customer_account=acct_1"}, 400, "", "customer_account"},
 		"grant no such price":  {"POST", gr, append(append([]string{"customer=" + cus}, amount...), "applicability_config[scope][prices][0][id]=price_no"), 400, "resource_missing", "applicability_config[scope][prices][0][id]"},
 		"grant expires late":   {"POST", gr, append([]string{"expires_at=9223372036854775807"}, all...), 400, "parameter_invalid_integer", "expires_at"},
 		"grant begins early":   {"POST", gr, append([]string{"effective_at=-1"}, all...), 400, "parameter_invalid_integer", "effective_at"},
 		"clock too late":       {"POST", "/v1/test_helpers/test_clocks", []string{"frozen_time=9223372036854775807"}, 400, "parameter_invalid_integer", "frozen_time"},
 		"clock before 1970":    {"POST", "/v1/test_helpers/test_clocks", []string{"frozen_time=-5"}, 400, "parameter_invalid_integer", "frozen_time"},
-		"expand the rows":      {"GET", "/v1/customers", []string{"expand[]=data"}, 400, "", "expand"},
 		"endpoint version":     {"POST", "/v1/webhook_endpoints", []string{"url=https://a.example", "enabled_events[]=*", "api_version=2024-06-21"}, 400, "", "api_version"},
 		"array with a gap":     {"GET", "/v1/customers", []string{"expand[1]=data.tax"}, 400, "", "expand"},
 		"value and hash":       {"POST", "/v1/customers", []string{"metadata[a]=b", "metadata="}, 400, "", "metadata"},
@@ -474,6 +475,112 @@ func TestOptionsAreChecked(t *testing.T) {
 	} {
 		if _, err := New(o); err == nil {
 			t.Errorf("%s: no error", name)
+		}
+	}
+}
+
+// Headers and the members of errors as they were recorded at the live API.
+func TestHeadersAsRecorded(t *testing.T) {
+	t.Parallel()
+	s := start(t, Options{})
+	cus := s.customer()
+	bad, err := s.request("GET", "/v1/customers", http.Header{"Authorization": {"Bearer wrong"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "401 realm", bad.header.Get("Www-Authenticate"), `Bearer realm="Stripe"`)
+	equal(t, "401 has neither", bad.header.Get("Request-Id")+bad.header.Get("Stripe-Version"), "")
+	equal(t, "401 has no log", bad.at("error.request_log_url"), nil)
+	missing := s.do("GET", "/v1/customers/cus_no")
+	if log := missing.str("error.request_log_url"); !strings.Contains(log, "/test/logs/"+missing.header.Get("Request-Id")+"?t=") {
+		t.Errorf("log %q of %s", log, missing.header.Get("Request-Id"))
+	}
+	key := http.Header{"Idempotency-Key": {"k"}}
+	first, err := s.request("POST", "/v1/customers/"+cus+"/balance_transactions", key, "amount=-5", "currency=EUR")
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := s.request("POST", "/v1/customers/"+cus+"/balance_transactions", key, "amount=-5", "currency=EUR")
+	if err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "EUR is taken", first.str("currency"), "eur")
+	equal(t, "original", first.header.Get("Original-Request"), first.header.Get("Request-Id"))
+	equal(t, "replayed", again.header.Get("Original-Request"), first.header.Get("Request-Id"))
+	equal(t, "no retry", first.header.Get("Stripe-Should-Retry"), "false")
+	equal(t, "limit above", len(s.get("/v1/customers", "limit=1000").data()), 1)
+	equal(t, "limit below", len(s.get("/v1/customers", "limit=-3").data()), 1)
+	equal(t, "expand of the rows", s.do("GET", "/v1/customers", "expand[]=data").status, 200)
+	s.must("DELETE", "/v1/customers/"+cus)
+	wantError(t, s.do("POST", "/v1/customers/"+cus, "name=x"), 400, "resource_missing", "id")
+}
+
+// What Stripe has and the simulator has not is reported as that; what Stripe has not either
+// is reported as Stripe reports it.
+func TestNotSimulatedIsToldAsThat(t *testing.T) {
+	t.Parallel()
+	s := start(t, Options{})
+	cus := s.customer()
+	for _, c := range []struct {
+		method, path string
+		pairs        []string
+		status       int
+		told         bool
+	}{
+		{"GET", "/v1/subscriptions", nil, 404, true},
+		{"POST", "/v1/payment_intents", []string{"amount=5"}, 404, true},
+		{"GET", "/v1/customers/search", []string{"query=x"}, 404, true},
+		{"GET", "/v1/invoices/upcoming", []string{"customer=" + cus}, 404, true},
+		{"GET", "/v1/customers/" + cus + "/sources", nil, 404, true},
+		{"GET", "/v1/nonsense", nil, 404, false},
+		{"POST", "/v1/customers", []string{"shipping[name]=x"}, 400, true},
+		{"POST", "/v1/customers", []string{"nonsense=x"}, 400, false},
+		{"GET", "/v1/invoices", []string{"subscription=sub_1"}, 400, true},
+		{"GET", "/v1/billing/credit_grants", []string{"customer_account=acct_1"}, 400, true},
+		{"POST", "/v1/invoiceitems", []string{"customer=" + cus, "price_data[unit_amount_decimal]=1.5"}, 400, true},
+		{"POST", "/v1/invoiceitems", []string{"customer=" + cus, "price_data[nonsense]=1.5"}, 400, false},
+		{"POST", "/v1/customers", []string{"invoice_settings[footer]=x"}, 400, true},
+		{"POST", "/v1/customers", []string{"payment_method=pm_card_threeDSecureRequired"}, 400, true},
+		{"GET", "/v1/meters", nil, 404, false},
+		{"GET", "/v2/core/accounts", nil, 404, true},
+		{"POST", "/v2/core/accounts/acct_1/close", nil, 404, true},
+		{"GET", "/v2/core/nonsense", nil, 404, false},
+		{"POST", "/v1/payment_methods/pm_card_visa/attach", []string{"customer=" + cus}, 404, true},
+		{"GET", "/v1/billing/meters", nil, 404, true},
+		{"GET", "/v1/products", nil, 404, true},
+		{"GET", "/v1/invoices/search", []string{"query=x"}, 404, true},
+	} {
+		r := s.do(c.method, c.path, c.pairs...)
+		if told := strings.HasPrefix(r.str("error.message"), "not simulated: "); r.status != c.status || told != c.told {
+			t.Errorf("%s %s %v: %d %s", c.method, c.path, c.pairs, r.status, r.raw)
+		}
+	}
+	if err := s.SetSwitches(Switches{IgnoreDecorative: true}); err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "decorative", s.do("POST", "/v1/customers", "shipping[name]=x", "shipping[address][city]=y", "invoice_settings[footer]=z").status, 200)
+	wantError(t, s.do("POST", "/v1/customers", "tax[ip_address]=x"), 400, "", "tax[ip_address]")
+	note := s.draft(cus, 5000)
+	s.post("/v1/invoices/" + note + "/finalize")
+	item := func(n int) string { return fmt.Sprintf("lines[%d][type]=custom_line_item", n) }
+	equal(t, "decorative within", s.do("POST", "/v1/credit_notes", "invoice="+note,
+		item(0), "lines[0][description]=a", "lines[0][unit_amount]=5", "lines[0][metadata][a]=b",
+		item(1), "lines[1][description]=b", "lines[1][unit_amount]=5", "lines[1][metadata][c]=d").status, 200)
+	wantError(t, s.do("POST", "/v1/credit_notes", "invoice="+note, item(0), "lines[0][tax_rates][0]=x"), 400, "", "lines[0][tax_rates][0]")
+	wantError(t, s.do("POST", "/v1/credit_notes", "invoice="+note, item(0), "lines[0][nonsense]=x"), 400, "parameter_unknown", "lines[0][nonsense]")
+	wantError(t, s.do("POST", "/v1/customers", "nonsense=x"), 400, "parameter_unknown", "nonsense")
+}
+
+// A webhook endpoint takes every version and event name of the newest specification.
+func TestEndpointsTakeNewestVersions(t *testing.T) {
+	t.Parallel()
+	s := start(t, Options{})
+	for _, version := range append(slices.Clone(apiVersions), "2025-05-28.basil;flag=v1", "2026-11-18.preview") {
+		if r := s.do("POST", "/v1/webhook_endpoints", "url=https://a.example", "enabled_events[]=three_d_secure.authentication.failed", "api_version="+version); r.status != 200 || r.str("api_version") != version {
+			t.Errorf("%s: %d %s", version, r.status, r.raw)
+		}
+		if r, err := s.request("GET", "/v1/customers", http.Header{"Stripe-Version": {version}}); err != nil || r.status != 200 || r.header.Get("Stripe-Version") != version {
+			t.Errorf("request of %s: %d %v", version, r.status, err)
 		}
 	}
 }

@@ -22,6 +22,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/creditmirror/creditmirror/internal/patience"
 )
 
 // RequireEnv names the environment variable that turns a missing redis-server
@@ -29,7 +31,7 @@ import (
 const RequireEnv = "CREDITMIRROR_REQUIRE_SERVICES"
 
 // startTimeout bounds how long a server may take from exec to its first PONG.
-const startTimeout = 20 * time.Second
+var startTimeout = patience.Of(20 * time.Second)
 
 // startAttempts is how many ports are tried. A port found free can be taken by
 // another process before redis-server binds it.

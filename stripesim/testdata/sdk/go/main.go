@@ -10,7 +10,7 @@ import (
 	"os"
 	"strings"
 
-	"github.com/stripe/stripe-go/v85"
+	"github.com/stripe/stripe-go/v86"
 )
 
 var out = func(format string, args ...any) { fmt.Printf(format+"\n", args...) }
@@ -122,14 +122,34 @@ func main() {
 	must(err)
 	out("note %s %s %d", note.ID, note.Status, note.Amount)
 
+	next, err := sc.V1Invoices.CreatePreview(ctx, &stripe.InvoiceCreatePreviewParams{
+		Customer: &first, InvoiceItems: []*stripe.InvoiceCreatePreviewInvoiceItemParams{{Amount: stripe.Int64(1500), Currency: stripe.String("usd")}},
+	})
+	must(err)
+	out("preview %s total %d starting %d ending %d due %d", next.Status, next.Total, next.StartingBalance, next.EndingBalance, next.AmountDue)
+	would, err := sc.V1CreditNotes.Preview(ctx, &stripe.CreditNotePreviewParams{Invoice: &inv.ID, Amount: stripe.Int64(50), CreditAmount: stripe.Int64(50)})
+	must(err)
+	out("note preview %s %d", would.Status, would.Amount)
+	open, err := sc.V1Invoices.Create(ctx, &stripe.InvoiceCreateParams{Customer: &first, Currency: stripe.String("usd")})
+	must(err)
+	_, err = sc.V1InvoiceItems.Create(ctx, &stripe.InvoiceItemCreateParams{Customer: &first, Invoice: &open.ID, Amount: stripe.Int64(1500), Currency: stripe.String("usd")})
+	must(err)
+	_, err = sc.V1Invoices.FinalizeInvoice(ctx, open.ID, nil)
+	must(err)
+	_, err = sc.V1Invoices.Pay(ctx, open.ID, &stripe.InvoicePayParams{PaymentMethod: stripe.String("pm_card_chargeDeclined")})
+	failed("declined", err)
+	open, err = sc.V1Invoices.Pay(ctx, open.ID, &stripe.InvoicePayParams{PaymentMethod: stripe.String("pm_card_visa")})
+	must(err)
+	out("by card %s %d", open.Status, open.AmountPaid)
+
 	_, err = sc.V1Customers.Retrieve(ctx, "cus_none", nil)
 	failed("unknown customer", err)
-	_, err = sc.V1CustomerBalanceTransactions.Create(ctx, &stripe.CustomerBalanceTransactionCreateParams{Customer: &first, Amount: stripe.Int64(1), Currency: stripe.String("USD")})
-	failed("upper case", err)
+	_, err = sc.V1CustomerBalanceTransactions.Create(ctx, &stripe.CustomerBalanceTransactionCreateParams{Customer: &first, Amount: stripe.Int64(1), Currency: stripe.String("XXX")})
+	failed("no currency", err)
 	bad := &stripe.CustomerListParams{}
-	bad.Limit, bad.Single = stripe.Int64(101), true
+	bad.StartingAfter, bad.Single = stripe.String("cus_none"), true
 	for _, err := range sc.V1Customers.List(ctx, bad).All(ctx) {
-		failed("limit", err)
+		failed("cursor", err)
 	}
 	again := &stripe.CustomerCreateParams{Email: stripe.String("c0@example.com"), Balance: stripe.Int64(-5)}
 	again.SetIdempotencyKey("create-0")

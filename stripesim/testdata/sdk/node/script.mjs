@@ -61,9 +61,20 @@ out(`paid ${inv.status} ${inv.amount_paid}`);
 const note = await stripe.creditNotes.create({ invoice: inv.id, amount: 100, credit_amount: 100 });
 out(`note ${note.id} ${note.status} ${note.amount}`);
 
+const next = await stripe.invoices.createPreview({ customer: first, invoice_items: [{ amount: 1500, currency: 'usd' }] });
+out(`preview ${next.status} total ${next.total} starting ${next.starting_balance} ending ${next.ending_balance} due ${next.amount_due}`);
+const would = await stripe.creditNotes.preview({ invoice: inv.id, amount: 50, credit_amount: 50 });
+out(`note preview ${would.status} ${would.amount}`);
+let open = await stripe.invoices.create({ customer: first, currency: 'usd' });
+await stripe.invoiceItems.create({ customer: first, invoice: open.id, amount: 1500, currency: 'usd' });
+await stripe.invoices.finalizeInvoice(open.id);
+await failed('declined', stripe.invoices.pay(open.id, { payment_method: 'pm_card_chargeDeclined' }));
+open = await stripe.invoices.pay(open.id, { payment_method: 'pm_card_visa' });
+out(`by card ${open.status} ${open.amount_paid}`);
+
 await failed('unknown customer', stripe.customers.retrieve('cus_none'));
-await failed('upper case', stripe.customers.createBalanceTransaction(first, { amount: 1, currency: 'USD' }));
-await failed('limit', stripe.customers.list({ limit: 101 }));
+await failed('no currency', stripe.customers.createBalanceTransaction(first, { amount: 1, currency: 'XXX' }));
+await failed('cursor', stripe.customers.list({ starting_after: 'cus_none' }));
 c = await stripe.customers.create({ email: 'c0@example.com', balance: -5 }, { idempotencyKey: 'create-0' });
 out(`replayed ${c.id === first} ${c.lastResponse.headers['idempotent-replayed']}`);
 await failed('mismatch', stripe.customers.create({ email: 'other@example.com' }, { idempotencyKey: 'create-0' }));
