@@ -110,7 +110,7 @@ local hour = math.floor(t / SECOND / 3600)
 if redis.call('HINCRBY', KEYS[n + 1], int(hour) .. ':' .. purpose, 1) == 1 then
   for _, field in ipairs(redis.call('HKEYS', KEYS[n + 1])) do
     local h = tonumber(string.match(field, '^(%d+):'))
-    if not h or h < hour - 25 then redis.call('HDEL', KEYS[n + 1], field) end
+    if not h or h < hour - 744 then redis.call('HDEL', KEYS[n + 1], field) end
   end
 end
 return 0

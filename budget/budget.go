@@ -46,6 +46,8 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -56,6 +58,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 	"github.com/redis/go-redis/v9"
 	"go.uber.org/zap"
+
+	"github.com/creditmirror/creditmirror/backoff"
 )
 
 // Purpose is why a call is made. Calls are counted by it, and it decides their
@@ -210,7 +214,7 @@ func New(client redis.UniversalClient, reg prometheus.Registerer, log *zap.Logge
 			Buckets: []float64{.001, .005, .02, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300},
 		}, []string{"priority"}),
 		degraded: promauto.With(reg).NewGauge(prometheus.GaugeOpts{
-			Name: "creditmirror_stripe_budget_degraded", Help: "1 while Redis cannot be asked and this process keeps to its own share.",
+			Name: "creditmirror_stripe_budget_degraded", Help: "1 while Redis does not answer and this process keeps to its own share.",
 		}),
 		throttles: promauto.With(reg).NewCounter(prometheus.CounterOpts{
 			Name: "creditmirror_stripe_budget_cuts_total", Help: "How often this process halved a shared rate because of a 429.",
@@ -279,7 +283,7 @@ func (b *Budget) Acquire(ctx context.Context, account, endpoint string, p Purpos
 	return nil
 }
 
-// try asks for a call, waits as long as it is told to, and tells whether the call was
+// try asks for a call, waits as long as the reply says, and reports whether the call was
 // granted; else it is worth asking again.
 func (b *Budget) try(ctx context.Context, buckets []bucket, p Purpose) (granted bool, err error) {
 	asked := time.Now()
@@ -288,7 +292,7 @@ func (b *Budget) try(ctx context.Context, buckets []bucket, p Purpose) (granted 
 	case err != nil:
 		return b.useShare(ctx, buckets, p, err)
 	case wait > 0:
-		return false, sleep(ctx, wait)
+		return false, backoff.Sleep(ctx, wait)
 	}
 	// A process that was stopped since would make its call together with those of
 	// the time it wakes up in.
@@ -364,13 +368,67 @@ func (b *Budget) Throttled(ctx context.Context, account, endpoint string) {
 // Calls24h returns how many calls were made for each purpose in the last 24
 // hours, by all processes. The oldest hour counts in part.
 func (b *Budget) Calls24h(ctx context.Context) (map[Purpose]int64, error) {
-	pipe := b.client.Pipeline()
-	now := pipe.Time(ctx)
-	fields := pipe.HGetAll(ctx, b.tag+"calls")
-	if _, err := pipe.Exec(ctx); err != nil {
+	now, err := b.client.Time(ctx).Result()
+	if err != nil {
 		return nil, fmt.Errorf("count calls: %w", err)
 	}
-	return sum24h(now.Val(), fields.Val(), b.uncounted()), nil
+	var names []string
+	for h := now.Unix()/3600 - 24; h <= now.Unix()/3600; h++ {
+		for _, p := range Purposes() {
+			names = append(names, strconv.FormatInt(h, 10)+":"+string(p))
+		}
+	}
+	values, err := b.client.HMGet(ctx, b.tag+"calls", names...).Result()
+	if err != nil {
+		return nil, fmt.Errorf("count calls: %w", err)
+	}
+	fields := map[string]string{}
+	for i, v := range values {
+		if text, ok := v.(string); ok {
+			fields[names[i]] = text
+		}
+	}
+	return sum24h(now, fields, b.uncounted()), nil
+}
+
+// Day counts the calls of one UTC day.
+type Day struct {
+	// Start is its first instant.
+	Start time.Time
+	Calls map[Purpose]int64
+}
+
+// CallsByDay returns how many calls were made for each purpose on each UTC day that is
+// remembered, 31 at most, the oldest first. The oldest may count in part. Redis keeps
+// them: one that was lost begins anew.
+func (b *Budget) CallsByDay(ctx context.Context) ([]Day, error) {
+	fields, err := b.client.HGetAll(ctx, b.tag+"calls").Result()
+	if err != nil {
+		return nil, fmt.Errorf("count calls: %w", err)
+	}
+	days := map[int64]map[Purpose]int64{}
+	add := func(hour int64, p Purpose, n int64) {
+		if days[hour/24] == nil {
+			days[hour/24] = map[Purpose]int64{}
+		}
+		days[hour/24][p] += n
+	}
+	for field, value := range fields {
+		at, p, _ := strings.Cut(field, ":")
+		h, err1 := strconv.ParseInt(at, 10, 64)
+		n, err2 := strconv.ParseInt(value, 10, 64)
+		if err1 == nil && err2 == nil && known(Purpose(p)) {
+			add(h, Purpose(p), n)
+		}
+	}
+	for c, n := range b.uncounted() {
+		add(c.hour, c.purpose, n)
+	}
+	var list []Day
+	for _, day := range slices.Sorted(maps.Keys(days)) {
+		list = append(list, Day{time.Unix(day*24*3600, 0).UTC(), days[day]})
+	}
+	return list[max(0, len(list)-31):], nil
 }
 
 // sum24h adds up the counters of the last 24 hours before now.
@@ -401,16 +459,4 @@ func sum24h(now time.Time, fields map[string]string, pending map[counter]int64) 
 		add(c.hour, c.purpose, n)
 	}
 	return out
-}
-
-// sleep waits, or returns the context's error.
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

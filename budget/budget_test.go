@@ -19,6 +19,7 @@ import (
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
 
+	"github.com/creditmirror/creditmirror/internal/patience"
 	"github.com/creditmirror/creditmirror/internal/redistest"
 	"github.com/creditmirror/creditmirror/redisconn"
 )
@@ -80,11 +81,11 @@ const epoch = 1_800_000_000 * time.Second
 func micros(at time.Duration) string { return strconv.FormatInt((epoch + at).Microseconds(), 10) }
 
 // simulate lets callers compete for d in virtual time. Every refused caller
-// comes back when it was told to: live ones on the dot, so that they would snatch
+// comes back when the reply said: live ones on the dot, so that they would snatch
 // each call if they could, sweeps up to 3 ms late.
 func simulate(t *testing.T, b *Budget, d time.Duration, callers ...caller) []grant {
 	t.Helper()
-	rnd := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // a test that repeats
+	rnd := rand.New(rand.NewPCG(1, 2)) // a test that repeats
 	var grants []grant
 	for {
 		c := &callers[0]
@@ -324,14 +325,21 @@ func TestClockSetBack(t *testing.T) {
 func TestCallsAreCountedAndForgotten(t *testing.T) {
 	onBoth(t, func(t *testing.T, c redis.UniversalClient) {
 		b := open(t, c, Options{RPS: 1000})
-		for hour := range 60 {
+		ask := func(hour int) {
 			for _, p := range Purposes() {
 				if _, err := b.askAt(t.Context(), micros(time.Duration(hour)*time.Hour), b.buckets("", "x"), p); err != nil {
 					t.Fatal(err)
 				}
 			}
 		}
-		if n := c.HLen(t.Context(), b.tag+"calls").Val(); n > 26*int64(len(Purposes())) {
+		for day := -60; day <= 0; day += 2 {
+			ask(day * 24)
+		}
+		for hour := range 60 {
+			ask(hour)
+		}
+		// 31 days of every other day, and the 60 hours.
+		if n := c.HLen(t.Context(), b.tag+"calls").Val(); n > 76*int64(len(Purposes())) {
 			t.Errorf("%d counters are kept", n)
 		}
 		fields := c.HGetAll(t.Context(), b.tag+"calls").Val()
@@ -414,7 +422,7 @@ func TestFallbackAndReturn(t *testing.T) {
 		}
 	}
 	// Its share is 20 a second: 10 calls take half a second, without a burst.
-	if took := time.Since(start); took < 450*time.Millisecond || took > 5*time.Second {
+	if took := time.Since(start); took < 450*time.Millisecond || took > patience.Of(5*time.Second) {
 		t.Errorf("%d calls took %s, want 500ms", calls, took)
 	}
 	if testutil.ToFloat64(b.degraded) != 1 {
@@ -460,7 +468,7 @@ func TestHangingRedisDoesNotStopCalls(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if took := time.Since(start); took > 2*time.Second {
+	if took := time.Since(start); took > patience.Of(2*time.Second) {
 		t.Errorf("5 calls took %s", took)
 	}
 	b.Throttled(t.Context(), "", "") // must not hang either
@@ -583,10 +591,10 @@ func BenchmarkAcquire(b *testing.B) {
 	}
 }
 
-// eventually calls f until it says true, for at most 20 s.
+// eventually calls f until it says true, for as long as patience allows.
 func eventually(t *testing.T, what string, f func() bool) {
 	t.Helper()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(patience.Of(20 * time.Second))
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for !f() {
@@ -596,4 +604,33 @@ func eventually(t *testing.T, what string, f func() bool) {
 		case <-tick.C:
 		}
 	}
+}
+
+func TestCallsByDay(t *testing.T) {
+	onBoth(t, func(t *testing.T, client redis.UniversalClient) {
+		b := open(t, client, Options{RPS: 1000})
+		for range 3 {
+			if err := b.Acquire(t.Context(), "", "customers", Live); err != nil {
+				t.Fatal(err)
+			}
+		}
+		today := time.Now().UTC().Truncate(24 * time.Hour)
+		old := today.AddDate(0, 0, -20).Unix() / 3600
+		for field, n := range map[string]int{fmt.Sprintf("%d:balances", old+5): 7, fmt.Sprintf("%d:balances", old+23): 1, "odd": 9, fmt.Sprintf("%d:odd", old): 9} {
+			if err := client.HSet(t.Context(), b.tag+"calls", field, n).Err(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		days, err := b.CallsByDay(t.Context())
+		if err != nil || len(days) < 2 || !days[0].Start.Equal(today.AddDate(0, 0, -20)) || days[0].Calls[Balances] != 8 {
+			t.Fatalf("%+v, %v", days, err)
+		}
+		var live int64
+		for _, d := range days[1:] { // a day may end meanwhile
+			live += d.Calls[Live]
+		}
+		if live != 3 {
+			t.Errorf("%+v", days)
+		}
+	})
 }

@@ -142,7 +142,7 @@ func mostInASecond(grants []grant, in func(grant) bool) int {
 	return most
 }
 
-// step lets the caller act whose turn it is, and tells whether there was any.
+// step lets the caller act whose turn it is, and reports whether there was any.
 func (p *promise) step(d time.Duration) bool {
 	var r *replica
 	var a *asker

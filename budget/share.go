@@ -60,7 +60,7 @@ func (s *share) limiter(now time.Time, name string, full rate.Limit) *limiter {
 	return l
 }
 
-// reserve tells how long to wait for one call; giveBack is for one that is not made.
+// reserve returns how long to wait for one call; giveBack is for one that is not made.
 // Sweep calls get half of the share at most.
 func (s *share) reserve(now time.Time, buckets []bucket, p Purpose) (delay time.Duration, giveBack func(now time.Time)) {
 	var reserved []*rate.Reservation
@@ -83,7 +83,7 @@ func (s *share) reserve(now time.Time, buckets []bucket, p Purpose) (delay time.
 	}
 }
 
-// wait waits for one call, and tells whether it may be made: not so when Redis
+// wait waits for one call, and reports whether it may be made: not so when Redis
 // answers meanwhile, or when this process slept too long.
 func (s *share) wait(ctx context.Context, buckets []bucket, p Purpose) (granted bool, err error) {
 	began := time.Now()
@@ -160,7 +160,7 @@ func (b *Budget) fallBack(cause error) *share {
 	return b.local
 }
 
-// useShare waits for a call from this process's share after Redis failed, and tells
+// useShare waits for a call from this process's share after Redis failed, and reports
 // whether it was granted.
 func (b *Budget) useShare(ctx context.Context, buckets []bucket, p Purpose, cause error) (bool, error) {
 	// A caller that gave up says nothing about Redis.

@@ -1,22 +1,25 @@
-// Package notify tells one HTTPS endpoint, by signed webhooks, of drift that was
+// Package notify notifies one HTTPS endpoint, by signed webhooks, of drift that was
 // opened and closed.
 //
-// What is told is derived from the rows of drift_findings, and what was told is
-// marked in them: whoever opens or closes a finding has nothing to do with it,
-// and nothing is lost with a process.
+// Notifications are derived from the rows of drift_findings, which also record what
+// was delivered. The code that opens or closes a finding is not involved, and
+// nothing is lost if a process dies.
+//
+// Notifications are signed by Stripe's own webhook scheme, in the header
+// Creditmirror-Signature, so that any Stripe SDK verifies them.
 //
 //	step            after it                                 killed before the next
-//	list            the oldest steps not marked as told      listed again
+//	list            the oldest undelivered notifications     listed again
 //	send            the receiver answered 2xx                sent again, with the same id
-//	mark            the step is told                         –
+//	record          the notification is delivered            –
 //
-// So everything is told at least once, by the replica that holds the lease, in
-// the order of time; a receiver that keeps the ids it has seen has it exactly
-// once. The first endpoint that does not answer 2xx holds up everything behind
-// it: it is tried again, with pauses that double up to an hour, until it does.
+// So everything is sent at least once, by the replica that holds the lease, in
+// the order of time; a receiver that stores the ids it has seen gets it exactly
+// once. A notification that is not answered with 2xx delays everything behind
+// it: it is retried, with pauses that double up to an hour, until it is.
 // Nothing is dropped meanwhile, since the findings are the queue.
 //
-// The endpoint's address is checked where the connection is made, after names
-// were resolved, so that no name can lead into the network of this process. See
+// The endpoint's address is checked when the connection is made, after name
+// resolution, so that no name can lead into the network of this process. See
 // guard.
 package notify

@@ -15,7 +15,7 @@ import (
 type guard struct {
 	// allow are networks that are let through although they are not public.
 	allow []netip.Prefix
-	// plain tells that what is sent is not encrypted, so that it must not leave
+	// plain reports that what is sent is not encrypted, so that it must not leave
 	// this machine.
 	plain bool
 }
@@ -63,7 +63,7 @@ var specials = []struct {
 	{"it is not specified", prefixes("0.0.0.0/8", "::/128")},
 	{"it is this machine", prefixes("127.0.0.0/8", "::1/128")},
 	{"it is private", prefixes("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7", "fec0::/10")},
-	// 169.254.169.254 and fd00:ec2::254 (above) tell credentials of cloud machines.
+	// 169.254.169.254 and fd00:ec2::254 (above) give out credentials of cloud machines.
 	{"it is link-local, where clouds keep their metadata", prefixes("169.254.0.0/16", "fe80::/10")},
 	{"it is shared by carriers", prefixes("100.64.0.0/10")},
 	{"it is multicast", prefixes("224.0.0.0/4", "ff00::/8")},
@@ -89,7 +89,7 @@ var embeddings = []struct {
 	{netip.MustParsePrefix("::/96"), 12},        // "IPv4-compatible"
 }
 
-// special tells what keeps an address from being public; empty for a public one.
+// special names what keeps an address from being public; empty for a public one.
 func special(addr netip.Addr) string {
 	for _, s := range specials {
 		if slices.ContainsFunc(s.networks, func(p netip.Prefix) bool { return p.Contains(addr) }) {

@@ -33,6 +33,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/creditmirror/creditmirror/internal/patience"
 	"github.com/creditmirror/creditmirror/internal/pgtest"
 )
 
@@ -206,7 +207,7 @@ func (n *nameServer) answer(q []byte) []byte {
 
 const secret = "a-secret-of-notifications-0123456789"
 
-// endpoint is a receiver that keeps what it got and answers as it is told to.
+// endpoint is a receiver that keeps what it got and answers as the test says.
 type endpoint struct {
 	*httptest.Server
 	mu  sync.Mutex
@@ -324,9 +325,9 @@ func (w watched) metric(t *testing.T, name, labels string) float64 {
 // eventually waits for a condition that something outside of a bubble brings about.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !ok(); {
+	for deadline := time.Now().Add(patience.Of(20 * time.Second)); !ok(); {
 		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within 20 s", what)
+			t.Fatalf("waited in vain for: %s", what)
 		}
 		<-time.After(10 * time.Millisecond)
 	}

@@ -21,7 +21,7 @@ const (
 	TypeClosed = "drift.closed"
 )
 
-// Message is the body of a webhook. It is the same whenever the step is told:
+// Message is the body of a webhook. It is the same whenever the step is sent:
 // only ids and amounts, nothing that a customer wrote.
 type Message struct {
 	// ID is the finding's, with the step behind it: the same for each delivery.
@@ -32,7 +32,7 @@ type Message struct {
 	Finding MessageFinding `json:"finding"`
 }
 
-// MessageFinding is the finding that a webhook tells of.
+// MessageFinding is the finding that a webhook is about.
 type MessageFinding struct {
 	ID       string           `json:"id"`
 	Kind     mirror.DriftKind `json:"kind"`
@@ -51,7 +51,7 @@ type MessageFinding struct {
 	ClosedAt *int64 `json:"closed_at"`
 }
 
-// message is what is told of a step.
+// message is the body for a step.
 func message(n mirror.Notice) Message {
 	f := n.Finding
 	m := Message{

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net/netip"
 	"net/url"
 	"sync"
@@ -15,6 +14,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/time/rate"
 
+	"github.com/creditmirror/creditmirror/backoff"
 	"github.com/creditmirror/creditmirror/mirror"
 )
 
@@ -23,7 +23,7 @@ const (
 	poll = 2 * time.Second
 	// page is how many steps are listed at a time.
 	page = 100
-	// perSecond and burst bound how fast steps are told: ten thousand findings at
+	// perSecond and burst bound how fast steps are delivered: ten thousand findings at
 	// once take half an hour, and do not become ten thousand requests at once.
 	perSecond = 5
 	burst     = 10
@@ -32,15 +32,15 @@ const (
 	firstPause = time.Second
 	lastPause  = time.Hour
 	// grace is how long a delivery under way may take to end after the lease was
-	// lost or the process was told to stop: half of a lease's time to live.
+	// lost or the process was asked to stop: half of a lease's time to live.
 	grace = 3 * time.Second
 )
 
-// stateRow is the row of the sweeps' table that holds since when drift is told:
+// stateRow is the row of the sweeps' table that holds since when drift is notified:
 // its watermark; zero while it is not.
 const stateRow = "notify"
 
-// IsStateRow tells whether a row of the sweeps' table is this package's.
+// IsStateRow reports whether a row of the sweeps' table is this package's.
 func IsStateRow(name string) bool { return name == stateRow }
 
 // Store is what a Notifier reads and marks. Every mirror.Store is one.
@@ -52,7 +52,7 @@ type Store interface {
 
 // Options are what a Notifier needs.
 type Options struct {
-	// URL is where drift is told of. Empty: nowhere.
+	// URL receives the notifications. Empty: none are sent.
 	URL string
 	// Secrets sign each webhook; at least one where there is a URL.
 	Secrets []string
@@ -65,7 +65,7 @@ type Options struct {
 	Log *zap.Logger
 }
 
-// Notifier tells of drift. See the package's comment.
+// Notifier sends notifications of drift. See the package's comment.
 type Notifier struct {
 	store   Store
 	send    func(ctx context.Context, m Message) error // nil: off
@@ -101,15 +101,15 @@ func New(store Store, o Options) (*Notifier, error) {
 		store: store, close: func() {}, limiter: rate.NewLimiter(perSecond, burst), log: o.Log.With(zap.String("component", "notify")),
 		m: &metrics{
 			sent: f.NewCounterVec(prometheus.CounterOpts{
-				Name: "creditmirror_notifications_total", Help: "Attempts to tell of drift by webhook, by outcome.",
+				Name: "creditmirror_notifications_total", Help: "Attempts to send a notification of drift by webhook, by outcome.",
 			}, []string{"outcome"}),
 			waiting: f.NewGauge(prometheus.GaugeOpts{
-				Name: "creditmirror_notifications_waiting", Help: "Openings and closings of findings that were not told yet.",
+				Name: "creditmirror_notifications_waiting", Help: "Openings and closings of findings that were not delivered yet.",
 			}),
 		},
 	}
 	f.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "creditmirror_notifications_oldest_seconds", Help: "How long ago the opening or closing happened that waits longest to be told.",
+		Name: "creditmirror_notifications_oldest_seconds", Help: "Age of the oldest opening or closing that was not delivered yet.",
 	}, n.age)
 	for _, outcome := range outcomes {
 		n.m.sent.WithLabelValues(outcome) // so that the first failure counts as an increase
@@ -135,20 +135,20 @@ func New(store Store, o Options) (*Notifier, error) {
 	return n, nil
 }
 
-// Run tells of drift until ctx ends. It is to run in one process at a time:
-// beside a lease, and no longer than that. Where nothing is to be told it notes
-// that and returns, so that what is found meanwhile is not told later.
+// Run sends notifications of drift until ctx ends. It is to run in one process at a time:
+// beside a lease, and no longer than that. Without a URL it notes
+// that and returns, so that what is found meanwhile is not notified later.
 func (n *Notifier) Run(ctx context.Context) {
 	defer n.close()
-	defer n.show(0, time.Time{}) // whoever runs next tells
+	defer n.show(0, time.Time{}) // the next one to run reports these
 	since, ok := n.begin(ctx)
 	if !ok || n.send == nil {
 		return
 	}
 	pause := time.Duration(0) // after the last failure
 	for due := time.Now(); ; {
-		tell, wait := !time.Now().Before(due), poll
-		delivered, more, err := n.round(ctx, since, tell)
+		send, wait := !time.Now().Before(due), poll
+		delivered, more, err := n.round(ctx, since, send)
 		if delivered > 0 {
 			pause = 0
 		}
@@ -161,8 +161,8 @@ func (n *Notifier) Run(ctx context.Context) {
 			due = time.Now().Add(pause)
 			n.failed(f, pause)
 		case err != nil:
-			n.log.Warn("notifications not read or marked; they are tried again", zap.Error(err))
-		case tell:
+			n.log.Warn("could not read or mark notifications; retrying", zap.Error(err))
+		case send:
 			pause = 0
 			if more {
 				wait = 0
@@ -171,13 +171,13 @@ func (n *Notifier) Run(ctx context.Context) {
 		if left := time.Until(due); left > 0 {
 			wait = min(wait, left)
 		}
-		if sleep(ctx, wait) != nil {
+		if backoff.Sleep(ctx, wait) != nil {
 			return
 		}
 	}
 }
 
-// begin finds out since when drift is told, which is the first time that it is to
+// begin finds out since when drift is notified, which is the first time that it is to
 // be: what was found before is history. ok is false when ctx ended first.
 func (n *Notifier) begin(ctx context.Context) (since time.Time, ok bool) {
 	for {
@@ -198,16 +198,16 @@ func (n *Notifier) begin(ctx context.Context) (since time.Time, ok bool) {
 		case err == nil:
 			return row.Watermark, true
 		}
-		n.log.Warn("notifications not read or marked; they are tried again", zap.Error(err))
-		if sleep(ctx, poll) != nil {
+		n.log.Warn("could not read or mark notifications; retrying", zap.Error(err))
+		if backoff.Sleep(ctx, poll) != nil {
 			return time.Time{}, false
 		}
 	}
 }
 
-// round lists what waits, and tells it one by one where it is time to. more
-// tells that there may be more to tell at once. A *failure is one of the endpoint.
-func (n *Notifier) round(ctx context.Context, since time.Time, tell bool) (delivered int, more bool, err error) {
+// round lists what waits, and delivers it one by one where it is time to. more
+// reports whether there may be more to deliver at once. A *failure is one of the endpoint.
+func (n *Notifier) round(ctx context.Context, since time.Time, send bool) (delivered int, more bool, err error) {
 	if err := n.mark(ctx); err != nil {
 		return 0, false, err
 	}
@@ -223,7 +223,7 @@ func (n *Notifier) round(ctx context.Context, since time.Time, tell bool) (deliv
 	}
 	for i, notice := range list {
 		n.show(count-int64(i), notice.At)
-		if !tell {
+		if !send {
 			return i, false, nil
 		}
 		if err := n.limiter.Wait(ctx); err != nil {
@@ -266,10 +266,10 @@ func (n *Notifier) mark(ctx context.Context) error {
 	return nil
 }
 
-// failed tells of a failed attempt.
+// failed logs and counts a failed attempt.
 func (n *Notifier) failed(f *failure, pause time.Duration) {
 	n.m.sent.WithLabelValues(f.outcome).Inc()
-	n.log.Warn("notification not delivered; it and those behind it are tried again",
+	n.log.Warn("notification not delivered; retrying it and those behind it",
 		zap.String("outcome", f.outcome), zap.Int("status", f.status), zap.Duration("retry_in", pause), zap.Error(f))
 }
 
@@ -278,10 +278,10 @@ func (n *Notifier) failed(f *failure, pause time.Duration) {
 // and no shorter than the receiver asks for.
 func next(pause, asked time.Duration) time.Duration {
 	pause = min(max(firstPause, 2*pause), lastPause)
-	return min(max(pause-rand.N(pause/4), asked), lastPause)
+	return min(max(pause-backoff.N(pause/4), asked), lastPause)
 }
 
-// show tells what waits.
+// show sets the gauges of what waits.
 func (n *Notifier) show(waiting int64, oldest time.Time) {
 	n.m.waiting.Set(float64(waiting))
 	n.mu.Lock()
@@ -297,15 +297,4 @@ func (n *Notifier) age() float64 {
 		return 0
 	}
 	return max(time.Since(n.oldest), 0).Seconds()
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
-	}
 }

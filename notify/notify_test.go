@@ -16,6 +16,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/creditmirror/creditmirror/internal/patience"
 	"github.com/creditmirror/creditmirror/internal/pgtest"
 	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/mirror/postgres"
@@ -114,7 +115,7 @@ func (w watched) run(t *testing.T) (stop func()) {
 	return stop
 }
 
-// started waits until a Notifier has begun: what is found from then on is told.
+// started waits until a Notifier has begun: what is found from then on is sent.
 func (d *drift) started(on bool) {
 	d.t.Helper()
 	eventually(d.t, "notifications are switched", func() bool {
@@ -123,7 +124,7 @@ func (d *drift) started(on bool) {
 	})
 }
 
-// steps are what an endpoint was told, as opened/customer.
+// steps are what an endpoint was sent, as opened/customer.
 func (e *endpoint) steps() (list []string) {
 	for _, r := range e.requests() {
 		var m Message
@@ -176,7 +177,7 @@ func TestI15_OpenedAndClosedAreTold(t *testing.T) {
 			t.Errorf("something has waited for %v s", age)
 		}
 		stop()
-		// A restart tells nothing twice, and what came meanwhile.
+		// A restart sends nothing twice, and what came meanwhile.
 		d.open("cus_D")
 		defer newNotifier(t, d, e.URL).run(t)()
 		e.awaitSteps(t, append(want, "opened/cus_D")...)
@@ -218,7 +219,7 @@ func TestHistoryIsNotTold(t *testing.T) {
 	})
 }
 
-// A database that nobody was ever to be told of keeps no trace of it.
+// A database without notifications keeps no trace of it.
 func TestI18_OffWritesNothing(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, d *drift) {
@@ -283,7 +284,7 @@ func TestOutage(t *testing.T) {
 		if got := e.steps(); !slices.Equal(got[len(got)-2:], want) {
 			t.Fatalf("told %q", got)
 		}
-		lines := w.logs.FilterMessage("notification not delivered; it and those behind it are tried again").All()
+		lines := w.logs.FilterMessage("notification not delivered; retrying it and those behind it").All()
 		if len(lines) < 2 {
 			t.Fatalf("%d warnings", len(lines))
 		}
@@ -329,7 +330,7 @@ func TestStopDuringADelivery(t *testing.T) {
 		<-arrived
 		began := time.Now()
 		stop()
-		if took := time.Since(began); took < grace-time.Second || took > grace+3*time.Second {
+		if took := time.Since(began); took < grace-time.Second || took > grace+patience.Of(3*time.Second) {
 			t.Errorf("the stop took %v", took)
 		}
 		if list, err = d.PendingNotices(t.Context(), time.Unix(0, 0), 10); err != nil || len(list) != 1 {
@@ -584,7 +585,7 @@ func TestMarkThatFailsIsTriedAlone(t *testing.T) {
 		if _, ids := a.take(); len(ids) != 1 {
 			t.Fatalf("sent %q", ids)
 		}
-		if n := w.logs.FilterMessage("notifications not read or marked; they are tried again").Len(); n < 1000 {
+		if n := w.logs.FilterMessage("could not read or mark notifications; retrying").Len(); n < 1000 {
 			t.Errorf("%d warnings", n)
 		}
 	})

@@ -10,9 +10,9 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"strconv"
-	"strings"
 	"time"
+
+	"github.com/creditmirror/creditmirror/backoff"
 )
 
 const (
@@ -26,7 +26,7 @@ const (
 	maxHeader    = 16 << 10
 )
 
-// The outcomes of an attempt, as metrics and log tell them.
+// The outcomes of an attempt, as metrics and the log name them.
 const (
 	outcomeDelivered   = "delivered"
 	outcomeRefused     = "refused"     // an answer that is not 2xx
@@ -111,7 +111,7 @@ func (s *sender) send(ctx context.Context, m Message) error {
 		f.err = fmt.Errorf("answered with %d, a redirect, which is not followed", resp.StatusCode)
 	}
 	if resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode == http.StatusServiceUnavailable {
-		f.retryAfter = retryAfter(resp.Header.Get("Retry-After"), s.now())
+		f.retryAfter = backoff.RetryAfter(resp.Header.Get("Retry-After"), s.now())
 	}
 	return f
 }
@@ -136,7 +136,7 @@ func (s *sender) unanswered(err error) *failure {
 	return f
 }
 
-// ownWords tells whether an error is of this side's network or TLS. What net/http
+// ownWords reports whether an error is of this side's network or TLS. What net/http
 // says of an answer that it cannot read quotes the answer, which may hold a token.
 func ownWords(err error) bool {
 	if _, ok := errors.AsType[net.Error](err); ok {
@@ -156,18 +156,6 @@ func drain(body io.ReadCloser, cancel context.CancelFunc) {
 	defer timer.Stop()
 	_, _ = io.CopyN(io.Discard, body, maxAnswer+1) // nobody wants to know
 	_ = body.Close()
-}
-
-// retryAfter reads the header's seconds or date; 0 for anything else.
-func retryAfter(value string, now time.Time) time.Duration {
-	value = strings.TrimSpace(value)
-	if n, err := strconv.ParseUint(value, 10, 31); err == nil {
-		return time.Duration(n) * time.Second //nolint:gosec // at most 31 bits
-	}
-	if at, err := http.ParseTime(value); err == nil && at.After(now) {
-		return at.Sub(now)
-	}
-	return 0
 }
 
 // close gives back idle connections.

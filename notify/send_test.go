@@ -17,6 +17,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/creditmirror/creditmirror/internal/patience"
 	"github.com/creditmirror/creditmirror/mirror"
 )
 
@@ -212,7 +213,7 @@ func TestSlowAndHugeAnswers(t *testing.T) {
 			if err != nil && strings.Contains(err.Error(), pathToken) {
 				t.Errorf("the answer is quoted: %v", err)
 			}
-			if took > 5*time.Second || test.want == "" && took > 2500*time.Millisecond {
+			if took > patience.Of(5*time.Second) || test.want == "" && took > patience.Of(2500*time.Millisecond) {
 				t.Errorf("it took %v", took)
 			}
 		})

@@ -19,7 +19,7 @@ type Claim struct {
 	Key string
 	// Class is the class it waited in.
 	Class Class
-	// Refs are the refs of its marks, oldest first. Unnamed tells that there were
+	// Refs are the refs of its marks, oldest first. Unnamed reports that there were
 	// marks that Refs does not name.
 	Refs    []string
 	Unnamed bool
@@ -101,13 +101,14 @@ type slice struct {
 // plan decides which partitions to ask for how many keys. With one partition
 // there is nothing to decide; with more, one round trip asks what is due where.
 func (q *Queue) plan(ctx context.Context, max int) ([]slice, error) {
-	turn, every := q.turn.Load(), uint64(q.opts.SweepShare) //nolint:gosec // at least 2
-	share := int((turn+uint64(max))/every - turn/every)     //nolint:gosec // at most maxClaims
+	turn, every := q.turn.Load(), uint64(q.opts.SweepShare) // #nosec G115 -- small counts, none of them negative
+	share := int((turn+uint64(max))/every - turn/every)     // #nosec G115 -- small counts, none of them negative
 	if len(q.keys) == 1 {
 		return []slice{{0, max, share}}, nil
 	}
-	counts, err := q.counts(ctx)
-	if err != nil {
+	// Partitions that are away have nothing to give; the others' work goes on.
+	counts, answered, err := q.countsEach(ctx)
+	if answered == 0 {
 		return nil, err
 	}
 	live, sweep := make([]int64, len(counts)), make([]int64, len(counts))
@@ -120,7 +121,7 @@ func (q *Queue) plan(ctx context.Context, max int) ([]slice, error) {
 		}
 	}
 	take := make([]slice, len(counts))
-	first := int(q.rotate.Add(1) % uint64(len(counts))) //nolint:gosec // a remainder
+	first := int(q.rotate.Add(1) % uint64(len(counts))) // #nosec G115 -- small counts, none of them negative
 	deal(sweep, first, share, func(p int) { take[p].max++; take[p].share++; max-- })
 	deal(live, first, max, func(p int) { take[p].max++; max-- })
 	deal(sweep, first, max, func(p int) { take[p].max++; max-- })
@@ -262,7 +263,7 @@ func (q *Queue) Release(ctx context.Context, c Claim, delay time.Duration) error
 }
 
 // PutOff is Fail for work that an outage stopped: it is due after delay, or when
-// [Queue.Resume] says that the outage is over. counted tells whether it is an
+// [Queue.Resume] says that the outage is over. counted reports whether it is an
 // attempt of this work too.
 func (q *Queue) PutOff(ctx context.Context, c Claim, delay time.Duration, counted bool) (attempts int, err error) {
 	return q.giveBack(ctx, "put off", c, delay, counted, "outage")

@@ -6,6 +6,7 @@ import (
 	"math"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -186,23 +187,65 @@ type counts struct {
 }
 
 func (q *Queue) counts(ctx context.Context) ([]counts, error) {
+	out, answered, err := q.countsEach(ctx)
+	if answered < len(out) {
+		return nil, err
+	}
+	return out, nil
+}
+
+// countsEach counts what it can: a partition that does not answer has nothing. It reports
+// how many did, and the first error of the others.
+func (q *Queue) countsEach(ctx context.Context) (out []counts, answered int, err error) {
 	calls := make([]*call, len(q.keys))
 	for p := range calls {
 		calls[p] = q.call(q.scripts.stats, p)
 	}
-	if err := q.run(ctx, calls...); err != nil {
-		return nil, err
-	}
-	out := make([]counts, len(calls))
+	err = q.run(ctx, calls...)
+	out = make([]counts, len(calls))
 	for p, c := range calls {
-		v, err := c.ints(8)
-		if err != nil {
-			return nil, err
+		v, perr := c.ints(8)
+		if perr != nil {
+			if err == nil {
+				err = perr
+			}
+			continue
 		}
 		out[p] = counts{v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7]}
+		answered++
 	}
-	return out, nil
+	return out, answered, err
 }
+
+// Away lists the partitions that take no writes now, with the first reason: Redis does
+// not answer, is a replica, or has no node for them. marks asks for what a mark needs,
+// which is room for it too; without, for what the rest needs, which goes on when memory
+// is full.
+func (q *Queue) Away(ctx context.Context, marks bool) (away []int, reason error) {
+	pipe := q.client.Pipeline()
+	replies := make([]redis.Cmder, len(q.keys))
+	for p := range q.keys {
+		key := strings.TrimSuffix(q.inc[p], "inc") + "probe"
+		if marks {
+			replies[p] = pipe.Set(ctx, key, 1, time.Minute)
+		} else {
+			replies[p] = pipe.Unlink(ctx, key)
+		}
+	}
+	_, _ = pipe.Exec(ctx) //nolint:errcheck // each reply has its own
+	for p, r := range replies {
+		if err := r.Err(); err != nil {
+			away = append(away, p)
+			if reason == nil {
+				reason = err
+			}
+		}
+	}
+	return away, reason
+}
+
+// Partitions is how many there are.
+func (q *Queue) Partitions() int { return len(q.keys) }
 
 // Incarnation marks one life of one partition's data. Its caller keeps the same
 // in a database and compares: another ID, or a lower HighWater, means that Redis
@@ -264,6 +307,26 @@ func (q *Queue) Stamp(ctx context.Context, was, is Incarnation) (bool, error) {
 		return false, fmt.Errorf("stamp partition %d: %w", p, err)
 	}
 	return n == 1, nil
+}
+
+// DatabaseMark returns what KeepDatabaseMark stored last; "" where nothing was, or
+// Redis has lost it.
+func (q *Queue) DatabaseMark(ctx context.Context) (string, error) {
+	v, err := q.client.HMGet(ctx, q.inc[0], "database").Result()
+	if err != nil {
+		return "", fmt.Errorf("read the database's mark: %w", err)
+	}
+	mark, _ := v[0].(string)
+	return mark, nil
+}
+
+// KeepDatabaseMark stores how the database was seen last, for its caller to compare: the
+// counterpart of Incarnation, by which a database that was put back is noticed.
+func (q *Queue) KeepDatabaseMark(ctx context.Context, mark string) error {
+	if err := q.client.HSet(ctx, q.inc[0], "database", mark).Err(); err != nil {
+		return fmt.Errorf("keep the database's mark: %w", err)
+	}
+	return nil
 }
 
 func (q *Queue) partitions() []int {

@@ -42,6 +42,8 @@ const (
 	Queued Outcome = iota + 1
 	// Coalesced: the key was waiting or leased already.
 	Coalesced
+	// Unmarked: Redis did not acknowledge the mark. Only MarkEach says so.
+	Unmarked
 )
 
 // String returns "queued" or "coalesced".
@@ -100,12 +102,12 @@ type Options struct {
 	// SweepShare says that one of so many claims looks at sweep work first.
 	// Defaults to 8.
 	SweepShare int
-	// Poll is how often a waiting process looks for work that nobody told it
+	// Poll is how often a waiting process looks for work that nobody announced to it
 	// of. Defaults to 1 s.
 	Poll time.Duration
 }
 
-// Errors that callers tell apart.
+// Errors that callers distinguish.
 var (
 	// ErrLost says that a claim is no longer owned: its lease ran out and was
 	// taken back, or Redis lost its data. The work must not be taken as done.
@@ -192,7 +194,7 @@ func (q *Queue) Lease() time.Duration { return q.opts.Lease }
 func (q *Queue) partition(key string) int {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(key))
-	return int(h.Sum32() % uint32(len(q.keys))) //nolint:gosec // at most 1024 partitions
+	return int(h.Sum32() % uint32(len(q.keys))) // #nosec G115 -- at most 1024 partitions
 }
 
 func (q *Queue) call(s *script, partition int, args ...any) *call {
@@ -207,6 +209,17 @@ const markChunk = 100
 // nil error means that Redis acknowledged all of them. On an error the caller
 // must take none as marked; some may be, which costs a run too many at most.
 func (q *Queue) Mark(ctx context.Context, marks []Mark) ([]Outcome, error) {
+	out, err := q.MarkEach(ctx, marks)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// MarkEach is Mark where some partitions may be away: those marks that Redis did not
+// acknowledge are Unmarked, and the first error is returned beside the outcomes. There
+// are none where a mark is invalid.
+func (q *Queue) MarkEach(ctx context.Context, marks []Mark) ([]Outcome, error) {
 	type chunk struct {
 		*call
 		marks []int // positions in marks
@@ -237,14 +250,18 @@ func (q *Queue) Mark(ctx context.Context, marks []Mark) ([]Outcome, error) {
 	for i, c := range all {
 		calls[i] = c.call
 	}
-	if err := q.run(ctx, calls...); err != nil {
-		return nil, fmt.Errorf("mark %d keys: %w", len(marks), err)
-	}
+	first := q.run(ctx, calls...)
 	out := make([]Outcome, len(marks))
 	for _, c := range all {
 		queued, err := c.ints(len(c.marks))
 		if err != nil {
-			return nil, fmt.Errorf("mark %d keys: %w", len(marks), err)
+			if first == nil {
+				first = err
+			}
+			for _, i := range c.marks {
+				out[i] = Unmarked
+			}
+			continue
 		}
 		for j, i := range c.marks {
 			out[i] = Coalesced
@@ -252,6 +269,9 @@ func (q *Queue) Mark(ctx context.Context, marks []Mark) ([]Outcome, error) {
 				out[i] = Queued
 			}
 		}
+	}
+	if first != nil {
+		return out, fmt.Errorf("mark %d keys: %w", len(marks), first)
 	}
 	return out, nil
 }

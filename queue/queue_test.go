@@ -10,6 +10,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"go.uber.org/goleak"
 
+	"github.com/creditmirror/creditmirror/internal/patience"
 	"github.com/creditmirror/creditmirror/internal/redistest"
 	"github.com/creditmirror/creditmirror/queue"
 	"github.com/creditmirror/creditmirror/queue/queuetest"
@@ -115,33 +116,31 @@ func TestOptionsAreChecked(t *testing.T) {
 	}
 }
 
-// TestMarkToClaimLatency holds the promise that a worker starts within 50 ms of
-// the mark, on a Redis that syncs every write. The 99th percentile is measured
-// by BenchmarkMarkToClaim; here, where other tests share the disk and the
-// processors, the 90th must do. Without a wake-up it would be the poll's second.
-func TestMarkToClaimLatency(t *testing.T) {
+// TestMarkWakesAWorker holds the promise that a worker starts when a key is marked and
+// not when it looks by itself, which it does here once an hour. How fast it starts is
+// measured by BenchmarkMarkToClaim.
+func TestMarkWakesAWorker(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []string{"redis", "embedded"} {
 		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
 			url := ""
 			if kind == "redis" {
 				url = redistest.Start(t).URL
 			}
-			lat := latencies(t, dial(t, url), 400)
+			lat := latencies(t, dial(t, url), 400, time.Hour)
 			slices.Sort(lat)
-			p50, p90, p99 := lat[len(lat)/2], lat[len(lat)*9/10], lat[len(lat)*99/100]
-			t.Logf("mark to claim: p50 %s, p90 %s, p99 %s, max %s", p50, p90, p99, lat[len(lat)-1])
-			if p90 > 50*time.Millisecond {
-				t.Errorf("p90 is %s, want at most 50ms", p90)
-			}
+			t.Logf("mark to claim: p50 %s, p90 %s, p99 %s, max %s", lat[len(lat)/2], lat[len(lat)*9/10], lat[len(lat)*99/100], lat[len(lat)-1])
 		})
 	}
 }
 
-// latencies marks in one queue and claims in another, n times.
-func latencies(tb testing.TB, c *redisconn.Conn, n int) []time.Duration {
+// latencies marks in one queue and claims in another, n times, with so long between two
+// looks that nobody asked for; 0 is what production has.
+func latencies(tb testing.TB, c *redisconn.Conn, n int, poll time.Duration) []time.Duration {
 	tb.Helper()
 	newQueue := func() *queue.Queue {
-		q, err := queue.New(c.Client, queue.Options{Partitions: c.Partitions})
+		q, err := queue.New(c.Client, queue.Options{Partitions: c.Partitions, Poll: poll})
 		if err != nil {
 			tb.Fatal(err)
 		}
@@ -149,7 +148,7 @@ func latencies(tb testing.TB, c *redisconn.Conn, n int) []time.Duration {
 		return q
 	}
 	marker, worker := newQueue(), newQueue()
-	ctx, cancel := context.WithTimeout(tb.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(tb.Context(), patience.Of(time.Minute))
 	defer cancel()
 	started := make(chan time.Time)
 	go func() {
@@ -240,7 +239,7 @@ func BenchmarkClaimDone(b *testing.B) {
 func BenchmarkMarkToClaim(b *testing.B) {
 	forEachRedis(b, func(b *testing.B, url string) {
 		b.Helper()
-		lat := latencies(b, dial(b, url), max(b.N, 1))
+		lat := latencies(b, dial(b, url), max(b.N, 1), 0)
 		slices.Sort(lat)
 		b.ReportMetric(float64(lat[len(lat)/2].Microseconds()), "p50-µs")
 		b.ReportMetric(float64(lat[len(lat)*99/100].Microseconds()), "p99-µs")

@@ -86,7 +86,7 @@ func (r *rolling) play(client redis.UniversalClient) {
 		switch r.rand.IntN(8) {
 		case 0, 1, 2:
 			k := fmt.Sprint(r.rand.IntN(3))
-			_, err := q.Mark(ctx, []Mark{{Key: k, Class: Class(r.rand.IntN(2)), Ref: fmt.Sprint(r.now)}}) //nolint:gosec // 0 or 1
+			_, err := q.Mark(ctx, []Mark{{Key: k, Class: Class(r.rand.IntN(2)), Ref: fmt.Sprint(r.now)}}) // 0 or 1
 			r.must(err)
 			r.marked[k] = r.now
 		case 3, 4:

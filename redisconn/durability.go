@@ -27,7 +27,7 @@ type Durability struct {
 }
 
 // Durability asks Redis for its persistence and eviction settings. An error
-// means that Redis could not be asked; a Redis that refuses to tell (managed
+// means that Redis could not be asked; a Redis that refuses to answer (managed
 // services do) is reported as not durable, with that reason.
 func (c *Conn) Durability(ctx context.Context) (Durability, error) {
 	if c.Embedded {
@@ -128,7 +128,7 @@ func (s settings) judge() Durability {
 	return d
 }
 
-// refused tells a server that answers "not for you" or "no such command" from
+// refused distinguishes a server that answers "not for you" or "no such command" from
 // one that is loading, busy or gone.
 func refused(err error) bool {
 	if _, ok := errors.AsType[redis.Error](err); !ok {

@@ -3,7 +3,7 @@
 // no URL at all, a Redis embedded in this process.
 //
 // It decides the timeouts (a webhook must be refused within two seconds when
-// Redis hangs), keeps passwords out of errors, and tells whether what Redis
+// Redis hangs), keeps passwords out of errors, and reports whether what Redis
 // acknowledges survives a crash of Redis.
 package redisconn
 
@@ -57,7 +57,7 @@ type Conn struct {
 
 // Open prepares a connection to the Redis at rawURL; [ParseError] lists the
 // forms. It contacts no server: one that is down now can be used once it is up,
-// and [Conn.Ping] tells. An empty rawURL starts the embedded Redis.
+// and [Conn.Ping] reports it. An empty rawURL starts the embedded Redis.
 func Open(ctx context.Context, rawURL string) (*Conn, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err

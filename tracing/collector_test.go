@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/creditmirror/creditmirror/internal/patience"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -287,9 +289,9 @@ func values(list []wireKeyValue) (map[string]any, error) {
 // eventually waits for what another goroutine brings about.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !ok(); {
+	for deadline := time.Now().Add(patience.Of(20 * time.Second)); !ok(); {
 		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within 20 s", what)
+			t.Fatalf("waited in vain for: %s", what)
 		}
 		<-time.After(5 * time.Millisecond)
 	}

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -22,6 +21,8 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.uber.org/zap"
 	"golang.org/x/time/rate"
+
+	"github.com/creditmirror/creditmirror/backoff"
 )
 
 const (
@@ -105,12 +106,12 @@ func (e *exporter) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpa
 			e.dropped(len(spans), outcomeRefused, err)
 			return nil
 		}
-		wait := pause/2 + rand.N(pause/2)
+		wait := pause/2 + backoff.N(pause/2)
 		if f != nil {
 			wait = max(wait, f.retryAfter)
 		}
 		// No use in waiting for longer than there is time.
-		if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= wait || sleep(ctx, wait) != nil {
+		if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= wait || backoff.Sleep(ctx, wait) != nil {
 			e.dropped(len(spans), outcomeUnreachable, err)
 			return nil
 		}
@@ -148,7 +149,7 @@ type failure struct {
 
 func (f *failure) Error() string { return fmt.Sprintf("the collector answered with %d", f.status) }
 
-// post makes one attempt, and tells how many of the spans the collector took not.
+// post makes one attempt, and returns how many of the spans the collector took not.
 func (e *exporter) post(ctx context.Context, body []byte) (rejected int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
 	defer cancel()
@@ -182,7 +183,7 @@ func (e *exporter) post(ctx context.Context, body []byte) (rejected int, err err
 		}
 		return rejectedOf(answer), nil
 	}
-	f := &failure{status: resp.StatusCode, retryAfter: retryAfter(resp.Header.Get("Retry-After"), time.Now())}
+	f := &failure{status: resp.StatusCode, retryAfter: backoff.RetryAfter(resp.Header.Get("Retry-After"), time.Now())}
 	switch resp.StatusCode { // by OTLP's specification
 	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 		f.again = true
@@ -208,33 +209,10 @@ func rejectedOf(answer []byte) int {
 	return n
 }
 
-// dropped counts spans that are lost, and tells of it now and then.
+// dropped counts spans that are lost, and logs them now and then.
 func (e *exporter) dropped(n int, outcome string, err error) {
 	e.spans.WithLabelValues(outcome).Add(float64(n))
 	e.warn.Do(func() {
-		e.log.Warn("spans of traces are dropped", zap.Int("spans", n), zap.String("outcome", outcome), zap.Error(err))
+		e.log.Warn("trace spans were dropped", zap.Int("spans", n), zap.String("outcome", outcome), zap.Error(err))
 	})
-}
-
-// retryAfter reads the header's seconds or date; 0 for anything else.
-func retryAfter(value string, now time.Time) time.Duration {
-	value = strings.TrimSpace(value)
-	if n, err := strconv.ParseUint(value, 10, 31); err == nil {
-		return time.Duration(n) * time.Second //nolint:gosec // at most 31 bits
-	}
-	if at, err := http.ParseTime(value); err == nil && at.After(now) {
-		return at.Sub(now)
-	}
-	return 0
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
-	}
 }

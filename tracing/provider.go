@@ -33,7 +33,7 @@ type Options struct {
 	URL string
 	// Headers go with every batch.
 	Headers map[string]string
-	// Service and Version tell whose spans they are; Attributes are further ones of
+	// Service and Version name whose spans they are; Attributes are further ones of
 	// the process.
 	Service    string
 	Version    string
@@ -82,7 +82,7 @@ func New(o Options) (*Provider, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The SDK tells of trouble through these two, which are the process's: to the
+	// The SDK reports trouble through these two, which are the process's: to the
 	// standard logger otherwise, as lines that are no JSON.
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("opentelemetry", zap.Error(err)) }))
 	e, err := newExporter(o, spans, log)
@@ -160,7 +160,7 @@ func samplerOf(name string, share float64) (sdktrace.Sampler, error) {
 	return nil, fmt.Errorf("tracing: no sampler %q", name)
 }
 
-// resource tells whose spans they are. Attributes of the operator win over ours.
+// resource describes whose spans they are. Attributes of the operator win over ours.
 func resource(o Options) []attribute.KeyValue {
 	all := map[string]string{
 		"service.version": o.Version, "service.instance.id": uuid.NewString(),

@@ -22,6 +22,8 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/creditmirror/creditmirror/internal/patience"
 )
 
 // provider is one with its metrics and log.
@@ -260,7 +262,7 @@ func TestRetries(t *testing.T) {
 			if c.asked != test.asked {
 				t.Errorf("asked %d times, want %d", c.asked, test.asked)
 			}
-			if warned := p.logs.FilterMessage("spans of traces are dropped").Len(); (warned > 0) != (test.want["sent"] == 0) {
+			if warned := p.logs.FilterMessage("trace spans were dropped").Len(); (warned > 0) != (test.want["sent"] == 0) {
 				t.Errorf("%d warnings", warned)
 			}
 		})
@@ -328,7 +330,7 @@ func TestF43_CollectorThatHangs(t *testing.T) {
 		workers.Go(func() { p.record(spans / 10) })
 	}
 	workers.Wait()
-	if took := time.Since(began); took > 5*time.Second {
+	if took := time.Since(began); took > patience.Of(5*time.Second) {
 		t.Errorf("%d spans held up their makers for %v", spans, took)
 	}
 	if got := p.counts(); got["queue_full"] != spans-queueSize {
@@ -336,13 +338,13 @@ func TestF43_CollectorThatHangs(t *testing.T) {
 	}
 	began = time.Now()
 	p.end(500 * time.Millisecond)
-	if took := time.Since(began); took > 3*time.Second {
+	if took := time.Since(began); took > patience.Of(3*time.Second) {
 		t.Errorf("the stop took %v", took)
 	}
 	p.requireCounts(map[string]int{"queue_full": spans - queueSize, "unreachable": queueSize})
 	close(release)
 	p.record(1) // after the end nobody wants to know
-	if n := p.logs.FilterMessage("spans of traces are dropped").Len(); n != 1 {
+	if n := p.logs.FilterMessage("trace spans were dropped").Len(); n != 1 {
 		t.Errorf("%d warnings, want one a minute", n)
 	}
 }

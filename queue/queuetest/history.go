@@ -71,7 +71,7 @@ func (m *history) step() {
 	}).Draw(m.t, "op"); op {
 	case "mark":
 		k := m.key()
-		class := queue.Class(rapid.IntRange(0, 1).Draw(m.t, "class")) //nolint:gosec // 0 or 1
+		class := queue.Class(rapid.IntRange(0, 1).Draw(m.t, "class")) // 0 or 1
 		_, err := m.q.Mark(m.ctx, []queue.Mark{{Key: k, Class: class, Ref: fmt.Sprint(m.now)}})
 		m.check(err)
 		m.marked[k] = m.now

@@ -299,7 +299,7 @@ func manyWorkers(s *suite) {
 			defer marking.Add(-1)
 			for n := range perKey {
 				marked[k].Store(int64(n + 1))
-				if _, err := q.Mark(ctx, []queue.Mark{{Key: fmt.Sprint(k), Class: queue.Class(n % 2)}}); err != nil { //nolint:gosec // 0 or 1
+				if _, err := q.Mark(ctx, []queue.Mark{{Key: fmt.Sprint(k), Class: queue.Class(n % 2)}}); err != nil { // 0 or 1
 					errs <- err
 					return
 				}

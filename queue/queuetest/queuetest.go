@@ -18,6 +18,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/creditmirror/creditmirror/internal/patience"
 	"github.com/creditmirror/creditmirror/internal/redistest"
 	"github.com/creditmirror/creditmirror/queue"
 )
@@ -243,20 +244,20 @@ func keyName(prefix string, partition int, name string) string {
 	return "{" + prefix + ":" + strconv.Itoa(partition) + "}:" + name
 }
 
-// within runs f and fails if it takes longer.
+// within runs f and fails if it takes longer than d would be on an idle machine.
 func (s *suite) within(d time.Duration, what string, f func()) {
 	s.Helper()
 	start := time.Now()
 	f()
-	if took := time.Since(start); took > d {
-		s.Fatalf("%s took %s, want at most %s", what, took, d)
+	if took := time.Since(start); took > patience.Of(d) {
+		s.Fatalf("%s took %s, want at most %s", what, took, patience.Of(d))
 	}
 }
 
-// eventually calls f until it says true, for at most 20 s.
+// eventually calls f until it reports true, for at most 20 s on an idle machine.
 func (s *suite) eventually(what string, f func() bool) {
 	s.Helper()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(patience.Of(20 * time.Second))
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for !f() {
