@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
+	"encoding/hex"
 	"errors"
 	"math"
 	"slices"
@@ -27,7 +28,7 @@ const (
 // Ledgers lists them.
 func Ledgers() []Ledger { return []Ledger{Balance, Credits} }
 
-// Operation is something that changes a ledger at Stripe.
+// Operation is something that changes a ledger at Stripe, or the mirror itself.
 type Operation string
 
 // The operations.
@@ -37,14 +38,16 @@ const (
 	Grant  Operation = "grant"  // makes a credit grant
 	Expire Operation = "expire" // expires a credit grant
 	Void   Operation = "void"   // voids a credit grant
+	// Operate changes nothing at Stripe: it allows the actions of the console.
+	Operate Operation = "operate"
 )
 
 // Operations lists them.
-func Operations() []Operation { return []Operation{Adjust, Edit, Grant, Expire, Void} }
+func Operations() []Operation { return []Operation{Adjust, Edit, Grant, Expire, Void, Operate} }
 
 // Key is one key and what it may do. A field of zero does not limit it.
 type Key struct {
-	// Name stands for the key wherever it is told of.
+	// Name stands for the key in logs, records and reports.
 	Name string
 	// Digest is the SHA-256 of what callers present. The zero value matches nothing.
 	Digest [sha256.Size]byte
@@ -88,7 +91,7 @@ type Holder struct {
 	Key
 	limiter *rate.Limiter // nil: no limit
 	used    atomic.Int64  // unix microseconds of the last use; 0: none
-	told    atomic.Int64  // those that Uses has told
+	told    atomic.Int64  // those that Uses has returned
 }
 
 // New returns the keys. now defaults to time.Now.
@@ -149,7 +152,27 @@ func (k *Keys) Find(presented string) (*Holder, error) {
 	return h, nil
 }
 
-// Use tells when a key was last accepted.
+// Named returns who holds the key of a name, without a look at what was presented, for
+// somebody whose key was found before. With ErrExpired the holder is returned too.
+func (k *Keys) Named(name string) (*Holder, error) {
+	if k.None() {
+		return nil, ErrUnknown
+	}
+	now := k.now()
+	for _, h := range k.list {
+		if h.Name != name {
+			continue
+		}
+		if !h.Expires.IsZero() && !now.Before(h.Expires) {
+			return h, ErrExpired
+		}
+		h.used.Store(now.UnixMicro())
+		return h, nil
+	}
+	return nil, ErrUnknown
+}
+
+// Use is when a key was last accepted.
 type Use struct {
 	Name string
 	At   time.Time
@@ -180,12 +203,19 @@ func (k *Keys) Untold() {
 // Allow reports whether the key's limit of requests allows one more.
 func (h *Holder) Allow() bool { return h.limiter == nil || h.limiter.Allow() }
 
-// RetryAfter tells after how many seconds Allow will be true again.
+// RetryAfter returns after how many seconds Allow will be true again.
 func (h *Holder) RetryAfter() float64 {
 	if h.limiter == nil {
 		return 0
 	}
 	return max(1, math.Ceil((1-h.limiter.Tokens())/float64(h.limiter.Limit())))
+}
+
+// Bond is what a key is, for who must notice that one of the same name is another. It
+// reveals nothing of what callers present.
+func (k Key) Bond() string {
+	sum := sha256.Sum256(append([]byte("bond of "), k.Digest[:]...))
+	return hex.EncodeToString(sum[:])
 }
 
 // MaySee reports whether the key may see an account.

@@ -106,3 +106,23 @@ func TestUsesAreToldOnce(t *testing.T) {
 		t.Errorf("not told again: %v", got)
 	}
 }
+
+func TestNamed(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	keys := New([]Key{{Name: "a", Digest: DigestOf("secret-a")}, {Name: "old", Expires: now}}, func() time.Time { return now })
+	if h, err := keys.Named("a"); err != nil || h.Name != "a" || len(keys.Uses()) != 1 {
+		t.Errorf("%v, %v", h, err)
+	}
+	if h, err := keys.Named("old"); !errors.Is(err, ErrExpired) || h == nil {
+		t.Errorf("%v, %v", h, err)
+	}
+	for _, k := range []*Keys{keys, nil} {
+		if h, err := k.Named("secret-a"); !errors.Is(err, ErrUnknown) || h != nil {
+			t.Errorf("%v, %v", h, err)
+		}
+	}
+	if a, b := (Key{Digest: DigestOf("a")}).Bond(), (Key{Digest: DigestOf("b")}).Bond(); a == b || len(a) != 64 {
+		t.Errorf("%q, %q", a, b)
+	}
+}

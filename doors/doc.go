@@ -1,3 +1,3 @@
-// Package doors guards the addresses that this program listens on: who may connect how
-// often and for how long, with TLS or without, and where a request really comes from.
+// Package doors protects the listeners of this program: it limits connections in number
+// and time, serves TLS, and determines the real address of a request.
 package doors

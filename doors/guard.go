@@ -24,6 +24,10 @@ type Bounds struct {
 	// Share is how many of them one remote address may have whose request is still being
 	// read; 0: as many as there are.
 	Share int
+	// Pace is how long the listener rests after it closed a connection for a new one: a
+	// flood that comes back at once must not cost a processor. Others wait in the
+	// system's queue meanwhile. 0: not at all.
+	Pace time.Duration
 	// Proxies have no share: everybody comes from their addresses.
 	Proxies Proxies
 	// Metrics defaults to none.
@@ -99,7 +103,7 @@ func (g *Guard) Apply(s *http.Server) {
 
 type connKey struct{}
 
-// handler tells the guard when a request has arrived.
+// handler notifies the guard when a request has arrived.
 func (g *Guard) handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c, _ := r.Context().Value(connKey{}).(net.Conn)
@@ -114,7 +118,7 @@ func (g *Guard) handler(next http.Handler) http.Handler {
 	})
 }
 
-// body tells the guard when the last byte has come, and under pressure gives a slow one
+// body notifies the guard when the last byte has come, and under pressure gives a slow one
 // less time.
 type body struct {
 	io.ReadCloser
@@ -155,9 +159,12 @@ func (g *Guard) changed(c net.Conn, s http.ConnState) {
 	cut(victim.Conn)
 	g.b.Metrics.closed(g.b.Name, outcome)
 	g.warn.Do(func() {
-		g.b.Log.Warn("connections are closed for others", zap.String("listener", g.b.Name), zap.String("outcome", string(outcome)),
+		g.b.Log.Warn("connection limit reached; closed connections to make room", zap.String("listener", g.b.Name), zap.String("outcome", string(outcome)),
 			zap.Int("open", open), zap.Int("reading", reading), zap.String("remote_addr", hostOf(victim.Conn)))
 	})
+	if s == http.StateNew { // net/http accepts nothing until this returns
+		time.Sleep(g.b.Pace)
+	}
 }
 
 // follow returns the connection to close, if any.
@@ -260,7 +267,7 @@ func (g *Guard) shareVictim(c *conn) (*conn, Outcome) {
 	return v, OutcomeShare
 }
 
-// arrived tells that a request is there as a whole: its connection is safe until it is
+// arrived notes that a request is there as a whole: its connection is safe until it is
 // answered.
 func (g *Guard) arrived(c net.Conn) {
 	g.mu.Lock()

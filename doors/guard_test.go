@@ -20,6 +20,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -290,7 +291,7 @@ func TestCertificateIsReadAgain(t *testing.T) {
 	}
 	addr := listen(t, func(http.ResponseWriter, *http.Request) {}, Bounds{Name: "x", Conns: 5}, c)
 	serial := func(version uint16) (int64, error) {
-		d := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true, MaxVersion: version}} //nolint:gosec // a test looks at what it gets
+		d := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true, MaxVersion: version}} // a test looks at what it gets
 		conn, err := d.DialContext(context.Background(), "tcp", addr)
 		if err != nil {
 			return 0, err
@@ -329,4 +330,31 @@ func TestCertificateIsReadAgain(t *testing.T) {
 	if _, err := LoadCertificate(certFile, dir+"/none", zap.NewNop()); err == nil {
 		t.Error("a key that there is not was read")
 	}
+}
+
+// A listener with a pace takes no more than that of a flood, and rests for nobody else.
+func TestPace(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		g := NewGuard(Bounds{Name: "x", Conns: 2, Pace: time.Millisecond})
+		began := time.Now()
+		for n := range 100 {
+			g.changed(&pipe{addr: fmt.Sprintf("192.0.2.%d:1", n)}, http.StateNew)
+		}
+		if took := time.Since(began); took != 98*time.Millisecond {
+			t.Errorf("100 connections where 2 are open at once: rested %v, want 98ms", took)
+		}
+		// A connection that is used again is served by a goroutine of its own, whose
+		// request must not wait.
+		g = NewGuard(Bounds{Name: "x", Conns: 10, Share: 1, Pace: time.Millisecond})
+		again, other := &pipe{addr: "192.0.2.1:1"}, &pipe{addr: "192.0.2.1:2"}
+		began = time.Now()
+		g.changed(again, http.StateNew)
+		g.changed(again, http.StateIdle)
+		g.changed(other, http.StateNew)
+		g.changed(again, http.StateActive)
+		if took := time.Since(began); !other.closed || took != 0 {
+			t.Errorf("a second request beside another: closed %v, rested %v; want the other closed at once", other.closed, took)
+		}
+	})
 }

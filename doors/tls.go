@@ -88,9 +88,9 @@ func (c *Certificate) current() *tls.Certificate {
 		err = c.load()
 	}
 	if err != nil {
-		c.log.Warn("new certificate not read; the old one stays in force", zap.Error(err))
+		c.log.Warn("could not read the new certificate; keeping the old one", zap.Error(err))
 	} else {
-		c.log.Info("certificate read again")
+		c.log.Info("certificate reloaded")
 	}
 	return c.held
 }
