@@ -49,7 +49,7 @@ func authorizeAmount(o access.Operation, form url.Values, holder *access.Holder)
 	for name := range form {
 		base, _, _ := strings.Cut(name, "[")
 		if base = strings.ToLower(strings.TrimSpace(base)); (base == "amount" || base == "currency") && name != amountName && name != currencyName {
-			return errInvalid("", name, "The amount of this key's writes is limited, so that only %s and %s can tell it.", amountName, currencyName)
+			return errInvalid("", name, "The amount of this key's writes is limited, so that only %s and %s can state it.", amountName, currencyName)
 		}
 	}
 	currency, amount, ok := amountOf(o, form)

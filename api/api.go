@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"time"
 
@@ -65,11 +66,15 @@ type Options struct {
 	Syncs *Syncs
 	// Version is the API version of the JSON that is held.
 	Version string
-	// Accounts tells which connected accounts are mirrored. Defaults to all.
+	// Accounts reports which connected accounts are mirrored. Defaults to all.
 	Accounts func(ctx context.Context, account string) (bool, error)
-	// Emails tells that whole customers are held, so that they can be listed by
+	// Emails means that whole customers are held, so that they can be listed by
 	// e-mail address.
 	Emails bool
+	// Ledgers are those that are mirrored. Defaults to both.
+	Ledgers []access.Ledger
+	// RefuseIncomplete answers 503 where a history is not wholly held.
+	RefuseIncomplete bool
 	// Stopping ends the wait of those who wait for changes. Defaults to never.
 	Stopping <-chan struct{}
 	// Log defaults to none.
@@ -92,7 +97,7 @@ func New(o Options) http.Handler {
 	}
 	h := &handler{
 		reader: o.Reader, books: o.Books, keys: o.Keys, journal: o.Journal, proxies: o.Proxies, writes: o.Writes, syncs: o.Syncs, version: o.Version,
-		accounts: o.Accounts, emails: o.Emails, stopping: o.Stopping, log: o.Log, tracer: o.Tracer, metrics: o.Metrics, now: o.Now,
+		ledgers: o.Ledgers, refuse: o.RefuseIncomplete, accounts: o.Accounts, emails: o.Emails, stopping: o.Stopping, log: o.Log, tracer: o.Tracer, metrics: o.Metrics, now: o.Now,
 		timeout:  cmp.Or(o.Timeout, 10*time.Second),
 		refused:  rate.Sometimes{Interval: time.Second},
 		limited:  rate.Sometimes{Interval: time.Minute},
@@ -122,6 +127,8 @@ type handler struct {
 	version  string
 	accounts func(context.Context, string) (bool, error)
 	emails   bool
+	ledgers  []access.Ledger
+	refuse   bool
 	stopping <-chan struct{}
 	follow   followers
 	log      *zap.Logger
@@ -135,7 +142,7 @@ type handler struct {
 	limited rate.Sometimes
 	// unsynced does so for syncs on demand that fail.
 	unsynced rate.Sometimes
-	// failures bounds how many wrong keys are told so.
+	// failures bounds how many wrong keys are answered.
 	failures *rate.Limiter
 }
 
@@ -152,6 +159,8 @@ type call struct {
 	emails  bool
 	fresh   freshness
 	held    held
+	// leftOut are grants that the reply counts nothing of, since they are no money.
+	leftOut int
 	// form and key are what a write sends on: the parameters and the Idempotency-Key.
 	form     url.Values
 	key      string
@@ -170,10 +179,10 @@ type freshness struct {
 	unknown    bool
 	unfinished bool
 	// known: a part was added. ofAll: the reply is a list of the whole account, whose
-	// completeness cannot be told.
+	// completeness is not known.
 	known, ofAll bool
 	// newest is the time of the youngest part: one that lies ahead is of a clock that
-	// was ahead, and tells nothing.
+	// was ahead, and means nothing.
 	newest time.Time
 }
 
@@ -254,13 +263,13 @@ func (h *handler) classify(r *http.Request, header http.Header, err error, log *
 	}
 	gone := r.Context().Err() != nil
 	if gone {
-		log.Debug("api caller went away", zap.Error(err))
+		log.Debug("api client disconnected", zap.Error(err))
 	} else {
-		log.Error("api could not answer", zap.Error(err))
+		log.Error("api request failed", zap.Error(err))
 	}
 	switch {
 	case header.Get(headerWrite) == outcomeUnknown:
-		return errUncertain(http.StatusBadGateway, "The answer of Stripe was lost here.", header.Get("Idempotency-Key"))
+		return errUncertain(http.StatusBadGateway, "Stripe's answer was lost here.", header.Get("Idempotency-Key"))
 	case gone:
 		return errGone()
 	}
@@ -275,7 +284,7 @@ type asked struct {
 	span trace.Span
 	// holder has the key that was accepted, or was until it expired; nil: none.
 	holder *access.Holder
-	// write is what the journal will tell, and sent that it has been told already.
+	// write is what the journal will record, and sent that it is recorded already.
 	write mirror.APIWrite
 	sent  bool
 }
@@ -317,6 +326,9 @@ func (h *handler) answer(r *http.Request, header http.Header, log *zap.Logger, a
 	if err != nil {
 		return response{}, err
 	}
+	if err := h.isMirrored(rt); err != nil {
+		return response{}, err
+	}
 	about.route = rt
 	r, about.span = h.span(r, rt, account)
 	c := &call{
@@ -353,8 +365,23 @@ func (h *handler) answer(r *http.Request, header http.Header, log *zap.Logger, a
 	}
 	if c.fresh.known && !c.fresh.ofAll {
 		header.Set("Creditmirror-Complete", strconv.FormatBool(!c.fresh.unfinished))
+		if c.fresh.unfinished && h.refuse {
+			return response{}, errIncomplete()
+		}
+	}
+	if c.leftOut > 0 {
+		header.Set("Creditmirror-Left-Out", strconv.Itoa(c.leftOut))
+		h.metrics.partly()
 	}
 	return response{status: http.StatusOK, body: reshape(body.Bytes(), version)}, nil
+}
+
+// isMirrored refuses what is of a ledger that is not mirrored.
+func (h *handler) isMirrored(rt *route) error {
+	if len(rt.ledgers) != 1 || len(h.ledgers) == 0 || slices.Contains(h.ledgers, rt.ledgers[0]) {
+		return nil
+	}
+	return errNotMirrored(rt.method, rt.name, rt.ledgers[0])
 }
 
 // serve runs a read. One that takes several reads of the mirror takes them from

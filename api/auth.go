@@ -20,7 +20,7 @@ const (
 	failuresAtOnce    = 200
 )
 
-// authenticate tells who holds the key that was presented, or why the request may do
+// authenticate returns the holder of the presented key, or why the request may do
 // nothing. It is nil where no keys are configured.
 func (h *handler) authenticate(r *http.Request, caller string, log *zap.Logger) (*access.Holder, error) {
 	if h.keys.None() {

@@ -89,7 +89,7 @@ func TestKeys(t *testing.T) {
 			continue
 		}
 		e := errorOf(t, w)
-		if e.Type != "invalid_request_error" || !strings.HasPrefix(e.Message, c.message) || !strings.HasPrefix(w.Header().Get("WWW-Authenticate"), "Basic ") {
+		if e.Type != "invalid_request_error" || !strings.HasPrefix(e.Message, c.message) || !strings.HasPrefix(w.Header().Get("WWW-Authenticate"), "Bearer ") {
 			t.Errorf("%s: %v %s", c.name, w.Header(), w.Body)
 		}
 	}
@@ -109,7 +109,7 @@ func TestKeys(t *testing.T) {
 	}
 }
 
-// A wrong key learns the same of every path, so that it tells nothing of what is held.
+// A wrong key learns the same of every path, so that it reveals nothing of what is held.
 func TestNoOracle(t *testing.T) {
 	t.Parallel()
 	h := New(Options{Reader: world(t), Keys: keysOf([]testKey{{Secret: "right"}}...)})
@@ -257,7 +257,7 @@ func TestKeyLimits(t *testing.T) {
 		if w.Code != 429 || w.Header().Get("Retry-After") != "4" || w.Header().Get(headerWrite) != "not-done" || stripe.sent != nil {
 			t.Errorf("%d %v, sent %v", w.Code, w.Header(), stripe.sent)
 		}
-		time.Sleep(4 * time.Second) // as it was told
+		time.Sleep(4 * time.Second) // as the reply says
 		if w := write(); w.Code != 200 {
 			t.Errorf("%d %s", w.Code, w.Body)
 		}

@@ -53,15 +53,22 @@ func listBalanceTransactions(ctx context.Context, c *call) (any, error) {
 	return renderList(ctx, c, "/v1/customers/"+customer+"/balance_transactions", s, renderBalanceTransaction)
 }
 
-// readPage reads the page that the request asks for. The mirror says alike that
-// it knows neither the customer nor the cursor, and callers must tell them apart:
-// without the cursor the customer alone can be at fault, for whom status is the
-// refusal's. An empty customer means that the request named none.
+// readPage reads the page that the request asks for. The mirror says alike that it
+// knows neither the customer nor the cursor, and callers must distinguish them: status is
+// the refusal's of a customer who is not there, 404 for one of the path. An empty
+// customer means that the request named none.
 func readPage[Row any](
 	c *call, customer string, status int, rows string, read func(mirror.Page) (mirror.Slice[Row], error),
 ) (mirror.Slice[Row], error) {
+	if err := bothCursors(c, rows, read); err != nil {
+		return mirror.Slice[Row]{}, err
+	}
 	s, err := read(c.page)
 	if errors.Is(err, mirror.ErrNotFound) && c.page.After+c.page.Before != "" {
+		// Stripe looks for it before the customer of a path, and after one of a parameter.
+		if status == http.StatusNotFound {
+			return s, errCursor(rows, c.page)
+		}
 		if _, err = read(mirror.Page{Limit: 1}); err == nil {
 			return s, errCursor(rows, c.page)
 		}
@@ -73,6 +80,22 @@ func readPage[Row any](
 		return s, fmt.Errorf("list of %ss: %w", rows, err)
 	}
 	return s, nil
+}
+
+// bothCursors refuses a request with both cursors, whichever of them is not there first.
+func bothCursors[Row any](c *call, rows string, read func(mirror.Page) (mirror.Slice[Row], error)) error {
+	if c.page.After == "" || c.page.Before == "" {
+		return nil
+	}
+	for _, one := range []mirror.Page{{After: c.page.After, Limit: 1}, {Before: c.page.Before, Limit: 1}} {
+		switch _, err := read(one); {
+		case errors.Is(err, mirror.ErrNotFound):
+			return errCursor(rows, one)
+		case err != nil:
+			return fmt.Errorf("list of %ss: %w", rows, err)
+		}
+	}
+	return errInvalid("", "", "Received both %s and %s parameters. Please pass in only one.", paramAfter, paramBefore)
 }
 
 func getBalanceTransaction(ctx context.Context, c *call) (any, error) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/creditmirror/creditmirror/mirror"
@@ -40,7 +41,7 @@ var errTooLong = errInvalid("", "", "The report has more than %d lines: narrow i
 // booksQuery reads what the reports have in common.
 func (c *call) booksQuery() (q report.Query, loc *time.Location, err error) {
 	q.Account = &c.account
-	q.Currency, q.Ledgers, loc = c.query.values["currency"], report.Ledgers(report.Ledger(c.query.values["ledger"])), time.UTC
+	q.Currency, q.Ledgers, loc = strings.ToLower(c.query.values["currency"]), report.Ledgers(report.Ledger(c.query.values["ledger"])), time.UTC
 	if q.Currency != "" && !report.KnownCurrency(q.Currency) {
 		return q, loc, errInvalid("", "currency", "Invalid currency: %s", clip(q.Currency))
 	}

@@ -8,7 +8,7 @@ import (
 	"github.com/creditmirror/creditmirror/mirror/sqlite"
 )
 
-// TestBooksOverTheAPI: what the commands print is served, and wrong questions are told.
+// TestBooksOverTheAPI: what the commands print is served, and wrong questions are refused.
 func TestBooksOverTheAPI(t *testing.T) {
 	t.Parallel()
 	s, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "mirror.db"), sqlite.Options{})

@@ -117,7 +117,7 @@ func timeOrNull(t time.Time) *string {
 }
 
 // asOf reads as_of: RFC 3339, which includes its second, a date, which means its end in
-// UTC, or Unix seconds. past tells that it was given.
+// UTC, or Unix seconds. past is whether it was given.
 func (c *call) asOf() (until time.Time, past bool, err error) {
 	s, past := c.query.values["as_of"]
 	if !past {
@@ -162,7 +162,7 @@ func listChanges(ctx context.Context, c *call) (any, error) {
 		return nil, err
 	}
 	after := c.query.values["after"]
-	unknown := errInvalid("", "after", "No such place in the feed: '%s'. Go on after the next of an earlier reply; 0 is the beginning.", clip(after))
+	unknown := errInvalid("", "after", "No such position in the feed: '%s'. Continue after the next of an earlier reply; 0 is the beginning.", clip(after))
 	if after != "" && !feedCursor.MatchString(after) {
 		return nil, unknown
 	}

@@ -16,7 +16,7 @@ const maxEmail = 512
 func listCustomers(ctx context.Context, c *call) (any, error) {
 	f := mirror.CustomerFilter{TestClock: c.query.values["test_clock"], Email: c.query.values["email"]}
 	if f.Email != "" && !c.emails {
-		return nil, errInvalid("", "email", "This mirror does not keep e-mail addresses: it keeps the fields of credit alone. "+
+		return nil, errInvalid("", "email", "This mirror does not keep e-mail addresses: it keeps only the fields about credit. "+
 			"List without email, or set CREDITMIRROR_CUSTOMER_FIELDS=full.")
 	}
 	if len(f.Email) > maxEmail || strings.ContainsRune(f.Email, 0) {
@@ -25,7 +25,13 @@ func listCustomers(ctx context.Context, c *call) (any, error) {
 	if f.TestClock != "" && !validID(f.TestClock) {
 		return nil, errMissing(http.StatusBadRequest, nameTestClock, f.TestClock, "test_clock")
 	}
-	s, err := c.reader.CustomerPage(ctx, c.account, f, c.page)
+	read := func(p mirror.Page) (mirror.Slice[mirror.CustomerView], error) {
+		return c.reader.CustomerPage(ctx, c.account, f, p)
+	}
+	if err := bothCursors(c, nameCustomer, read); err != nil {
+		return nil, err
+	}
+	s, err := read(c.page)
 	switch {
 	case errors.Is(err, mirror.ErrNotFound):
 		return nil, errCursor(nameCustomer, c.page)

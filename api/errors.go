@@ -85,6 +85,21 @@ func errUnrecognized(method, path string) *apiError {
 	return e
 }
 
+// errNotMirrored is for a path of a ledger that the configuration leaves out.
+func errNotMirrored(method, path string, ledger access.Ledger) *apiError {
+	e := errInvalid("", "", "Unrecognized request URL (%s: %s). The ledger %q is not mirrored here (CREDITMIRROR_LEDGERS).", method, path, ledger)
+	e.status, e.reason = http.StatusNotFound, "not_mirrored"
+	return e
+}
+
+// errIncomplete is for a history that is not wholly held, where such are refused.
+func errIncomplete() *apiError {
+	return &apiError{
+		status: http.StatusServiceUnavailable, typ: typeAPI, reason: "incomplete", header: map[string]string{"Retry-After": "10"},
+		message: "The history is not wholly held here: it is still being read from Stripe, or cannot be (CREDITMIRROR_INCOMPLETE).",
+	}
+}
+
 func errNoKey() *apiError {
 	return errKey("You did not provide an API key. You need to provide your API key in the Authorization header, " +
 		"using Bearer auth (e.g. 'Authorization: Bearer YOUR_KEY') or Basic auth with the key as the user name.")
@@ -120,7 +135,7 @@ func errPlatform() *apiError {
 func errKey(message string) *apiError {
 	return &apiError{
 		status: http.StatusUnauthorized, typ: typeInvalidRequest, message: message,
-		header: map[string]string{"WWW-Authenticate": `Basic realm="creditmirror"`},
+		header: map[string]string{"WWW-Authenticate": `Bearer realm="Stripe"`},
 	}
 }
 
@@ -138,7 +153,7 @@ func errThrottled() *apiError {
 	return e
 }
 
-// errLimited tells a key that is over its limit when it gets its next request.
+// errLimited says when a key that is over its limit may make its next request.
 func errLimited(holder *access.Holder) *apiError {
 	e := errTooMany("Request rate limit exceeded: this key may make "+strconv.FormatFloat(holder.RPS, 'g', -1, 64)+
 		" requests per second.", holder.RetryAfter())
@@ -159,7 +174,7 @@ func errTooMany(message string, seconds float64) *apiError {
 func errWritesOff() *apiError {
 	return &apiError{
 		status: http.StatusForbidden, typ: typeInvalidRequest,
-		message: "Writes are off: this creditmirror has no Stripe API key to send them on with.",
+		message: "Writes are off: this creditmirror has no Stripe API key to send them with.",
 	}
 }
 
@@ -182,11 +197,11 @@ func errAccount(account string) *apiError {
 func errUnavailable() *apiError {
 	return &apiError{
 		status: http.StatusServiceUnavailable, typ: typeAPI, header: map[string]string{"Retry-After": "1"},
-		message: "The mirror could not be read. Please try again; quote the Request-Id if it goes on.",
+		message: "The mirror could not be read. Please try again; quote the Request-Id if it persists.",
 	}
 }
 
-// statusGone tells metrics and traces of callers who did not wait for their answer.
+// statusGone marks, in metrics and traces, callers who did not wait for their answer.
 // It has no name in net/http; proxies log such requests with the same number.
 const statusGone = 499
 

@@ -40,11 +40,8 @@ func parseExpand(paths []string, allowed expansion) (expansion, error) {
 	for _, path := range paths {
 		names := strings.SplitN(path, ".", maxExpandDepth+1)
 		if len(names) > maxExpandDepth {
-			return nil, errInvalid("", "expand", "You cannot expand more than %d levels of a property. Property: %s",
+			return nil, errInvalid("property_expansion_max_depth", "", "You cannot expand more than %d levels of a property. Property: %s",
 				maxExpandDepth, clip(path))
-		}
-		if path == "data" { // the rows themselves are always there
-			return nil, errExpand(path, false)
 		}
 		at, can := tree, allowed
 		for _, name := range names {
@@ -66,5 +63,5 @@ func errExpand(path string, list bool) error {
 	if list && !strings.HasPrefix(path, "data.") {
 		hint = " You may want to try expanding 'data." + clip(path) + "' instead."
 	}
-	return errInvalid("", "expand", "This property cannot be expanded (%s).%s", clip(path), hint)
+	return errInvalid("", "", "This property cannot be expanded (%s).%s", clip(path), hint)
 }

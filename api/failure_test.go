@@ -151,7 +151,7 @@ func TestNewNeedsReader(t *testing.T) {
 }
 
 // A copy that says it was read in the future is of an unknown age: it is synced for
-// Max-Age, and its time is not told.
+// Max-Age, and its time is not returned.
 func TestI12_TimesAheadAreStale(t *testing.T) {
 	t.Parallel()
 	at, syncs := time.Now().Add(87*time.Second), 0

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/creditmirror/creditmirror/mirror"
+	"github.com/creditmirror/creditmirror/stripeapi"
 )
 
 func TestCustomersAreListed(t *testing.T) {
@@ -271,7 +272,7 @@ func TestBulkBalances(t *testing.T) {
 	}
 }
 
-// Wrong keys in a flood are told to come slower; right ones always pass.
+// Wrong keys in a flood are slowed down; right ones always pass.
 func TestWrongKeysAreThrottled(t *testing.T) {
 	t.Parallel()
 	h := New(Options{Reader: world(t), Keys: keysOf([]testKey{{Secret: "right"}}...)})
@@ -317,6 +318,14 @@ func TestMaxAgeFailures(t *testing.T) {
 			sync = fail
 			if code := ask(); code != 504 {
 				t.Errorf("%s: %d", name, code)
+			}
+			synctest.Wait()
+		}
+		for _, kind := range []stripeapi.Kind{stripeapi.KindUnauthorized, stripeapi.KindForbidden} {
+			sync = func(context.Context) error { return &stripeapi.Error{Kind: kind} }
+			w := serve(h, local("GET", pathBalance, headerMaxAge, "5s"))
+			if e := errorOf(t, w); w.Code != 504 || w.Header().Get("Retry-After") != "" || w.Header().Get(headerRetry) != "false" || !strings.Contains(e.Message, "not yours") {
+				t.Errorf("the mirror's key is refused: %d %v %q; want to hear whose key it is, and not to repeat it", w.Code, w.Header(), e.Message)
 			}
 			synctest.Wait()
 		}
@@ -385,7 +394,31 @@ func TestWriteBodies(t *testing.T) {
 	}
 }
 
-// Whether the history is wholly held is told with every reply that is of one customer,
+// Where incomplete histories are refused, no answer looks like an empty one: 503 in
+// Stripe's envelope, which says that it is incomplete.
+func TestIncompleteIsRefused(t *testing.T) {
+	t.Parallel()
+	f := world(t)
+	h := New(Options{Reader: f, RefuseIncomplete: true})
+	for _, target := range []string{pathTxns, pathGrants + "?customer=" + cusCredits, pathSummary + "?customer=" + cusCredits + metered} {
+		for _, unfinished := range []bool{false, true} {
+			f.unfinished = unfinished
+			w := serve(h, local("GET", target))
+			if !unfinished {
+				if w.Code != 200 {
+					t.Errorf("%s, complete: %d %s", target, w.Code, w.Body)
+				}
+				continue
+			}
+			e := errorOf(t, w)
+			if w.Code != http.StatusServiceUnavailable || e.Type != "api_error" || w.Header().Get("Creditmirror-Complete") != "false" || w.Header().Get("Retry-After") == "" {
+				t.Errorf("%s: %d %v %s", target, w.Code, w.Header(), w.Body)
+			}
+		}
+	}
+}
+
+// Whether the history is wholly held is in every reply that is of one customer,
 // and with none that is of the whole account.
 func TestCompleteIsTold(t *testing.T) {
 	t.Parallel()

@@ -58,6 +58,6 @@ func (f *followers) note(ctx context.Context, r reader, holder *access.Holder, a
 	number, _ := strconv.ParseInt(digits, 10, 64) // the beginning is 0
 	err := store.SaveFeedCursor(ctx, mirror.FeedCursor{Name: name, Account: account, Position: mirror.FeedPosition{Text: after, Number: number}})
 	if err != nil && ctx.Err() == nil {
-		log.Debug("the place of a reader of the change feed was not noted", zap.Error(err))
+		log.Debug("could not save the position of a change feed reader", zap.Error(err))
 	}
 }

@@ -12,14 +12,16 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/creditmirror/creditmirror/access"
+	"github.com/creditmirror/creditmirror/backoff"
 	"github.com/creditmirror/creditmirror/mirror"
+	"github.com/creditmirror/creditmirror/stripeapi"
 )
 
 // clockSlack is how far a time of the database may lie ahead of ours, which is an
 // estimate of the same clock.
 const clockSlack = time.Second
 
-// ahead tells whether a time lies in the future, so that a clock that was ahead wrote
+// ahead reports whether a time lies in the future, so that a clock that was ahead wrote
 // it. Its age is not known: it counts as stale.
 func ahead(t, now time.Time) bool { return t.After(now.Add(clockSlack)) }
 
@@ -105,7 +107,7 @@ func (s *Syncs) ensure(ctx context.Context, t mirror.Target, since time.Time) er
 			return nil
 		case errors.Is(f.err, mirror.ErrFenced):
 			// A worker syncs it too. Its commit may be fresh enough; give it time.
-			if err := pause(ctx, min(20*time.Millisecond<<attempt, time.Second)); err != nil {
+			if err := backoff.Sleep(ctx, min(20*time.Millisecond<<attempt, time.Second)); err != nil {
 				return err
 			}
 		case !joined: // one that began earlier may have failed for its own reason
@@ -188,17 +190,6 @@ func (s *Syncs) isMissing(t mirror.Target) bool {
 	return ok
 }
 
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
-	}
-}
-
 // refresh syncs what the request is about when it asks for a younger copy.
 func (h *handler) refresh(r *http.Request, rt *route, c *call) error {
 	values := r.Header.Values(headerMaxAge)
@@ -249,8 +240,11 @@ func (h *handler) refresh(r *http.Request, rt *route, c *call) error {
 				return err // the caller's patience has ended, not Stripe's time
 			}
 			h.unsynced.Do(func() {
-				c.log.Warn("api could not sync on demand", zap.String("customer_id", t.ID), zap.String("scope", string(t.Scope)), zap.Error(err))
+				c.log.Warn("on-demand sync failed", zap.String("customer_id", t.ID), zap.String("scope", string(t.Scope)), zap.Error(err))
 			})
+			if keyRefused(err) {
+				return errStaleByKey()
+			}
 			return errStale("Stripe could not be read in time.")
 		}
 	}
@@ -287,6 +281,21 @@ func errStale(reason string) *apiError {
 		status: http.StatusGatewayTimeout, typ: typeAPI, header: map[string]string{"Retry-After": "1"},
 		message: "The copy is older than " + headerMaxAge + " allows, and could not be synced: " + reason +
 			" Repeat the request, or leave the header out to get the copy that is held.",
+	}
+}
+
+// keyRefused reports whether Stripe refused the mirror's own key.
+func keyRefused(err error) bool {
+	return errors.Is(err, stripeapi.ErrUnauthorized) || errors.Is(err, stripeapi.ErrForbidden)
+}
+
+// errStaleByKey says that the copy is older than the caller takes, and that repeating the
+// request does not help.
+func errStaleByKey() *apiError {
+	return &apiError{
+		status: http.StatusGatewayTimeout, typ: typeAPI, header: map[string]string{headerRetry: "false"},
+		message: "The copy is older than " + headerMaxAge + " allows, and could not be synced: Stripe refuses the API key of this creditmirror" +
+			" (not yours), or it lacks a permission. Its operator has to replace it; leave the header out to get the copy that is held.",
 	}
 }
 

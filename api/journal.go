@@ -35,7 +35,7 @@ const (
 	maxSpool = 10_000
 	// Refusals of one key beyond these have no row and no line of their own: whoever
 	// holds a key that may not write, or none at all, must not fill the database. The
-	// next row tells how many there were.
+	// next row has the number of them.
 	refusalsPerSecond, refusalsAtOnce = 1, 20
 )
 
@@ -65,7 +65,7 @@ type refusals struct {
 
 // JournalOptions configure a Journal.
 type JournalOptions struct {
-	// Keys are told of as used. Defaults to none.
+	// Keys are reported as used. Defaults to none.
 	Keys *access.Keys
 	// Retention is how long rows are kept. Defaults to 2 years.
 	Retention time.Duration
@@ -125,10 +125,10 @@ func (j *Journal) begin(ctx context.Context, w mirror.APIWrite, perDay *int64) e
 	case errors.Is(err, mirror.ErrDayLimit):
 		return errTooMuchToday()
 	case perDay != nil:
-		j.log.Warn("api write not sent: what its key has moved today is not known", zap.String("request_id", w.ID), zap.String("key_name", w.Key), zap.Error(err))
+		j.log.Warn("api write not sent: could not read its key's total for today", zap.String("request_id", w.ID), zap.String("key_name", w.Key), zap.Error(err))
 		return errUnavailable()
 	default:
-		j.log.Warn("api write is sent without a note of it in the database", append(fields(w), zap.Error(err))...)
+		j.log.Warn("api write sent without a record in the database", append(fields(w), zap.Error(err))...)
 	}
 	return nil
 }
@@ -143,7 +143,7 @@ func (j *Journal) end(ctx context.Context, w mirror.APIWrite) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), journalTimeout)
 	defer cancel()
 	if err := j.store.EndAPIWrite(ctx, w); err != nil {
-		j.log.Warn("api write not recorded yet", zap.String("request_id", w.ID), zap.Error(err))
+		j.log.Warn("could not record an api write yet", zap.String("request_id", w.ID), zap.Error(err))
 		j.put(w)
 	}
 }
@@ -228,7 +228,7 @@ func (j *Journal) Run(ctx context.Context) {
 		if now := j.now(); now.Sub(pruned) >= time.Hour {
 			pruned = now
 			if _, err := j.store.PruneAPIWrites(ctx, now.Add(-j.retention)); err != nil {
-				j.log.Warn("old api writes not pruned", zap.Error(err))
+				j.log.Warn("could not prune old api writes", zap.Error(err))
 			}
 		}
 	}
@@ -248,7 +248,7 @@ func (j *Journal) flush(ctx context.Context) {
 		err := j.store.EndAPIWrite(one, w)
 		cancel()
 		if err != nil {
-			j.log.Warn("api writes are not recorded yet", zap.Int("waiting", j.waiting()), zap.Error(err))
+			j.log.Warn("api writes are waiting to be recorded", zap.Int("waiting", j.waiting()), zap.Error(err))
 			return
 		}
 		j.mu.Lock()
@@ -261,11 +261,11 @@ func (j *Journal) flush(ctx context.Context) {
 func (j *Journal) settle(ctx context.Context, now time.Time) {
 	list, err := j.store.SettleAPIWrites(ctx, now.Add(-settleAfter))
 	if err != nil {
-		j.log.Warn("abandoned api writes not settled", zap.Error(err))
+		j.log.Warn("could not settle abandoned api writes", zap.Error(err))
 	}
 	for _, w := range list {
 		j.metrics.count(w)
-		j.log.Warn("api write of a process that ended: it may have happened", fields(w)...)
+		j.log.Warn("process ended during an api write; the write may have happened", fields(w)...)
 	}
 }
 
@@ -283,7 +283,7 @@ func (j *Journal) keepUses(ctx context.Context) {
 	defer cancel()
 	if err := j.store.UseAPIKeys(ctx, rows); err != nil {
 		j.keys.Untold()
-		j.log.Warn("uses of api keys not remembered", zap.Error(err))
+		j.log.Warn("could not save the last use of api keys", zap.Error(err))
 	}
 }
 
@@ -329,6 +329,9 @@ func newJournalMetrics() *journalMetrics {
 		}),
 	}
 	for _, o := range access.Operations() {
+		if o == access.Operate {
+			continue // of the console
+		}
 		for _, outcome := range []mirror.APIOutcome{mirror.APIDone, mirror.APINotDone, mirror.APIUnknown, mirror.APIRefused} {
 			m.writes.WithLabelValues(string(o), string(outcome))
 		}

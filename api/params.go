@@ -112,7 +112,7 @@ func parseQuery(raw string, params, arrays []string) (query, error) {
 	return q, nil
 }
 
-// decimal tells integers from what strconv would also read.
+// decimal distinguishes integers from what strconv would also read.
 var decimal = regexp.MustCompile(`^-?[0-9]+$`)
 
 // page reads the paging parameters of a list of what rows names.
@@ -122,21 +122,16 @@ func (q query) page(rows string) (mirror.Page, error) {
 		if !decimal.MatchString(s) {
 			return p, errInvalid("parameter_invalid_integer", paramLimit, "Invalid integer: %s", clip(s))
 		}
-		// Out of range, n is the nearest end of the range: both are refused below.
+		// Out of range, n is the nearest end of the range. The live API takes what is out
+		// of its own range as its nearest end, whatever its documents say.
 		n, _ := strconv.ParseInt(s, 10, 32)
-		switch {
-		case n > maxLimit:
-			return p, errInvalid("", paramLimit, "This value must be less than or equal to %d.", maxLimit)
-		case n < 1:
-			return p, errInvalid("", paramLimit, "This value must be greater than or equal to 1.")
-		}
-		p.Limit = int(n)
+		p.Limit = int(min(max(n, 1), maxLimit))
 	}
-	if p.After != "" && p.Before != "" {
-		return p, errInvalid("", paramBefore, "You can only specify one of %s and %s, not both.", paramAfter, paramBefore)
+	if p.After != "" && !validID(p.After) {
+		return p, errCursor(rows, mirror.Page{After: p.After})
 	}
-	if cursor := p.After + p.Before; cursor != "" && !validID(cursor) {
-		return p, errCursor(rows, p)
+	if p.Before != "" && !validID(p.Before) {
+		return p, errCursor(rows, mirror.Page{Before: p.Before})
 	}
 	return p, nil
 }
@@ -189,13 +184,14 @@ func (q query) has(names []string) bool {
 
 // errCursor says that the list has no row of the cursor's id.
 func errCursor(rows string, p mirror.Page) *apiError {
+	if rows == nameBalanceTransaction {
+		rows = "abstracttransaction" // so Stripe says
+	}
 	if p.Before != "" {
 		return errMissing(http.StatusBadRequest, rows, p.Before, paramBefore)
 	}
 	return errMissing(http.StatusBadRequest, rows, p.After, paramAfter)
 }
 
-var anyID = regexp.MustCompile(`^[A-Za-z0-9_]{1,160}$`)
-
-// validID tells whether id can be one of any object of Stripe's.
-func validID(id string) bool { return anyID.MatchString(id) }
+// validID reports whether id can be one of any object of Stripe's.
+func validID(id string) bool { return mirror.ValidID(id) }

@@ -16,18 +16,18 @@ type route struct {
 	method string
 	// path is split at its slashes, without /v1; "{id}" is any one segment.
 	path []string
-	// name is the whole path, as metrics and spans tell it.
+	// name is the whole path, as metrics and spans name it.
 	name string
 	// params are the operation's own; paging and expand[] come by themselves.
 	params, arrays []string
 	// rows names the rows of a list in errors; empty for a single object.
 	rows string
-	// created tells that the list can be filtered by created.
+	// created means that the list can be filtered by created.
 	created bool
-	// single tells that the operation reads the mirror once, when nothing is
+	// single means that the operation reads the mirror once, when nothing is
 	// expanded, so that it needs no snapshot.
 	single bool
-	// beyond tells that Stripe has no such operation: paging is its own.
+	// beyond means that Stripe has no such operation: paging is its own.
 	beyond bool
 	// patience is how long the operation may wait for something to happen.
 	patience time.Duration

@@ -147,7 +147,7 @@ func TestSchema(t *testing.T) {
 		{pathSummary + "?customer=" + cusCredits + metered, "billing.credit_balance_summary"},
 		{pathSummary + "?customer=" + cusCredits + metered + "&expand[]=customer", "billing.credit_balance_summary"},
 		{"/v1/nothing", "error"},
-		{pathTxns + "?limit=0", "error"},
+		{pathTxns + "?limit=x", "error"},
 	} {
 		body := json.RawMessage(serve(h, local("GET", c.target)).Body.Bytes())
 		objects := []json.RawMessage{body}

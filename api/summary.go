@@ -144,6 +144,11 @@ func getSummary(ctx context.Context, c *call) (any, error) {
 	if i := slices.IndexFunc(ledger.grants, unreadable); i >= 0 {
 		return nil, fmt.Errorf("a time of grant %s cannot be read: what is available is not known", ledger.grants[i].ID)
 	}
+	for _, g := range ledger.grants {
+		if g.Currency == "" && filter.takes(g) {
+			c.leftOut++
+		}
+	}
 	ledger.clock = customer.ClockTime
 	c.fresh.add(ledger.syncedAt, ledger.unfinished)
 	out := summary{
@@ -165,8 +170,8 @@ func getSummary(ctx context.Context, c *call) (any, error) {
 type credits struct {
 	grants   []mirror.CreditGrant
 	left     map[string]int64     // by grant
-	clocks   map[string]time.Time // by test clock: its time, as far as the rows tell
-	clock    time.Time            // of the customer's test clock, as Stripe tells it
+	clocks   map[string]time.Time // by test clock: its time, as far as the rows show
+	clock    time.Time            // of the customer's test clock, as Stripe sends it
 	syncedAt time.Time
 	// unfinished is as in mirror.Slice.
 	unfinished bool
@@ -215,7 +220,7 @@ func usable(g mirror.CreditGrant, at time.Time) bool {
 	return g.VoidedAt.IsZero() && !g.EffectiveAt.After(at) && (g.ExpiresAt.IsZero() || g.ExpiresAt.After(at))
 }
 
-// unreadable tells that nothing can be said of when a grant is usable.
+// unreadable reports whether it is unknown when a grant is usable.
 func unreadable(g mirror.CreditGrant) bool {
 	return g.VoidedAt.Equal(mirror.Unreadable) || g.EffectiveAt.Equal(mirror.Unreadable) || g.ExpiresAt.Equal(mirror.Unreadable)
 }

@@ -206,3 +206,23 @@ func TestSummaryOfManyPages(t *testing.T) {
 	}
 	check(held)
 }
+
+// A grant in custom pricing units is counted in no currency: the reply says how many are
+// left out.
+func TestSummarySaysWhatItLeavesOut(t *testing.T) {
+	t.Parallel()
+	h := handlerOf(creditsWorld(t))
+	for target, want := range map[string]string{
+		pathCredits0 + metered: "1",
+		pathCredits0 + "&filter[type]=credit_grant&filter[credit_grant]=credgr_units":                         "1",
+		pathCredits0 + "&filter[type]=credit_grant&filter[credit_grant]=credgr_a":                             "",
+		pathCredits0 + "&filter[type]=applicability_scope&filter[applicability_scope][prices][0][id]=price_1": "",
+	} {
+		w := serve(h, local("GET", target))
+		if got := w.Header().Get("Creditmirror-Left-Out"); w.Code != 200 || got != want {
+			t.Errorf("%s: %d, left out %q, want %q", target, w.Code, got, want)
+		}
+	}
+}
+
+const pathCredits0 = "/v1/billing/credit_balance_summary?customer=" + cusCredits

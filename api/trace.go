@@ -9,7 +9,7 @@ import (
 )
 
 // span begins the span of a request whose key was accepted: in the caller's trace,
-// where its header names one. Of the URL it tells the route alone.
+// where its header names one. Of the URL it has the route alone.
 func (h *handler) span(r *http.Request, rt *route, account string) (*http.Request, trace.Span) {
 	if h.tracer == nil {
 		return r, tracing.Off

@@ -39,7 +39,7 @@ func versionDay(values []string) (day string, ok bool) {
 	return day, err == nil
 }
 
-// since tells from which version on a field exists; it may lie deeper in the
+// since is the version from which a field exists; it may lie deeper in the
 // object.
 type since struct {
 	path    []string
@@ -92,7 +92,7 @@ func reshape(body []byte, version string) []byte {
 	return out.Bytes()
 }
 
-// cut removes newer fields of a value and of what is in it, and tells whether
+// cut removes newer fields of a value and of what is in it, and reports whether
 // there were any.
 func cut(v any, version string) bool {
 	changed := false

@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	random "math/rand/v2"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -22,6 +21,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/creditmirror/creditmirror/access"
+	"github.com/creditmirror/creditmirror/backoff"
 	"github.com/creditmirror/creditmirror/internal/failpoint"
 	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/stripeapi"
@@ -91,15 +91,15 @@ type written struct {
 	err   error
 	// target may have changed; zero where it is not known.
 	target mirror.Target
-	// edit tells of a row that may lie below what a sync reads, and of whose change
-	// no event will tell.
+	// edit marks a row that may lie below what a sync reads, and whose change
+	// no event announces.
 	edit bool
 }
 
 // validKey are keys that arrive at Stripe as they were sent.
 var validKey = regexp.MustCompile(`^[!-~]([ -~]{0,253}[!-~])?$`)
 
-// headerRetry tells SDKs whether to repeat a request by themselves.
+// headerRetry says to SDKs whether to repeat a request by themselves.
 const headerRetry = "Stripe-Should-Retry"
 
 // handedOn are the headers of Stripe's replies that a caller gets.
@@ -108,7 +108,7 @@ var handedOn = []string{
 	"Stripe-Rate-Limited-Reason", "Retry-After",
 }
 
-// headerWrite tells what became of a write, on every answer to a POST.
+// headerWrite says what became of a write, on every answer to a POST.
 const headerWrite = "Creditmirror-Write"
 
 // What headerWrite says.
@@ -203,7 +203,7 @@ func (h *handler) beginWrite(ctx context.Context, rt *route, c *call) error {
 	return nil
 }
 
-// authorizeReply refuses what would have Stripe's reply tell more than the key may see.
+// authorizeReply refuses a request whose reply from Stripe would show more than the key may see.
 func authorizeReply(rt *route, form url.Values, holder *access.Holder) error {
 	for name := range form {
 		if base, _, _ := strings.Cut(name, "["); base == paramExpandName {
@@ -215,7 +215,7 @@ func authorizeReply(rt *route, form url.Values, holder *access.Holder) error {
 	return nil
 }
 
-// name notes what a request is about, as far as the path tells it.
+// name notes what a request is about, as far as the path names it.
 func (a *asked) name(rt *route, ids []string) {
 	if rt == nil || rt.write == nil {
 		return
@@ -261,7 +261,7 @@ func (w *Writes) remember(ctx context.Context, c *call) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), markTimeout)
 	defer cancel()
 	if err := w.Seen(ctx, c.account); err != nil {
-		c.log.Warn("account of a write not remembered", zap.String("account", c.account), zap.Error(err))
+		c.log.Warn("could not save the account of an api write", zap.String("account", c.account), zap.Error(err))
 	}
 }
 
@@ -278,7 +278,7 @@ func (w *Writes) bound(ctx context.Context, stopping <-chan struct{}) (context.C
 		select {
 		case <-ctx.Done():
 		case <-stopping:
-			_ = pause(ctx, stopGrace) // however it ends
+			_ = backoff.Sleep(ctx, stopGrace) // however it ends
 			cancel()
 		}
 	}()
@@ -319,7 +319,7 @@ func readForm(r *http.Request) (url.Values, error) {
 	return form, nil
 }
 
-// outcome tells whether the write has happened.
+// outcome reports whether the write has happened.
 func (w written) outcome() string {
 	if w.succeeded() {
 		if w.err == nil || answersWrite(w.reply.Body) {
@@ -335,23 +335,27 @@ func (w written) outcome() string {
 
 func (w written) succeeded() bool { return w.reply.Status >= 200 && w.reply.Status <= 299 }
 
-// replayed tells that the reply is what was answered when the key was first used,
+// replayed reports whether the reply is what was answered when the key was first used,
 // which need not be how the object is now.
 func (w written) replayed() bool { return w.reply.Header.Get("Idempotent-Replayed") == "true" }
 
-// answersWrite tells Stripe's answers, however new their shape, from what a proxy
+// answersWrite distinguishes Stripe's answers, however new their shape, from what a proxy
 // may put in their place.
 func answersWrite(body []byte) bool {
 	var v struct{ Object string }
 	return json.Unmarshal(body, &v) == nil && (v.Object == "customer_balance_transaction" || v.Object == "billing.credit_grant")
 }
 
-// response is Stripe's own reply, or an error in its shape that tells whether the
+// response is Stripe's own reply, or an error in its shape that reports whether the
 // write may have happened.
 func (w written) response(c *call) (response, error) {
 	outcome := w.outcome()
 	if w.reply.Body != nil && !(w.succeeded() && outcome == outcomeUnknown) {
 		out := response{status: w.reply.Status, body: w.reply.Body, header: http.Header{}}
+		if keyRefused(w.err) {
+			c.log.Warn("stripe refused the mirror's own key for an api write", zap.Error(w.err))
+			out.body = namingOurKey(w.reply.Body)
+		}
 		for _, name := range handedOn {
 			if v := w.reply.Header.Get(name); v != "" {
 				out.header.Set(name, v)
@@ -359,7 +363,7 @@ func (w written) response(c *call) (response, error) {
 		}
 		return out, nil
 	}
-	c.log.Warn("api write without a reply of stripe", zap.Error(w.err))
+	c.log.Warn("no reply from stripe to an api write; its outcome is unknown", zap.Error(w.err))
 	se, ok := errors.AsType[*stripeapi.Error](w.err)
 	switch {
 	case outcome == outcomeNotDone:
@@ -373,6 +377,26 @@ func (w written) response(c *call) (response, error) {
 	return response{}, errUncertain(http.StatusBadGateway, "Stripe gave no usable answer.", c.key)
 }
 
+// namingOurKey is Stripe's error with words that say whose key it is about: the caller
+// has another one.
+func namingOurKey(body []byte) []byte {
+	var reply map[string]any
+	if json.Unmarshal(body, &reply) != nil {
+		return body
+	}
+	e, ok := reply["error"].(map[string]any)
+	if !ok {
+		return body
+	}
+	message, _ := e["message"].(string)
+	e["message"] = "Stripe refuses the API key of this creditmirror (its STRIPE_API_KEY, not yours): " + message
+	text, err := json.MarshalIndent(reply, "", "  ")
+	if err != nil {
+		return body
+	}
+	return text
+}
+
 // errUncertain says that a write may have happened, and how to make sure of it.
 func errUncertain(status int, reason, key string) *apiError {
 	return &apiError{
@@ -381,11 +405,11 @@ func errUncertain(status int, reason, key string) *apiError {
 	}
 }
 
-// catchUp syncs what a reply alone does not tell, or leaves it for later.
+// catchUp syncs what a reply alone does not show, or leaves it for later.
 func (w *Writes) catchUp(ctx context.Context, c *call, out written, grant mirror.CreditGrant) {
 	failpoint.Hit("api.behind")
 	if err := w.sync(ctx, out, grant); err != nil {
-		c.log.Warn("mirror is behind a write", zap.String("customer_id", out.target.ID), zap.String("scope", string(out.target.Scope)), zap.Error(err))
+		c.log.Warn("could not apply an api write to the mirror at once", zap.String("customer_id", out.target.ID), zap.String("scope", string(out.target.Scope)), zap.Error(err))
 		w.later(ctx, c, out)
 	}
 }
@@ -410,13 +434,13 @@ func (w *Writes) later(ctx context.Context, c *call, out written) {
 	id, scope := zap.String("customer_id", t.ID), zap.String("scope", string(t.Scope))
 	if out.edit {
 		if err := w.readAnew(ctx, t); err != nil {
-			c.log.Warn("full read after an edit not asked for; the scrub will find it", id, scope, zap.Error(err))
+			c.log.Warn("could not request a full read after an edit; the scrub will find it", id, scope, zap.Error(err))
 		}
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), markTimeout)
 	defer cancel()
 	if err := w.Mark(ctx, []mirror.Target{t}); err != nil {
-		c.log.Warn("mark after a write failed", id, scope, zap.Error(err))
+		c.log.Warn("could not enqueue a sync after an api write", id, scope, zap.Error(err))
 	}
 }
 
@@ -456,7 +480,7 @@ func createBalanceTransaction(ctx context.Context, w *Writes, c *call) (written,
 		_, err = w.Store.ApplyWrite(ctx, mirror.Write{Target: out.target, Row: &row})
 	}
 	if err != nil {
-		c.log.Debug("write is synced", zap.String("customer_id", customer), zap.Error(err))
+		c.log.Debug("could not apply a write; syncing its customer", zap.String("customer_id", customer), zap.Error(err))
 		w.catchUp(ctx, c, out, mirror.CreditGrant{})
 	}
 	return out, nil
@@ -488,7 +512,7 @@ func updateBalanceTransaction(ctx context.Context, w *Writes, c *call) (written,
 		err = w.applyEdit(ctx, c, out, state.Epoch, row)
 	}
 	if err != nil {
-		c.log.Debug("write is synced", zap.String("customer_id", customer), zap.Error(err))
+		c.log.Debug("could not apply a write; syncing its customer", zap.String("customer_id", customer), zap.Error(err))
 		w.catchUp(ctx, c, out, mirror.CreditGrant{})
 	}
 	return out, nil
@@ -516,7 +540,7 @@ func (w *Writes) applyEdit(ctx context.Context, c *call, out written, epoch int6
 		}
 		_, err := w.Store.ApplyWrite(ctx, mirror.Write{Target: out.target, Epoch: epoch, Row: &row})
 		// Those who meet here go on at different times.
-		if !errors.Is(err, mirror.ErrFenced) || pause(ctx, random.N(20*time.Millisecond<<min(n, 4))) != nil {
+		if !errors.Is(err, mirror.ErrFenced) || backoff.Sleep(ctx, backoff.N(20*time.Millisecond<<min(n, 4))) != nil {
 			return err
 		}
 		current = false
@@ -584,7 +608,7 @@ func (c *call) ownGrant(ctx context.Context) (written, error) {
 	case !mirror.ValidGrantID(id):
 		return written{}, err
 	}
-	c.log.Debug("customer of a grant not known before a write", zap.String("grant_id", id), zap.Error(err))
+	c.log.Debug("customer of a grant is unknown before a write", zap.String("grant_id", id), zap.Error(err))
 	return written{}, nil
 }
 

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/creditmirror/creditmirror/internal/patience"
 	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/stripeapi"
 )
@@ -131,6 +132,14 @@ func TestWriteOutcomes(t *testing.T) {
 		{name: "not Stripe's", stripe: stub{reply: portal, err: failed(stripeapi.KindGarbled, true)}, status: 502, outcome: "unknown", says: "may have happened", marks: 1},
 		{name: "panic", stripe: stub{panic: true}, status: 502, outcome: "unknown", says: "may have happened"},
 		{name: "refused", stripe: stub{reply: refusal, err: failed(stripeapi.KindRefused, false)}, status: 402, outcome: "not-done"},
+		{
+			name: "the mirror's key is refused", stripe: stub{reply: stripeapi.Reply{Status: 401, Body: []byte(`{"error":{"type":"invalid_request_error","message":"Invalid API Key provided"}}`)}, err: failed(stripeapi.KindUnauthorized, false)},
+			status: 401, outcome: "not-done", says: "not yours): Invalid API Key provided",
+		},
+		{
+			name: "the mirror's key lacks a permission", stripe: stub{reply: stripeapi.Reply{Status: 403, Body: []byte(`{"error":{"type":"invalid_request_error","message":"m"}}`)}, err: failed(stripeapi.KindForbidden, false)},
+			status: 403, outcome: "not-done", says: "its STRIPE_API_KEY, not yours",
+		},
 		{name: "500", stripe: stub{reply: five, err: failed(stripeapi.KindUnavailable, true)}, status: 500, outcome: "unknown", marks: 1},
 		{name: "never sent", stripe: stub{err: failed(stripeapi.KindUnavailable, false)}, status: 503, outcome: "not-done", says: "was not sent"},
 		{name: "hung up", stripe: stub{err: failed(stripeapi.KindUnavailable, true)}, status: 502, outcome: "unknown", says: "may have happened", marks: 1},
@@ -173,15 +182,20 @@ func TestWriteOutcomes(t *testing.T) {
 				t.Errorf("sent %s", c.stripe.sent.Encode())
 			}
 			// A repetition by the SDK would carry no key, and so be a second write.
-			if again := w.Header().Get("Stripe-Should-Retry"); c.outcome == "unknown" && again != "false" || c.outcome == "not-done" && c.says != "" && again != "true" {
+			if again := w.Header().Get("Stripe-Should-Retry"); c.outcome == "unknown" && again != "false" || c.outcome == "not-done" && c.status == 503 && again != "true" {
 				t.Errorf("Stripe-Should-Retry: %q", again)
 			}
 			if c.says != "" {
-				if e := errorOf(t, w); !strings.Contains(e.Message, c.says) || e.Type != "api_error" {
+				if e := errorOf(t, w); !strings.Contains(e.Message, c.says) || (e.Type == "api_error") != (c.status >= 500) {
 					t.Errorf("%+v", e)
 				}
 				if c.outcome == "unknown" && !strings.Contains(w.Body.String(), c.stripe.key) {
 					t.Errorf("the key to repeat it with is not told: %s", w.Body)
+				}
+			}
+			if c.says == "" && c.status >= 400 {
+				if e := errorOf(t, w); e.Message != "m" {
+					t.Errorf("%+v, want Stripe's own words: they are not about the key", e)
 				}
 			}
 			if c.status == 200 {
@@ -228,7 +242,7 @@ func writing(t *testing.T, stripe stripeWriter, ledger writeStore, marked *[]mir
 
 const pathTxn = pathTxns + "/cbtxn_1MrU9qLkdIwHu7ix000001"
 
-// A caller with a key of its own is told to repeat what may have happened.
+// A caller with a key of its own is asked to repeat what may have happened.
 func TestUnknownIsRepeatedWithTheCallersKey(t *testing.T) {
 	t.Parallel()
 	var marked []mirror.Target
@@ -252,7 +266,7 @@ func TestUnknownIsRepeatedWithTheCallersKey(t *testing.T) {
 	}
 }
 
-// No event tells of the edit of a transaction, and no sync reads below the newest
+// No event announces the edit of a transaction, and no sync reads below the newest
 // rows: an edit that the mirror could not take up, or that may have happened, has
 // the whole history read anew.
 func TestEditsThatTheMirrorMissedAreReadAnew(t *testing.T) {
@@ -320,7 +334,7 @@ func TestWritesWithoutTheMirror(t *testing.T) {
 			if w.Code != 200 || w.Header().Get(headerWrite) != "done" || len(marked) != 1 {
 				t.Errorf("%s: %d %v %s, marks %v", c.name, w.Code, w.Header(), w.Body, marked)
 			}
-			if took := time.Since(began); took > 15*time.Second {
+			if took := time.Since(began); took > patience.Of(15*time.Second) {
 				t.Errorf("%s took %s", c.name, took)
 			}
 		})
@@ -343,13 +357,13 @@ func TestWritesAreAnsweredAtAStop(t *testing.T) {
 		if w.Code != 504 || w.Header().Get(headerWrite) != "unknown" || len(marked) != 1 {
 			t.Errorf("%d %v %s", w.Code, w.Header(), w.Body)
 		}
-		if took := time.Since(began); took > 10*time.Second {
+		if took := time.Since(began); took > patience.Of(10*time.Second) {
 			t.Errorf("answered after %s", took)
 		}
 	})
 }
 
-// Every answer to a POST tells that nothing was sent where nothing was.
+// Every answer to a POST says that nothing was sent where nothing was.
 func TestRefusedWritesAreNotDone(t *testing.T) {
 	t.Parallel()
 	var marked []mirror.Target

@@ -6,10 +6,11 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/creditmirror/creditmirror/backoff"
 	"github.com/creditmirror/creditmirror/mirror"
 )
 
-// UnderWay tells whether the newest sync of a target began within the last time, and
+// UnderWay reports whether the newest sync of a target began within the last time, and
 // has not committed. mirror.UnderWay of a store is one.
 type UnderWay func(ctx context.Context, t mirror.Target, within time.Duration) (bool, error)
 
@@ -29,7 +30,7 @@ func (u UnderWay) yield(ctx context.Context, t mirror.Target) {
 	defer cancel()
 	for n := 0; ; n++ {
 		running, err := u(ctx, t, yieldTo)
-		if err != nil || !running || pause(ctx, 5*time.Millisecond<<min(n, 2)) != nil {
+		if err != nil || !running || backoff.Sleep(ctx, 5*time.Millisecond<<min(n, 2)) != nil {
 			return
 		}
 	}
@@ -104,7 +105,7 @@ func (w *Writes) syncNow(ctx context.Context, t mirror.Target, grants []mirror.C
 	for attempt := 0; ; attempt++ {
 		w.UnderWay.yield(ctx, t)
 		err := w.Sync(ctx, t, grants)
-		if !errors.Is(err, mirror.ErrFenced) || pause(ctx, 20*time.Millisecond<<min(attempt, 4)) != nil {
+		if !errors.Is(err, mirror.ErrFenced) || backoff.Sleep(ctx, 20*time.Millisecond<<min(attempt, 4)) != nil {
 			return err
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"sync"
 	"time"
 
@@ -28,7 +29,6 @@ func (a *App) newAPI() error {
 		return err
 	}
 	log := a.log.With(zap.String("component", "api"))
-	a.keys = access.New(cfg.APIKeys, nil)
 	rows, _ := a.parts.Store.(mirror.APIJournal) // a store that tests put in its place may be none
 	a.journal, err = api.NewJournal(rows, api.JournalOptions{Keys: a.keys, Retention: cfg.AuditRetention, Registerer: a.o.Registry, Log: log})
 	if err != nil {
@@ -37,6 +37,7 @@ func (a *App) newAPI() error {
 	stopping := make(chan struct{})
 	o := api.Options{
 		Reader: a.parts.Store, Keys: a.keys, Journal: a.journal, Proxies: doors.Proxies(cfg.TrustedProxies), Version: cfg.StripeAPIVersion, Accounts: a.mirrored(),
+		Ledgers: cfg.Ledgers, RefuseIncomplete: cfg.Incomplete == config.IncompleteRefuse,
 		Emails: cfg.CustomerFields == config.CustomerFieldsFull, Stopping: stopping, Log: log, Tracer: a.traces.Tracer("api"),
 		Metrics: metrics, Now: a.parts.now(),
 	}
@@ -67,15 +68,37 @@ func (a *App) newAPI() error {
 			}
 		}
 	case writes:
-		log.Warn("writes are refused: there is no STRIPE_API_KEY to send them on with")
+		log.Warn("api writes are refused: STRIPE_API_KEY is not set")
 	}
-	a.apiServer = internalServer(api.New(o), a.bounds(apiDoor, apiConns))
+	a.api = api.New(o)
 	// Who waits for changes is answered before the stop.
-	a.apiServer.RegisterOnShutdown(func() { close(stopping) })
+	a.stopAPI = func() { close(stopping) }
 	return nil
 }
 
-// mirrored tells which connected accounts the API knows: those that are configured,
+// newFront makes the server of API and console, which share an address.
+func (a *App) newFront() (err error) {
+	a.keys = access.New(a.o.Config.APIKeys, nil)
+	if a.has(config.RoleAPI) {
+		if err := a.newAPI(); err != nil {
+			return err
+		}
+	}
+	var page http.Handler
+	if a.has(config.RoleConsole) {
+		if a.console, err = a.newConsole(); err != nil {
+			return err
+		}
+		page = a.console
+	}
+	a.apiServer = internalServer(beside(page, a.api), a.bounds(apiDoor, apiConns))
+	if a.stopAPI != nil {
+		a.apiServer.RegisterOnShutdown(a.stopAPI)
+	}
+	return nil
+}
+
+// mirrored reports which connected accounts the API knows: those that are configured,
 // or, where all are, those that were seen. Of another one an empty list would be a
 // wrong answer.
 func (a *App) mirrored() func(ctx context.Context, account string) (bool, error) {
@@ -124,7 +147,7 @@ func (d *onDemand) syncGrants(ctx context.Context, t mirror.Target, grants []mir
 		case err == nil:
 			d.gate.Answered(t)
 		case errors.Is(err, stripeapi.ErrUnauthorized), errors.Is(err, stripeapi.ErrForbidden):
-			d.gate.Refused(t, err)
+			_, _ = d.gate.Refused(t, err) // the caller gets the error
 		}
 		if err != nil || !r.More {
 			return err

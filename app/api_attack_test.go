@@ -38,7 +38,7 @@ func (s *served) raw(request string) (int, string) {
 	return resp.StatusCode, string(body)
 }
 
-// What no client library would send over a socket ends in a 4xx or 501, changes nothing at Stripe and tells
+// What no client library would send over a socket ends in a 4xx or 501, changes nothing at Stripe and reveals
 // nothing of the inside.
 func TestAttacksOnTheAPI(t *testing.T) {
 	t.Parallel()

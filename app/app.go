@@ -23,6 +23,7 @@ import (
 	"github.com/creditmirror/creditmirror/access"
 	"github.com/creditmirror/creditmirror/api"
 	"github.com/creditmirror/creditmirror/config"
+	"github.com/creditmirror/creditmirror/console"
 	"github.com/creditmirror/creditmirror/doors"
 	"github.com/creditmirror/creditmirror/export"
 	"github.com/creditmirror/creditmirror/mirror"
@@ -71,16 +72,25 @@ type App struct {
 	runner   *reconcile.Runner
 	exports  *export.Loop
 	receiver *webhook.Receiver
-	inbox    *switchedInbox
-	arrivals *arrivals
-	keys     *access.Keys // of the API
-	doors    *doors.Metrics
-	journal  *api.Journal
+	// receiverID names the receiver of this process to others; another one at each start.
+	receiverID string
+	inbox      *switchedInbox
+	arrivals   *arrivals
+	keys       *access.Keys // of API and console
+	api        http.Handler
+	stopAPI    func()
+	console    *console.Console
+	doors      *doors.Metrics
+	journal    *api.Journal
 
 	webhookServer, apiServer, opsServer *http.Server
 	webhookListener                     net.Listener
 	apiListener, opsListener            net.Listener
 
+	release  func() error // of the claim on the mirror's file
+	ready    *readiness
+	limits   recentLimits
+	later    *postponed // marks of the receiver
 	gauges   *gauges
 	stopping atomic.Bool
 	seen     accountFilter
@@ -112,7 +122,7 @@ func (a *App) open(ctx context.Context) error {
 	if a.doors, err = doors.NewMetrics(a.o.Registry, webhookDoor, apiDoor, opsDoor); err != nil {
 		return err
 	}
-	if a.parts, err = openParts(ctx, a.o.Config, mirror.Store.Migrate, a.o.Registry, a.traces, a.o.Outside, a.log); err != nil {
+	if a.parts, err = openParts(ctx, a.o.Config, a.prepare, a.o.Registry, a.traces, a.o.Outside, a.log); err != nil {
 		return err
 	}
 	if a.inbox, err = newSwitchedInbox(ctx, a.parts, a.o.Config.Inbox, a.o.Registry, a.log); err != nil {
@@ -132,7 +142,9 @@ func (a *App) open(ctx context.Context) error {
 		}
 	}
 	if a.has(config.RoleWebhook) {
+		a.later = newPostponed(a.parts.marks, a.inbox, a.o.Registry, a.log)
 		a.arrivals = newArrivals(a.parts.Store, a.parts.now(), a.log)
+		a.receiverID = randomID()
 		if a.receiver, err = a.newReceiver(); err != nil {
 			return err
 		}
@@ -141,14 +153,15 @@ func (a *App) open(ctx context.Context) error {
 			return err
 		}
 	}
-	if a.has(config.RoleAPI) {
-		if err = a.newAPI(); err != nil {
+	if a.has(config.RoleAPI) || a.has(config.RoleConsole) {
+		if err = a.newFront(); err != nil {
 			return err
 		}
 		if a.apiListener, err = a.listen(ctx, a.o.Config.APIAddr, config.VarAPIAddr, a.o.Config.APITLS, config.VarAPITLSCert); err != nil {
 			return err
 		}
 	}
+	a.ready = newReadiness(a.looks, a.log)
 	a.gauges = newGauges(a.o.Registry, a.parts, a.gate, a.log)
 	a.opsServer = internalServer(a.opsHandler(), a.bounds(opsDoor, opsConns))
 	a.opsListener, err = a.listen(ctx, a.o.Config.OpsAddr, config.VarOpsAddr, a.o.Config.OpsTLS, config.VarOpsTLSCert)
@@ -188,26 +201,26 @@ func (a *App) newRunner() (*reconcile.Runner, error) {
 	}
 	log := a.log.With(zap.String("component", "reconcile"))
 	events := reconcile.NewEventsSweep(a.parts.Stripe.For(stripeapi.PurposeEvents), a.parts.Store, a.parts.marks, reconcile.EventsOptions{
-		Inbox: a.inbox.on, Livemode: a.o.Config.Mode() == config.ModeLive, Repair: &a.o.Config.Repair, Log: log, Now: a.parts.now(),
+		Inbox: a.inbox.on, Ledgers: a.parts.ledgers(), Livemode: a.o.Config.Mode() == config.ModeLive, Repair: &a.o.Config.Repair, Log: log, Now: a.parts.now(),
 	})
 	host, _ := os.Hostname() //nolint:errcheck // the name only makes the lease easier to read
 	return reconcile.NewRunner(a.parts.Store, a.parts.marks, events, a.parts.FirstCopy(0, log), reconcile.RunnerOptions{
 		Owner: fmt.Sprintf("%s/%d/%s", host, os.Getpid(), randomID()), Accounts: a.o.Config.StripeAccounts.IDs, AllAccounts: a.o.Config.StripeAccounts.All,
 		Gate: a.gate, EmbeddedRedis: a.o.Config.EmbeddedRedis(), EventsInterval: a.o.Config.EventsInterval,
-		Webhooks: len(a.o.Config.StripeWebhookSecrets) > 0,
+		Webhooks: len(a.o.Config.StripeWebhookSecrets) > 0, Ledgers: a.parts.ledgers(),
 		Balances: a.parts.Balances(false, log), BalancesInterval: a.o.Config.BalancesInterval, Scrub: a.parts.Scrub(log), Registerer: a.o.Registry, Log: log,
-		Beside: notifier.Run, Tracer: a.traces.Tracer("reconcile"), Now: a.parts.now(),
+		Days: a.newDays(log), Beside: notifier.Run, Tracer: a.traces.Tracer("reconcile"), Now: a.parts.now(),
 	}), nil
 }
 
-// newNotifier tells of drift where the configuration says so.
+// newNotifier returns a notifier of drift where one is configured.
 func (a *App) newNotifier() (*notify.Notifier, error) {
 	cfg := a.o.Config
 	n, err := notify.New(a.parts.Store, notify.Options{
 		URL: cfg.NotifyURL.Reveal(), Secrets: reveal(cfg.NotifySecrets), Allow: cfg.NotifyAllow,
 		Agent: "creditmirror/" + a.o.Build.Version, Registerer: a.o.Registry, Log: a.log,
 	})
-	if blocked, ok := errors.AsType[*notify.BlockedError](err); ok { // told as what it is: a wrong configuration
+	if blocked, ok := errors.AsType[*notify.BlockedError](err); ok { // reported as what it is: a wrong configuration
 		return nil, &config.Error{Problems: []config.Problem{{
 			Var: string(config.VarNotifyURL), Flag: config.VarNotifyURL.Flag(),
 			Message: fmt.Sprintf("%v; name its network in %s if it is meant", blocked, config.VarNotifyAllow),
@@ -239,13 +252,13 @@ func (a *App) newReceiver() (*webhook.Receiver, error) {
 			err := stripeapi.SignatureTime(header, now)
 			return stripeapi.Reason(err), err != nil
 		},
-		Queue: a.parts.marks, Inbox: a.inbox, DeadLetters: a.parts.Store,
-		Livemode: takesMode(a.o.Config.Mode()), Accounts: a.seen.takes, Arrived: a.arrivals.arrived,
+		Queue: a.later, Inbox: a.inbox, DeadLetters: a.parts.Store,
+		Ledgers: a.parts.ledgers(), Livemode: takesMode(a.o.Config.Mode()), Accounts: a.seen.takes, Arrived: a.arrivals.arrived, Refused: a.arrivals.refused,
 		APIVersion: a.o.Config.StripeAPIVersion, Registerer: a.o.Registry, Log: a.log, Tracer: a.traces.Tracer("webhook"), Now: a.o.Outside.Now,
 	})
 }
 
-// takesMode tells which events are taken: those of the key's mode, and of both
+// takesMode reports which events are taken: those of the key's mode, and of both
 // where this process has no key, since the workers' key is not known here.
 func takesMode(m config.Mode) func(livemode bool) bool {
 	if m == config.ModeUnknown {
@@ -254,7 +267,7 @@ func takesMode(m config.Mode) func(livemode bool) bool {
 	return func(livemode bool) bool { return livemode == (m == config.ModeLive) }
 }
 
-// accountFilter tells which connected accounts' events are taken.
+// accountFilter reports which connected accounts' events are taken.
 type accountFilter config.Accounts
 
 func (f accountFilter) takes(account string) bool {
@@ -273,13 +286,20 @@ func (f accountFilter) takes(account string) bool {
 // once: a request under way takes some 50 KiB, its header at its largest.
 const (
 	webhookDoor, apiDoor, opsDoor = "webhook", "api", "ops"
-	apiConns, opsConns            = 2048, 256
+	apiConns, opsConns            = 1024, 256
+	// pace is the rest of API and ops after each connection that they close for another.
+	// The webhook listener has none: a newcomer there may be Stripe.
+	pace = time.Millisecond
 )
 
 // bounds are those of a listener's connections; with 0 its own default.
 func (a *App) bounds(name string, conns int) doors.Bounds {
+	rest := pace
+	if name == webhookDoor {
+		rest = 0
+	}
 	return doors.Bounds{
-		Name: name, Conns: conns, Share: conns / 2, Proxies: doors.Proxies(a.o.Config.TrustedProxies), Metrics: a.doors, Log: a.log,
+		Name: name, Conns: conns, Share: conns / 2, Pace: rest, Proxies: doors.Proxies(a.o.Config.TrustedProxies), Metrics: a.doors, Log: a.log,
 	}
 }
 
@@ -318,10 +338,11 @@ func internalServer(h http.Handler, b doors.Bounds) *http.Server {
 	return s
 }
 
-// Addrs are the addresses that are listened on; empty for a role that does not run.
+// Addrs are the addresses that are listened on; empty for a role that does not run. API
+// is that of the console too.
 type Addrs struct{ Webhook, API, Ops string }
 
-// Addrs tells them, with the real ports.
+// Addrs returns them, with the real ports.
 func (a *App) Addrs() Addrs {
 	text := func(l net.Listener) string {
 		if l == nil {
@@ -368,10 +389,19 @@ func (a *App) Run(ctx context.Context) error {
 	defer stopWork()
 
 	run("gauges", func() error { a.gauges.loop(background); return nil })
+	run("trouble", func() error { a.troubleLoop(background); return nil })
+	run("readiness", func() error { a.ready.loop(background); return nil })
+	if a.later != nil {
+		run("postponed marks", func() error { a.later.loop(background); return nil })
+	}
+	run("mirror", func() error { return a.watchFile(background) })
 	run("inbox", func() error { a.inbox.loop(background); return nil })
 	if a.arrivals != nil {
 		a.arrivals.begin(ctx)
 		run("arrivals", func() error { a.arrivals.loop(background); return nil })
+	}
+	if a.console != nil {
+		run("console", func() error { a.console.Run(background); return nil })
 	}
 	if a.journal != nil {
 		run("journal", func() error { a.journal.Run(background); return nil })
@@ -399,7 +429,7 @@ func (a *App) Run(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 	case <-failed:
-		a.log.Error("a part failed; stopping")
+		a.log.Error("component failed; stopping")
 	}
 	a.log.Info("stopping")
 	a.stopping.Store(true)
@@ -422,13 +452,13 @@ func (a *App) Run(ctx context.Context) error {
 			requests, cancel := context.WithTimeout(deadline, requestTimeout)
 			defer cancel()
 			if err := a.receiver.Stop(requests); err != nil {
-				a.log.Warn("webhooks were cut off; stripe sends them again", zap.Error(err))
+				a.log.Warn("webhook requests were cut off at shutdown; stripe will resend them", zap.Error(err))
 			}
 		})
 	}
 	a.await(deadline, "work", drains.Wait)
 	stopBackground()
-	// The ops listener goes last: it tells that the process is stopping.
+	// The ops listener goes last: it shows that the process is stopping.
 	a.shut(deadline, a.opsServer, time.Second)
 	var err error
 	if !a.await(deadline, "parts", func() { err = errors.Join(group.Wait(), a.close()) }) {
@@ -448,7 +478,7 @@ func (a *App) await(ctx context.Context, what string, fn func()) bool {
 	case <-done:
 		return true
 	case <-ctx.Done():
-		a.log.Warn("not stopped in time, left behind", zap.String("what", what))
+		a.log.Warn("component did not stop in time", zap.String("what", what))
 		return false
 	}
 }
@@ -474,6 +504,10 @@ func (a *App) close() error {
 	}
 	if a.parts != nil {
 		errs = append(errs, a.parts.Close())
+	}
+	if a.release != nil {
+		errs = append(errs, a.release())
+		a.release = nil
 	}
 	flush, cancel := context.WithTimeout(context.Background(), flushTimeout)
 	defer cancel()

@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"crypto/rand"
 	"maps"
 	"slices"
 	"sync"
@@ -19,6 +20,12 @@ const (
 	arrivalInterval = 5 * time.Second
 	// beginTimeout bounds how long a start waits for the database to take note.
 	beginTimeout = 2 * time.Second
+	// refusalInterval is how often it is tried to write down what was refused: before
+	// the sweep of events looks, once the database is back.
+	refusalInterval = time.Second
+	// deliveredWithin bounds how long before its delivery an event counts as created: a
+	// later attempt of Stripe's says nothing of the time between.
+	deliveredWithin = time.Minute
 )
 
 // arrivals lets the other replicas know that webhooks arrive here: the one that
@@ -27,12 +34,17 @@ type arrivals struct {
 	store mirror.Progress
 	now   func() time.Time
 	log   *zap.Logger
-	// told is when the receiver last said that it runs; of begin and then loop.
+	id    string // of this process, among those that receive
+	// told is when the receiver last reported that it runs; of begin and then loop.
 	told time.Time
 
 	mu      sync.Mutex
 	new     map[reconcile.Endpoint]arrival
 	stopped time.Time
+	// away is the time of which events were refused that is not written down yet.
+	away struct{ from, to time.Time }
+	// refuses is signalled when away begins.
+	refuses chan struct{}
 }
 
 type arrival struct{ at, created time.Time }
@@ -41,7 +53,7 @@ func newArrivals(store mirror.Progress, now func() time.Time, log *zap.Logger) *
 	if now == nil {
 		now = time.Now
 	}
-	return &arrivals{store: store, now: now, log: log, new: map[reconcile.Endpoint]arrival{}}
+	return &arrivals{store: store, now: now, log: log, id: rand.Text(), new: map[reconcile.Endpoint]arrival{}, refuses: make(chan struct{}, 1)}
 }
 
 // arrived takes note of an event; it does no input or output.
@@ -58,8 +70,29 @@ func (a *arrivals) arrived(account string, created time.Time) {
 	a.new[endpoint] = last
 }
 
+// refused takes note of an event that was answered with 503; it does no input or output.
+func (a *arrivals) refused(created time.Time) {
+	now := a.now()
+	if earliest := now.Add(-deliveredWithin); created.Before(earliest) {
+		created = earliest
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.away.to.IsZero() {
+		a.away.from = created
+		select {
+		case a.refuses <- struct{}{}:
+		default:
+		}
+	}
+	if created.Before(a.away.from) {
+		a.away.from = created
+	}
+	a.away.to = now
+}
+
 // begin says that a receiver starts. It is called before the sweeps begin, which must
-// not take for missed what came while none ran; a database that is away is told later.
+// not take for missed what came while none ran; a database that is away is written to later.
 func (a *arrivals) begin(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, beginTimeout)
 	defer cancel()
@@ -72,7 +105,7 @@ func (a *arrivals) note(ctx context.Context) {
 	if now.Sub(a.told) < reconcile.ReceiverInterval || !a.stoppedAt().IsZero() {
 		return
 	}
-	if err := reconcile.NoteReceiver(ctx, a.store, now, a.told.IsZero()); err != nil {
+	if err := reconcile.NoteReceiver(ctx, a.store, a.id, now, a.told.IsZero()); err != nil {
 		a.failed(ctx, err)
 		return
 	}
@@ -99,20 +132,53 @@ func (a *arrivals) loop(ctx context.Context) {
 	for {
 		a.note(ctx)
 		a.flush(ctx)
+		var again <-chan time.Time
+		if !a.flushRefusals(ctx) {
+			again = time.After(refusalInterval)
+		}
 		select {
 		case <-ctx.Done():
 			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 			defer cancel()
 			a.flush(last)
+			a.flushRefusals(last)
 			if at := a.stoppedAt(); !at.IsZero() {
-				if err := reconcile.NoteReceiverStops(last, a.store, at); err != nil {
+				if err := reconcile.NoteReceiverStops(last, a.store, a.id, at); err != nil {
 					a.failed(last, err)
 				}
 			}
 			return
 		case <-ticker.C:
+		case <-a.refuses:
+		case <-again:
 		}
 	}
+}
+
+// flushRefusals writes down of which time events were refused. It reports whether nothing
+// is left to write.
+func (a *arrivals) flushRefusals(ctx context.Context) bool {
+	a.mu.Lock()
+	away := a.away
+	a.away.from, a.away.to = time.Time{}, time.Time{}
+	a.mu.Unlock()
+	if away.to.IsZero() {
+		return true
+	}
+	err := reconcile.NoteRefusals(ctx, a.store, away.from, away.to)
+	if err == nil {
+		return true
+	}
+	a.failed(ctx, err)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.away.to.IsZero() {
+		a.away.to = away.to
+	}
+	if a.away.from.IsZero() || away.from.Before(a.away.from) {
+		a.away.from = away.from
+	}
+	return false
 }
 
 // flush writes down what arrived since the last time; what cannot be written
@@ -143,6 +209,6 @@ func (a *arrivals) flush(ctx context.Context) {
 
 func (a *arrivals) failed(ctx context.Context, err error) {
 	if ctx.Err() == nil {
-		a.log.Debug("arrival of webhooks not written down", zap.Error(err))
+		a.log.Debug("could not save webhook arrivals", zap.Error(err))
 	}
 }

@@ -8,7 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Build tells what this binary was made from.
+// Build is what this binary was made from.
 type Build struct {
 	Version  string `json:"version"`
 	Revision string `json:"revision"`

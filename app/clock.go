@@ -74,7 +74,7 @@ func (c *clock) run(ctx context.Context) {
 		case <-tick.C:
 			// A database that is away shows elsewhere; the clock runs on meanwhile.
 			if err := c.measure(ctx); err != nil && ctx.Err() == nil {
-				c.log.Debug("the database did not tell its time", zap.Error(err))
+				c.log.Debug("could not read the database clock", zap.Error(err))
 			}
 		}
 	}
@@ -103,7 +103,7 @@ func (c *clock) measure(ctx context.Context) error {
 	if off := skew.Abs() > 10*time.Second; off != c.warned {
 		c.warned = off
 		if off {
-			c.log.Warn("the clock of this host is not the database's", zap.Duration("ahead", skew))
+			c.log.Warn("host clock differs from the database clock", zap.Duration("ahead", skew))
 		}
 	}
 	return nil

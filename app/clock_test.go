@@ -60,7 +60,7 @@ func TestI12_TheDatabasesClock(t *testing.T) {
 		if late := off(); late < 0 || late > db.takes {
 			t.Errorf("late by %v after an hour", late)
 		}
-		db.set(func() { db.takes = time.Second }) // a slow answer tells less than is known
+		db.set(func() { db.takes = time.Second }) // a slow answer shows less than is known
 		time.Sleep(time.Minute)
 		if late := off(); late < 0 || late > 20*time.Millisecond {
 			t.Errorf("late by %v after slow answers", late)

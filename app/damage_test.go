@@ -85,7 +85,7 @@ func difference(a, b string) map[string]int {
 	return lines
 }
 
-// damages are the ways in which SQL can change a column that Stripe tells, with the
+// damages are the ways in which SQL can change a column that Stripe sends, with the
 // finding that names each; ? is the row, or the customer where the table has no rows.
 var damages = []struct{ kind, table, statement string }{
 	{"field_mismatch", "balance", `UPDATE customer_balance_transactions SET amount = amount + 1 WHERE id = ?`},

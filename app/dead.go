@@ -44,12 +44,12 @@ const (
 	RetryResolved RetryOutcome = "resolved"
 )
 
-// Left tells whether something is left to be done by a person.
+// Left reports whether something is left to be done by a person.
 func (o RetryOutcome) Left() bool {
 	return o == RetryUnreadable || o == RetryForeign || o == RetryGone
 }
 
-// DeadRetry tells what became of one letter.
+// DeadRetry is what became of one letter.
 type DeadRetry struct {
 	ID      string       `json:"id"`
 	Outcome RetryOutcome `json:"outcome"`
@@ -108,7 +108,7 @@ func (p *Parts) retryBody(ctx context.Context, d mirror.DeadLetter) (DeadRetry, 
 		result.Detail = "a v2 event, which moves no credit"
 		return result, p.dropRetried(ctx, d.ID)
 	case err != nil:
-		return DeadRetry{d.ID, RetryUnreadable, "this version cannot read it either: " + err.Error()}, nil //nolint:nilerr // the letter's own fault, told in the result
+		return DeadRetry{d.ID, RetryUnreadable, "this version cannot read it either: " + err.Error()}, nil //nolint:nilerr // the letter's own fault, reported in the result
 	}
 	if takes := takesMode(p.Config.Mode()); takes != nil && !takes(e.Livemode) {
 		return DeadRetry{d.ID, RetryForeign, "event " + e.ID + " is of the other mode than " + string(config.VarStripeAPIKey)}, nil
@@ -116,6 +116,7 @@ func (p *Parts) retryBody(ctx context.Context, d mirror.DeadLetter) (DeadRetry, 
 	if e.Account != "" && !accountFilter(p.Config.StripeAccounts).takes(e.Account) {
 		return DeadRetry{d.ID, RetryForeign, fmt.Sprintf("event %s is of %s, which %s does not name", e.ID, e.Account, config.VarStripeAccounts)}, nil
 	}
+	e.Ledgers = p.ledgers()
 	targets := e.Targets()
 	if len(targets) > 0 {
 		// Recorded even where the inbox is off: the letter was durable in the mirror's
@@ -181,12 +182,12 @@ func (a *App) retryDead(w http.ResponseWriter, r *http.Request) {
 	}
 	results, err := a.parts.RetryDead(r.Context(), ask.IDs)
 	if err != nil {
-		a.log.Warn("dead letters not retried", zap.Error(err))
+		a.log.Warn("could not retry dead letters", zap.Error(err))
 		refuse(http.StatusServiceUnavailable, err.Error())
 		return
 	}
 	for _, d := range results {
-		a.log.Info("dead letter retried", zap.String("dead_letter", d.ID), zap.String("outcome", string(d.Outcome)))
+		a.log.Info("dead letter retried", zap.String("dead_letter_id", d.ID), zap.String("outcome", string(d.Outcome)))
 	}
 	writeJSON(w, http.StatusOK, RetryReply{Results: results})
 }
@@ -204,7 +205,7 @@ func fromHere(h http.HandlerFunc) http.Handler {
 	}))
 }
 
-// sameMachine tells whether both ends of the connection are here.
+// sameMachine reports whether both ends of the connection are here.
 func sameMachine(r *http.Request) bool {
 	remote, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil {

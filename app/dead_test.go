@@ -117,6 +117,25 @@ func retryOne(t *testing.T, p *Parts, id string) DeadRetry {
 	return results[0]
 }
 
+// A sync of an account that is not ours would wait for ever, and show a refused key in
+// status meanwhile.
+func TestSyncOfAnAccountThatIsNotMirrored(t *testing.T) {
+	t.Parallel()
+	eachBackend(t, func(t *testing.T, p *Parts, _ func() *Parts) {
+		for _, accounts := range []config.Accounts{p.Config.StripeAccounts, {All: true}} {
+			p.Config.StripeAccounts = accounts
+			foreign := SyncRequest{Account: "acct_2", Customer: "cus_4"}.Targets()
+			if err := p.SyncNow(t.Context(), foreign); !errors.Is(err, ErrNotMirrored) || !strings.Contains(err.Error(), "acct_2") {
+				t.Errorf("%+v: %v", accounts, err)
+			}
+			own := SyncRequest{Customer: "cus_4"}.Targets()
+			if err := p.SyncNow(t.Context(), own); err != nil {
+				t.Errorf("%+v: %v", accounts, err)
+			}
+		}
+	})
+}
+
 func TestRetryUnreadableBodies(t *testing.T) {
 	t.Parallel()
 	eachBackend(t, func(t *testing.T, p *Parts, _ func() *Parts) {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/creditmirror/creditmirror/access"
 	"github.com/creditmirror/creditmirror/config"
+	"github.com/creditmirror/creditmirror/internal/patience"
 	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/stripesim"
 )
@@ -39,7 +40,7 @@ func ask(t *testing.T, url, host string, header ...string) (int, string) {
 	return resp.StatusCode, string(body)
 }
 
-// Finding 3: the ops listener tells a web page nothing, and nobody what was on the command
+// Finding 3: the ops listener answers a web page nothing, and nobody what was on the command
 // line; probes and scrapers come by any name.
 func TestOpsListenerAsksWhoKnocks(t *testing.T) {
 	t.Parallel()
@@ -160,7 +161,7 @@ func TestStalledConnectionsKeepNobodyOut(t *testing.T) {
 			_, _ = io.WriteString(conn, head)
 		}
 		began := time.Now()
-		if code, body := ask(t, "http://"+c.addr+c.path, "localhost"); code != c.status || time.Since(began) > 5*time.Second {
+		if code, body := ask(t, "http://"+c.addr+c.path, "localhost"); code != c.status || time.Since(began) > patience.Of(5*time.Second) {
 			t.Errorf("%s after %s: %d %s", c.addr, time.Since(began), code, body)
 		}
 	}
@@ -185,7 +186,7 @@ func TestOldSignaturesAreRefusedBeforeTheBody(t *testing.T) {
 		fmt.Fprintf(conn, "POST /webhooks/stripe HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\nStripe-Signature: t=%d,v1=%s\r\n\r\nx", at.Unix(), strings.Repeat("0", 64))
 		answer := make([]byte, 64)
 		n, err := conn.Read(answer)
-		if err != nil || !strings.HasPrefix(string(answer[:n]), "HTTP/1.1 400") || time.Since(began) > 5*time.Second {
+		if err != nil || !strings.HasPrefix(string(answer[:n]), "HTTP/1.1 400") || time.Since(began) > patience.Of(5*time.Second) {
 			t.Errorf("%s: %q, %v after %s", at, answer[:n], err, time.Since(began))
 		}
 	}
@@ -211,7 +212,7 @@ func TestWritesThroughAreRecorded(t *testing.T) {
 		send(t, http.MethodPost, s.api, path, readKey, balanceForm("-1"))
 		journal := s.app.Store().(mirror.APIJournal)
 		var rows []mirror.APIWrite
-		for deadline := time.Now().Add(20 * time.Second); len(rows) < 7 && time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		for deadline := time.Now().Add(patience.Of(20 * time.Second)); len(rows) < 7 && time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 			var err error
 			if rows, err = journal.APIWrites(t.Context(), mirror.APIWriteFilter{}, mirror.APIWrite{}, 100); err != nil {
 				t.Fatal(err)

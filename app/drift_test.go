@@ -22,6 +22,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/creditmirror/creditmirror/config"
+	"github.com/creditmirror/creditmirror/internal/patience"
 	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/reconcile"
 	"github.com/creditmirror/creditmirror/stripeapi"
@@ -116,7 +117,7 @@ func newDriftingOn(t *testing.T, customers int, database string) *drifting {
 // idle waits until the queue is empty.
 func (d *drifting) idle() {
 	d.t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) { // the queue has no signal for "empty"
+	for deadline := time.Now().Add(patience.Of(30 * time.Second)); ; time.Sleep(10 * time.Millisecond) { // the queue has no signal for "empty"
 		s, err := d.parts.Queue.Stats(d.t.Context())
 		if err != nil {
 			d.t.Fatal(err)
@@ -327,7 +328,7 @@ func TestBalancesSweepFindsEveryDrift(t *testing.T) {
 	d.requireFound(planted)
 }
 
-// What the newest rows do not tell of is repaired too: a balance in a currency of
+// What the newest rows do not show is repaired too: a balance in a currency of
 // which nobody knows is proven to be none by the whole history alone.
 func TestBalancesSweepReadsWhatContradictsItselfWhole(t *testing.T) {
 	d := newDrifting(t, 20)
@@ -355,7 +356,7 @@ func TestBalancesSweepReadsWhatContradictsItselfWhole(t *testing.T) {
 }
 
 // plantForScrub makes drift that leaves every balance as it is: what it is, and
-// the finding that tells of it.
+// the finding that records it.
 func (d *drifting) plantForScrub() map[string]string {
 	t := d.t
 	t.Helper()

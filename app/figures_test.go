@@ -30,7 +30,7 @@ func figures(t *testing.T) {
 // oneDrift is a way in which the mirror can drift, and the sweep that finds it.
 type oneDrift struct {
 	sweep, what, kind string
-	// plant makes it and tells whose it is.
+	// plant makes it and returns whose it is.
 	plant func(d *drifting) string
 	// undo is for what stays open, since no sync deletes a row.
 	undo string
@@ -162,7 +162,7 @@ var drifts = []oneDrift{
 
 // TestFigureEveryDriftInOneCycle plants one drift at a time among a thousand
 // customers and runs one cycle of the sweep that owns it, no other loop: it alone
-// is found, and how long that took is told.
+// is found, and how long that took is reported.
 func TestFigureEveryDriftInOneCycle(t *testing.T) {
 	figures(t)
 	d := newDrifting(t, 1000)

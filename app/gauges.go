@@ -35,6 +35,7 @@ type gauges struct {
 	driftAmount *prometheus.GaugeVec
 	pending     prometheus.Gauge
 	refused     prometheus.Gauge
+	lacking     prometheus.Gauge
 	silent      *prometheus.GaugeVec
 	failures    *prometheus.CounterVec
 }
@@ -60,9 +61,10 @@ func newGauges(r prometheus.Registerer, p *Parts, gate *worker.Gate, log *zap.Lo
 		driftAmount: vec("drift_minor_units", "Sum of the absolute open differences, in minor units.", "currency"),
 		pending:     gauge("inbox_pending_events", "Events in the inbox that no sync has answered yet."),
 		refused:     gauge("stripe_accounts_refused", "Accounts whose key Stripe refuses, so that they are not called."),
+		lacking:     gauge("stripe_permissions_missing", "Permissions that the Stripe key lacks, over all accounts; the mirror continues without them."),
 		silent:      vec("webhook_silent", "1 where Stripe has had events for minutes that no webhook brought, and none has arrived since, by endpoint.", "endpoint"),
 		failures: f.NewCounterVec(prometheus.CounterOpts{
-			Name: "creditmirror_gauge_failures_total", Help: "Times that figures could not be read, by where from.",
+			Name: "creditmirror_gauge_failures_total", Help: "Times that figures could not be read, by source.",
 		}, []string{"source"}),
 	}
 	for _, source := range []string{sourceQueue, sourceMirror} {
@@ -96,7 +98,7 @@ func (g *gauges) loop(ctx context.Context) {
 }
 
 func (g *gauges) readQueue(ctx context.Context) {
-	g.refused.Set(float64(len(g.gate.Closures())))
+	g.refused.Set(float64(g.gate.Refusals()))
 	s, err := g.parts.Queue.Stats(ctx)
 	if err != nil {
 		g.failed(ctx, sourceQueue, err)
@@ -122,6 +124,11 @@ func (g *gauges) readMirror(ctx context.Context) {
 			}
 			g.silent.WithLabelValues(string(s.Endpoint)).Set(v)
 		}
+	}
+	if limits, err := reconcile.AllLimits(ctx, g.parts.Store); err != nil {
+		g.failed(ctx, sourceMirror, err)
+	} else {
+		g.lacking.Set(float64(len(limitStatus(limits, g.parts.ledgers()))))
 	}
 	t, err := g.parts.Store.Totals(ctx)
 	if err != nil {
@@ -152,7 +159,7 @@ func (g *gauges) failed(ctx context.Context, source string, err error) {
 		return
 	}
 	g.failures.WithLabelValues(source).Inc()
-	g.log.Debug("figures not read", zap.String("source", source), zap.Error(err))
+	g.log.Debug("could not read figures", zap.String("source", source), zap.Error(err))
 }
 
 // totalsOf lists sums by currency.

@@ -25,6 +25,8 @@ type switchedInbox struct {
 	parts   *Parts
 	mode    config.Inbox
 	active  atomic.Bool
+	since   atomic.Int64 // when it was switched on last, in ns; 0: at the start
+	failed  atomic.Int64 // when Redis last took no mark, in ns; 0: never
 	durable prometheus.Gauge
 	log     *zap.Logger
 }
@@ -35,7 +37,7 @@ func newSwitchedInbox(ctx context.Context, p *Parts, mode config.Inbox, r promet
 	})}
 	b.active.Store(mode != config.InboxOff)
 	promauto.With(r).NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "creditmirror_inbox_active", Help: "1 while events are written to the mirror's database before they are marked in Redis.",
+		Name: "creditmirror_inbox_active", Help: "1 while events are written to the mirror's database before their targets are enqueued in Redis.",
 	}, func() float64 {
 		if b.on() {
 			return 1
@@ -47,7 +49,7 @@ func newSwitchedInbox(ctx context.Context, p *Parts, mode config.Inbox, r promet
 	return b, b.check(ctx)
 }
 
-// on tells whether events are recorded.
+// on reports whether events are recorded.
 func (b *switchedInbox) on() bool { return b.active.Load() }
 
 // RecordEvents records events, or passes all of them when the inbox is off.
@@ -61,8 +63,29 @@ func (b *switchedInbox) RecordEvents(ctx context.Context, events []mirror.Event)
 // turnOn is for a Redis of which the best can no longer be assumed.
 func (b *switchedInbox) turnOn() {
 	if b.mode == config.InboxAuto {
-		b.active.Store(true)
+		b.set(true)
 	}
+}
+
+// refused is for a Redis that took no mark.
+func (b *switchedInbox) refused() {
+	b.failed.Store(time.Now().UnixNano())
+	b.turnOn()
+}
+
+func (b *switchedInbox) set(on bool) {
+	if b.active.CompareAndSwap(!on, on) && on {
+		b.since.Store(time.Now().UnixNano())
+	}
+}
+
+// settled is longer than the receiver works on an event.
+const settled = 5 * time.Second
+
+// holds reports whether every event that the receiver is about to mark has been recorded:
+// the inbox is on, and was when the event came.
+func (b *switchedInbox) holds() bool {
+	return b.on() && time.Since(time.Unix(0, b.since.Load())) > settled
 }
 
 // check asks Redis what it keeps. Only one that may evict keys is an error; one
@@ -72,7 +95,7 @@ func (b *switchedInbox) check(ctx context.Context) error {
 	if err != nil {
 		b.durable.Set(0)
 		b.turnOn()
-		b.log.Warn("redis does not tell its settings", zap.Bool("inbox", b.on()), zap.Error(err))
+		b.log.Warn("redis CONFIG GET failed; treating it as not durable", zap.Bool("inbox", b.on()), zap.Error(err))
 		return nil
 	}
 	if d.Evicts {
@@ -85,11 +108,13 @@ func (b *switchedInbox) check(ctx context.Context) error {
 		b.durable.Set(1)
 	}
 	switch {
+	case d.Durable && time.Since(time.Unix(0, b.failed.Load())) < durabilityInterval:
+		// It keeps what it takes, but it did not take what was marked.
 	case b.mode == config.InboxAuto && b.active.Load() == d.Durable:
-		b.active.Store(!d.Durable)
-		b.log.Info("inbox switched by what redis keeps", zap.Bool("inbox", !d.Durable), zap.Strings("reasons", d.Reasons))
+		b.set(!d.Durable)
+		b.log.Info("inbox switched to match redis's durability", zap.Bool("inbox", !d.Durable), zap.Strings("reasons", d.Reasons))
 	case b.mode == config.InboxOff && !d.Durable:
-		b.log.Warn("the inbox is off and redis can lose what it acknowledged; only the sweeps would find it", zap.Strings("reasons", d.Reasons))
+		b.log.Warn("inbox is off and redis is not durable; only the sweeps would find lost events", zap.Strings("reasons", d.Reasons))
 	}
 	return nil
 }
@@ -103,7 +128,7 @@ func (b *switchedInbox) loop(ctx context.Context) {
 			return
 		case <-ticker.C:
 			if err := b.check(ctx); err != nil && ctx.Err() == nil {
-				b.log.Error("redis was changed under us", zap.Error(err))
+				b.log.Error("redis may evict keys", zap.Error(err))
 			}
 		}
 	}

@@ -13,7 +13,7 @@ import (
 // lateKept is how long what is known of late events is believed.
 const lateKept = 5 * time.Second
 
-// lateEvents tells of which events the time until they were answered says nothing of
+// lateEvents reports for which events the time until they were answered says nothing of
 // this mirror's freshness.
 type lateEvents struct {
 	store mirror.Progress
@@ -35,7 +35,7 @@ func newLateEvents(store mirror.Progress, now func() time.Time) *lateEvents {
 	return &lateEvents{store: store, now: now, known: map[string]knownLate{}}
 }
 
-// excused tells whether an event is one of them. A database that does not answer
+// excused reports whether an event is one of them. A database that does not answer
 // leaves what was known before.
 func (l *lateEvents) excused(ctx context.Context, account string, created time.Time) bool {
 	l.mu.Lock()

@@ -6,15 +6,15 @@ import (
 	"github.com/creditmirror/creditmirror/mirror/sqlite"
 )
 
-// warnOfOpenDoors tells once, at the start, what others may read: the files of an older
+// warnOfOpenDoors logs once, at startup, what others may read: the files of an older
 // mirror, and links to another host without TLS.
 func (p *Parts) warnOfOpenDoors(log *zap.Logger) {
 	if path, ok := p.Config.SQLitePath(); ok {
 		for _, file := range sqlite.Loose(path) {
-			log.Warn("database file can be read by other users of this machine; make it 0600", zap.String("file", file))
+			log.Warn("database file is readable by other users; set its mode to 0600", zap.String("file", file))
 		}
 	}
 	for _, link := range p.Config.PlainLinks() {
-		log.Warn("link to another host without tls: what is read and written can be seen and changed on the way", zap.String("dependency", link))
+		log.Warn("connection to another host is not encrypted; use TLS", zap.String("dependency", link))
 	}
 }

@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -16,6 +17,8 @@ import (
 // targets: the receiver, the worker and the sweeps.
 type marks struct {
 	queue *queue.Queue
+	// ledgers are those that are mirrored: nothing of others is marked.
+	ledgers mirror.Ledgers
 	// seen remembers a connected account before its first mark; nil where the
 	// accounts are configured by name.
 	seen func(ctx context.Context, account string) error
@@ -24,9 +27,12 @@ type marks struct {
 	known map[string]bool
 }
 
-func newMarks(q *queue.Queue, seen func(ctx context.Context, account string) error) *marks {
-	return &marks{queue: q, seen: seen, known: map[string]bool{}}
+func newMarks(q *queue.Queue, ledgers mirror.Ledgers, seen func(ctx context.Context, account string) error) *marks {
+	return &marks{queue: q, ledgers: ledgers, seen: seen, known: map[string]bool{}}
 }
+
+// errAccount: the database did not take an account.
+var errAccount = errors.New("remember account")
 
 // remember stores accounts that this process has not met before.
 func (m *marks) remember(ctx context.Context, account string) error {
@@ -40,7 +46,7 @@ func (m *marks) remember(ctx context.Context, account string) error {
 		return nil
 	}
 	if err := m.seen(ctx, account); err != nil {
-		return fmt.Errorf("remember account %s: %w", account, err)
+		return fmt.Errorf("%w %s: %w", errAccount, account, err)
 	}
 	m.mu.Lock()
 	m.known[account] = true
@@ -50,22 +56,35 @@ func (m *marks) remember(ctx context.Context, account string) error {
 
 // Mark is the receiver's way in.
 func (m *marks) Mark(ctx context.Context, markings []webhook.Marking) ([]bool, error) {
-	batch := make([]queue.Mark, len(markings))
-	for i, w := range markings {
-		if err := m.remember(ctx, w.Target.Account); err != nil {
-			return nil, err
-		}
-		batch[i] = queue.Mark{Key: w.Target.Key(), Class: queue.Live, Ref: refOf(w.Event)}
-	}
-	outcomes, err := m.queue.Mark(ctx, batch)
+	coalesced, _, err := m.MarkEach(ctx, markings)
 	if err != nil {
 		return nil, err
 	}
-	coalesced := make([]bool, len(outcomes))
+	return coalesced, nil
+}
+
+// MarkEach is Mark where a part of the queue may be away: it also returns the markings
+// that were not made. These are all where there are no answers beside the error.
+func (m *marks) MarkEach(ctx context.Context, markings []webhook.Marking) (coalesced []bool, left []webhook.Marking, err error) {
+	batch := make([]queue.Mark, len(markings))
+	for i, w := range markings {
+		if err := m.remember(ctx, w.Target.Account); err != nil {
+			return nil, markings, err
+		}
+		batch[i] = queue.Mark{Key: w.Target.Key(), Class: queue.Live, Ref: refOf(w.Event)}
+	}
+	outcomes, err := m.queue.MarkEach(ctx, batch)
+	if err != nil && outcomes == nil {
+		return nil, markings, err
+	}
+	coalesced = make([]bool, len(outcomes))
 	for i, o := range outcomes {
 		coalesced[i] = o == queue.Coalesced
+		if o == queue.Unmarked {
+			left = append(left, markings[i])
+		}
 	}
-	return coalesced, nil
+	return coalesced, left, err
 }
 
 // refOf is an event as the queue carries it. A trace that makes it too long is left
@@ -82,7 +101,7 @@ func refOf(e mirror.EventRef) string {
 // MarkTargets is the worker's: every event asks for every target.
 func (m *marks) MarkTargets(ctx context.Context, targets []mirror.Target, refs []mirror.EventRef) error {
 	batch := make([]queue.Mark, 0, len(targets)*max(len(refs), 1))
-	for _, t := range targets {
+	for _, t := range m.ledgers.Of(targets) {
 		if len(refs) == 0 {
 			batch = append(batch, queue.Mark{Key: t.Key(), Class: queue.Live})
 		}
@@ -95,9 +114,11 @@ func (m *marks) MarkTargets(ctx context.Context, targets []mirror.Target, refs [
 
 // MarkLive is the sweeps' way in for missed events.
 func (m *marks) MarkLive(ctx context.Context, list []reconcile.Mark) error {
-	batch := make([]queue.Mark, len(list))
-	for i, l := range list {
-		batch[i] = queue.Mark{Key: l.Target.Key(), Class: queue.Live, Ref: refOf(l.Event)}
+	batch := make([]queue.Mark, 0, len(list))
+	for _, l := range list {
+		if m.ledgers.Has(l.Target.Scope) {
+			batch = append(batch, queue.Mark{Key: l.Target.Key(), Class: queue.Live, Ref: refOf(l.Event)})
+		}
 	}
 	return m.mark(ctx, batch)
 }
@@ -105,6 +126,7 @@ func (m *marks) MarkLive(ctx context.Context, list []reconcile.Mark) error {
 // MarkSwept is the sweeps' way in for everything else. They are worked on in about
 // the order given: marks of the same millisecond would be sorted by their keys.
 func (m *marks) MarkSwept(ctx context.Context, targets []mirror.Target) error {
+	targets = m.ledgers.Of(targets)
 	batch := make([]queue.Mark, len(targets))
 	for i, t := range targets {
 		batch[i] = queue.Mark{Key: t.Key(), Class: queue.Sweep, Delay: time.Duration(i/8) * time.Millisecond}
@@ -120,7 +142,7 @@ func (m *marks) mark(ctx context.Context, batch []queue.Mark) error {
 	return err
 }
 
-// Queued tells for each target whether it waits or is in work.
+// Queued reports for each target whether it waits or is in work.
 func (m *marks) Queued(ctx context.Context, targets []mirror.Target) ([]bool, error) {
 	keys := make([]string, len(targets))
 	for i, t := range targets {
@@ -148,4 +170,12 @@ func (m *marks) Incarnations(ctx context.Context) ([]mirror.Incarnation, error) 
 // Stamp replaces one of them, unless Redis has lost the one that was read.
 func (m *marks) Stamp(ctx context.Context, was, is mirror.Incarnation) (bool, error) {
 	return m.queue.Stamp(ctx, queue.Incarnation(was), queue.Incarnation(is))
+}
+
+// DatabaseMark reads how the database was seen last.
+func (m *marks) DatabaseMark(ctx context.Context) (string, error) { return m.queue.DatabaseMark(ctx) }
+
+// KeepDatabaseMark writes it down in Redis.
+func (m *marks) KeepDatabaseMark(ctx context.Context, mark string) error {
+	return m.queue.KeepDatabaseMark(ctx, mark)
 }

@@ -95,8 +95,8 @@ func (l limiter) Throttled(ctx context.Context, account, endpoint string) {
 	l.budget.Throttled(ctx, account, endpoint)
 }
 
-// exists tells whether Stripe knows a customer that was never synced. One that is held it
-// does; of another, one call tells.
+// exists reports whether Stripe knows a customer that was never synced. One that is held it
+// does; for another, one call finds out.
 func exists(store mirror.Reader, client *stripeapi.Client) func(ctx context.Context, account, customer string) (bool, error) {
 	return func(ctx context.Context, account, customer string) (bool, error) {
 		if _, err := store.Customer(ctx, account, customer); !errors.Is(err, mirror.ErrNotFound) {

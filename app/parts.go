@@ -32,7 +32,7 @@ func OpenStore(ctx context.Context, cfg config.Config) (mirror.Store, error) {
 		store, err = postgres.Open(ctx, cfg.DatabaseURL.Reveal(), postgres.Options{Workers: cfg.Workers})
 	}
 	if err != nil {
-		return nil, err // no typed nil
+		return nil, fmt.Errorf("%s: %w", config.VarDatabaseURL, err) // no typed nil
 	}
 	return store, nil
 }
@@ -101,14 +101,14 @@ func (p *Parts) open(ctx context.Context, schema func(mirror.Store, context.Cont
 	}
 	db, ok := p.Store.(mirror.Clock)
 	if !ok {
-		return fmt.Errorf("the database driver %T does not tell its time", p.Store)
+		return fmt.Errorf("the database driver %T cannot read the database clock", p.Store)
 	}
 	if p.clock, err = newClock(ctx, db, p.outside.Now, registry, log); err != nil {
 		return err
 	}
 	p.onClose("clock", p.clock.close)
 	p.warnOfOpenDoors(log)
-	redisconn.LogTo(log.With(zap.String("component", "redis")))
+	redisconn.LogTo(log)
 	if p.Redis, err = p.outside.openRedis(ctx, cfg.RedisURL.Reveal()); err != nil {
 		return err
 	}
@@ -122,7 +122,7 @@ func (p *Parts) open(ctx context.Context, schema func(mirror.Store, context.Cont
 	if cfg.StripeAccounts.All {
 		seen = p.Store.SeeAccount
 	}
-	p.marks = newMarks(p.Queue, seen)
+	p.marks = newMarks(p.Queue, p.ledgers(), seen)
 	p.Budget, err = budget.New(p.Redis.Client, registry, log, budget.Options{RPS: cfg.StripeRPS, EndpointRPS: cfg.EndpointRPS()})
 	if err != nil {
 		return err
@@ -143,14 +143,21 @@ func (p *Parts) open(ctx context.Context, schema func(mirror.Store, context.Cont
 	return nil
 }
 
-// now is the clock that what is compared with times of other processes comes from.
-func (p *Parts) now() func() time.Time { return p.clock.Now }
+// now is the clock that what is compared with times of other processes comes from: the
+// database's, or this host's in a command that only reads and keeps none.
+func (p *Parts) now() func() time.Time {
+	if p.clock == nil {
+		return time.Now
+	}
+	return p.clock.Now
+}
 
 // FirstCopy is the first copy of an account with these parts. leaseWait is how
 // long it waits for another process that is at it, which may be a dead one.
 func (p *Parts) FirstCopy(leaseWait time.Duration, log *zap.Logger) *reconcile.FirstCopy {
 	return reconcile.NewFirstCopy(p.Stripe.For(stripeapi.PurposeBackfill), p.Store, p.marks, reconcile.FirstCopyOptions{
-		TestMode: p.Config.Mode() == config.ModeTest, LeaseWait: leaseWait, Log: log, Now: p.now(),
+		TestMode: p.Config.Mode() == config.ModeTest, Ledgers: p.ledgers(), Probe: probe(p.Stripe.For(stripeapi.PurposeBackfill)),
+		LeaseWait: leaseWait, Log: log, Now: p.now(),
 		Calls: func(ctx context.Context) (int64, error) {
 			calls, err := p.Budget.Calls24h(ctx)
 			return calls[budget.Backfill], err
@@ -161,7 +168,7 @@ func (p *Parts) FirstCopy(leaseWait time.Duration, log *zap.Logger) *reconcile.F
 // Balances is the balances sweep with these parts; dry writes nothing.
 func (p *Parts) Balances(dry bool, log *zap.Logger) *reconcile.BalancesSweep {
 	return reconcile.NewBalancesSweep(p.Stripe.For(stripeapi.PurposeBalances), p.Store, p.marks, reconcile.BalancesOptions{
-		TestMode: p.Config.Mode() == config.ModeTest, Repair: &p.Config.Repair, DryRun: dry, Log: log, Now: p.now(),
+		TestMode: p.Config.Mode() == config.ModeTest, Ledgers: p.ledgers(), Repair: &p.Config.Repair, DryRun: dry, Log: log, Now: p.now(),
 		// With a short interval there is no time to wait for webhooks.
 		Grace: min(10*time.Second, p.Config.BalancesInterval/2),
 	})
@@ -173,13 +180,13 @@ func (p *Parts) Balances(dry bool, log *zap.Logger) *reconcile.BalancesSweep {
 func (p *Parts) Events(dry bool, log *zap.Logger) *reconcile.EventsSweep {
 	return reconcile.NewEventsSweep(p.Stripe.For(stripeapi.PurposeEvents), p.Store, p.marks, reconcile.EventsOptions{
 		Inbox:    func() bool { return p.Config.Inbox != config.InboxOff },
-		Livemode: p.Config.Mode() == config.ModeLive, Repair: &p.Config.Repair, DryRun: dry, TellAway: true, Log: log, Now: p.now(),
+		Livemode: p.Config.Mode() == config.ModeLive, Ledgers: p.ledgers(), Repair: &p.Config.Repair, DryRun: dry, TellAway: true, Log: log, Now: p.now(),
 	})
 }
 
 // Scrub is the scrub with these parts; without repair it reports only.
 func (p *Parts) Scrub(log *zap.Logger) *reconcile.Scrub {
-	o := reconcile.ScrubOptions{Period: p.Config.ScrubPeriod, Log: log, Now: p.now()}
+	o := reconcile.ScrubOptions{Period: p.Config.ScrubPeriod, Ledgers: p.ledgers(), Log: log, Now: p.now()}
 	if !p.Config.Repair {
 		o.Report = p.ScrubReport(false, log)
 	}
@@ -189,7 +196,7 @@ func (p *Parts) Scrub(log *zap.Logger) *reconcile.Scrub {
 // ScrubReport compares in full and repairs nothing; dry, it records nothing either.
 func (p *Parts) ScrubReport(dry bool, log *zap.Logger) *reconcile.ScrubReport {
 	return reconcile.NewScrubReport(p.Stripe.For(stripeapi.PurposeScrub), p.Store, p.rehearsal(log), p.marks, reconcile.ReportOptions{
-		Grace: min(10*time.Second, p.Config.BalancesInterval/2), DryRun: dry, Log: log, Now: p.now(),
+		Grace: min(10*time.Second, p.Config.BalancesInterval/2), Ledgers: p.ledgers(), DryRun: dry, Log: log, Now: p.now(),
 	})
 }
 
@@ -216,12 +223,12 @@ func (p *Parts) pool(gate *worker.Gate, registry prometheus.Registerer, log *zap
 		return worker.NewSyncer(p.Stripe.For(purpose), p.Store, p.marks, p.syncOptions(log))
 	}
 	return worker.NewPool(p.Queue, syncer(stripeapi.PurposeLive), syncer(stripeapi.PurposeBackfill), p.Store, gate, worker.Options{
-		Workers: p.Config.Workers, MaxAttempts: p.Config.MaxAttempts, Late: newLateEvents(p.Store, p.now()).excused, Registerer: registry, Log: log, Now: p.now(),
+		Workers: p.Config.Workers, MaxAttempts: p.Config.MaxAttempts, Ledgers: p.ledgers(), Late: newLateEvents(p.Store, p.now()).excused, Registerer: registry, Log: log, Now: p.now(),
 	})
 }
 
 func (p *Parts) syncOptions(log *zap.Logger) worker.SyncOptions {
-	return worker.SyncOptions{Log: log, Tracer: p.traces.Tracer("worker"), PagesPerPiece: p.outside.PagesPerPiece, Now: p.now()}
+	return worker.SyncOptions{Ledgers: p.ledgers(), Log: log, Tracer: p.traces.Tracer("worker"), PagesPerPiece: p.outside.PagesPerPiece, Now: p.now()}
 }
 
 func (p *Parts) onClose(name string, fn func() error) {

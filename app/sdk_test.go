@@ -109,6 +109,9 @@ func TestSDKsSeeNoDifference(t *testing.T) {
 						from := max(0, at-600)
 						t.Fatalf("seed %d, request %d %s: they differ at %d\ngot  %.1500s\nwant %.1500s", *sdkSeed, n, line, at, g[min(from, len(g)):], w[min(from, len(w)):])
 					}
+					if bytes.Contains(want, []byte(`"status":0`)) && bytes.HasPrefix(want, []byte(`{"error"`)) {
+						t.Fatalf("seed %d, request %d %+v: the SDK did not send it: %s", *sdkSeed, n, r, want)
+					}
 					outcome := "ok"
 					if bytes.HasPrefix(want, []byte(`{"error"`)) {
 						outcome = "error"
@@ -515,10 +518,13 @@ func runGo79(api *client.API, backend stripe.Backend, key string, r sdkRequest) 
 	}
 	expand := stripe.StringSlice(r.Expand)
 	raw := func(method, path string, extra ...string) (any, error) {
-		p := params
+		p := stripe.Params{IdempotencyKey: params.IdempotencyKey}
+		for k, v := range r.Metadata { // of params without a type, v79 takes neither Metadata nor Expand
+			p.AddExtra("metadata["+k+"]", v)
+		}
 		p.Headers = http.Header{"Stripe-Version": {stripesim.Version}}
-		for _, e := range r.Expand {
-			p.AddExpand(e)
+		for i, e := range r.Expand {
+			p.AddExtra(fmt.Sprintf("expand[%d]", i), e)
 		}
 		for i := 0; i < len(extra); i += 2 {
 			p.AddExtra(extra[i], extra[i+1])

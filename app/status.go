@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/creditmirror/creditmirror/budget"
@@ -14,6 +15,8 @@ import (
 
 // Status is what the status command prints; its JSON names are a contract.
 type Status struct {
+	// Problems are what a person should look after, the worst first.
+	Problems  []Problem       `json:"problems"`
 	Queue     QueueStatus     `json:"queue"`
 	Freshness FreshnessStatus `json:"freshness_seconds"`
 	Customers int64           `json:"customers"`
@@ -25,26 +28,33 @@ type Status struct {
 	Sweeps      map[string]SweepStatus     `json:"sweeps"`
 	Stripe      StripeStatus               `json:"stripe"`
 	// AccountsRefused are accounts whose key Stripe refuses at present, by the
-	// process that answers; AccountsRefusedKnown tells whether it is one that calls
+	// process that answers; AccountsRefusedKnown reports whether it is one that calls
 	// Stripe and so can know.
 	AccountsRefused      []RefusedStatus `json:"accounts_refused"`
 	AccountsRefusedKnown bool            `json:"accounts_refused_known"`
-	// Webhooks tells of each endpoint whether events arrive by it.
+	// Ledgers are those that are mirrored, by the configuration of who answers.
+	Ledgers []mirror.Scope `json:"ledgers"`
+	// Limits are what the key may not read, which the mirror goes on without.
+	Limits []LimitStatus `json:"limits"`
+	// Webhooks says of each endpoint whether events arrive by it.
 	Webhooks map[reconcile.Endpoint]WebhookStatus `json:"webhooks"`
 	// DeadLetters counts by the age of the first failure.
-	DeadLetters   DeadStatus    `json:"dead_letters"`
-	PendingEvents int64         `json:"pending_events"`
-	Balances      []TotalStatus `json:"balances"`
-	// APIKeys tells of the API's keys by name, the configured ones first.
+	DeadLetters   DeadStatus `json:"dead_letters"`
+	PendingEvents int64      `json:"pending_events"`
+	// GrantsNotMonetary are credit grants in custom pricing units: no balance, sum or
+	// report counts them.
+	GrantsNotMonetary int64         `json:"grants_not_monetary"`
+	Balances          []TotalStatus `json:"balances"`
+	// APIKeys lists the API's keys by name, the configured ones first.
 	APIKeys []KeyStatus `json:"api_keys"`
 	Build   Build       `json:"build"`
 	At      time.Time   `json:"at"`
 }
 
-// KeyStatus tells of a key of the API.
+// KeyStatus is the status of a key of the API.
 type KeyStatus struct {
 	Name string `json:"name"`
-	// Configured tells a key of this process from one that is only remembered.
+	// Configured is false for a key that is only remembered.
 	Configured bool `json:"configured"`
 	Write      bool `json:"write"`
 	// LastUsed is when it was last accepted, to some seconds; null: never.
@@ -71,7 +81,7 @@ type FreshnessStatus struct {
 	P99 *float64 `json:"p99"`
 }
 
-// SweepStatus tells of a sweep's last success; null: never.
+// SweepStatus is a sweep's last success; null: never.
 type SweepStatus struct {
 	LastSuccess *time.Time `json:"last_success"`
 	LastFound   int64      `json:"last_found"`
@@ -79,7 +89,7 @@ type SweepStatus struct {
 	AgeSeconds *float64 `json:"age_seconds"`
 }
 
-// WebhookStatus tells of a webhook endpoint.
+// WebhookStatus is the status of a webhook endpoint.
 type WebhookStatus struct {
 	// LastArrival is when an event last arrived; null: never.
 	LastArrival *time.Time `json:"last_arrival"`
@@ -101,7 +111,7 @@ type DeadStatus struct {
 	Oldest     *time.Time `json:"oldest"`
 }
 
-// StripeStatus tells what Stripe was asked.
+// StripeStatus is what Stripe was asked.
 type StripeStatus struct {
 	// Calls24h per purpose.
 	Calls24h map[budget.Purpose]int64 `json:"calls_24h"`
@@ -109,7 +119,7 @@ type StripeStatus struct {
 	Projection30d int64 `json:"projection_30d"`
 }
 
-// RefusedStatus tells of an account that is not called.
+// RefusedStatus is an account that is not called.
 type RefusedStatus struct {
 	Account string    `json:"account"`
 	Scope   string    `json:"scope,omitempty"`
@@ -124,18 +134,67 @@ type TotalStatus struct {
 	Amount   int64  `json:"amount"`
 }
 
-// Status reads it from the mirror and the queue.
+// Status reads it from the mirror and the queue. What cannot be read is among the
+// problems, and the rest is still reported.
 func (p *Parts) Status(ctx context.Context, gate *worker.Gate) (Status, error) {
+	return p.status(ctx, gate, nil, nil), nil
+}
+
+// statusPatience bounds the reading of one dependency.
+const statusPatience = 10 * time.Second
+
+// status is Status where the database or Redis could not even be opened.
+func (p *Parts) status(ctx context.Context, gate *worker.Gate, storeErr, redisErr error) Status {
 	s := Status{
-		Sweeps: map[string]SweepStatus{}, AccountsRefused: []RefusedStatus{}, Balances: []TotalStatus{},
+		Problems: []Problem{}, Limits: []LimitStatus{}, APIKeys: []KeyStatus{}, Stripe: StripeStatus{Calls24h: map[budget.Purpose]int64{}},
+		Sweeps: map[string]SweepStatus{}, AccountsRefused: []RefusedStatus{}, Ledgers: p.ledgers().Scopes(), Balances: []TotalStatus{},
 		DriftByKind: map[mirror.DriftKind]int64{}, Webhooks: map[reconcile.Endpoint]WebhookStatus{},
 		AccountsRefusedKnown: gate != nil, At: time.Now().UTC(), Build: ReadBuild(),
 	}
+	if storeErr == nil {
+		bounded, cancel := context.WithTimeout(ctx, statusPatience)
+		storeErr = p.mirrorStatus(bounded, &s)
+		cancel()
+	}
+	if redisErr == nil {
+		bounded, cancel := context.WithTimeout(ctx, statusPatience)
+		redisErr = p.redisStatus(bounded, &s)
+		cancel()
+	}
+	if gate != nil {
+		s.AccountsRefused = []RefusedStatus{} // better known than what is remembered
+		for _, c := range gate.Closures() {
+			s.AccountsRefused = append(s.AccountsRefused, RefusedStatus{Account: c.Account, Scope: string(c.Scope), Since: c.Since.UTC(), Reason: c.Reason})
+		}
+	}
+	s.judge(storeErr, redisErr)
+	return s
+}
+
+// redisStatus adds what Redis knows.
+func (p *Parts) redisStatus(ctx context.Context, s *Status) error {
+	counts, err := p.Queue.Stats(ctx)
+	if err != nil {
+		return err
+	}
+	s.Queue = queueStatus(counts, s.Queue.Dead)
+	if s.Stripe.Calls24h, err = p.Budget.Calls24h(ctx); err != nil {
+		return err
+	}
+	for _, n := range s.Stripe.Calls24h {
+		s.Stripe.Projection30d += 30 * n
+	}
+	return nil
+}
+
+// mirrorStatus adds what the mirror's database knows.
+func (p *Parts) mirrorStatus(ctx context.Context, s *Status) error {
 	totals, err := p.Store.Totals(ctx)
 	if err != nil {
-		return s, err
+		return err
 	}
 	s.Customers = totals.Customers
+	s.Queue.Dead = totals.DeadLetters
 	s.Transactions = totals.BalanceTransactions + totals.CreditTransactions
 	s.PendingEvents = totals.PendingEvents
 	for kind, n := range totals.DriftOpen {
@@ -143,22 +202,38 @@ func (p *Parts) Status(ctx context.Context, gate *worker.Gate) (Status, error) {
 		s.DriftByKind[kind] = n
 	}
 	s.Balances = append(totalsOf("balance", totals.Balances), totalsOf("credits", totals.Credits)...)
+	if counts, ok := p.Store.(interface {
+		NotMonetary(ctx context.Context) (int64, error)
+	}); ok {
+		if s.GrantsNotMonetary, err = counts.NotMonetary(ctx); err != nil {
+			return err
+		}
+	}
 	fresh, err := p.freshness(ctx)
 	if err != nil {
-		return s, err
+		return err
 	}
 	if len(fresh) > 0 {
 		s.Freshness = FreshnessStatus{P50: quantile(fresh, 0.5), P99: quantile(fresh, 0.99)}
 	}
 	sweeps, err := p.Store.Sweeps(ctx)
 	if err != nil {
-		return s, err
+		return err
 	}
 	for _, w := range sweeps {
-		if !reconcile.IsWebhookRow(w.Name) && !notify.IsStateRow(w.Name) {
+		if !reconcile.IsWebhookRow(w.Name) && !reconcile.IsLimitsRow(w.Name) && !reconcile.IsControlRow(w.Name) && !notify.IsStateRow(w.Name) && w.Name != rowKeyTrouble && w.Name != rowWebhookTrouble {
 			addSweep(s.Sweeps, w)
 		}
 	}
+	s.remember(sweeps)
+	if err := p.neverSwept(ctx, s.Sweeps, sweeps); err != nil {
+		return err
+	}
+	limits, err := reconcile.AllLimits(ctx, p.Store)
+	if err != nil {
+		return err
+	}
+	s.Limits = limitStatus(limits, p.ledgers())
 	for name, w := range s.Sweeps {
 		if w.LastSuccess != nil {
 			age := max(s.At.Sub(*w.LastSuccess), 0).Seconds()
@@ -166,29 +241,35 @@ func (p *Parts) Status(ctx context.Context, gate *worker.Gate) (Status, error) {
 			s.Sweeps[name] = w
 		}
 	}
-	if err := p.addTrouble(ctx, &s); err != nil {
-		return s, err
+	if err := p.addTrouble(ctx, s); err != nil {
+		return err
 	}
 	if s.APIKeys, err = p.keyStatus(ctx, s.At); err != nil {
-		return s, err
+		return err
 	}
-	counts, err := p.Queue.Stats(ctx)
-	if err != nil {
-		return s, err
+	return nil
+}
+
+// neverSwept takes back the success of a sweep that an account never had: an account that
+// is mirrored and has no row of it, because all of its calls are refused, counts too.
+func (p *Parts) neverSwept(ctx context.Context, all map[string]SweepStatus, rows []mirror.Sweep) error {
+	accounts := append([]string{""}, p.Config.StripeAccounts.IDs...)
+	if p.Config.StripeAccounts.All {
+		seen, err := p.Store.Accounts(ctx)
+		if err != nil {
+			return err
+		}
+		accounts = append(accounts, seen...)
 	}
-	s.Queue = queueStatus(counts, totals.DeadLetters)
-	if s.Stripe.Calls24h, err = p.Budget.Calls24h(ctx); err != nil {
-		return s, err
-	}
-	for _, n := range s.Stripe.Calls24h {
-		s.Stripe.Projection30d += 30 * n
-	}
-	if gate != nil {
-		for _, c := range gate.Closures() {
-			s.AccountsRefused = append(s.AccountsRefused, RefusedStatus{Account: c.Account, Scope: string(c.Scope), Since: c.Since.UTC(), Reason: c.Reason})
+	for name, sweep := range all {
+		for _, account := range accounts {
+			if !slices.ContainsFunc(rows, func(w mirror.Sweep) bool { return w.Name == name && w.Account == account }) {
+				sweep.LastSuccess = nil
+				all[name] = sweep
+			}
 		}
 	}
-	return s, nil
+	return nil
 }
 
 // addTrouble adds what a person may have to look after.
@@ -208,7 +289,7 @@ func (p *Parts) addTrouble(ctx context.Context, s *Status) error {
 	return err
 }
 
-// keyStatus tells of the configured keys, and of those that were used in the last 90 days.
+// keyStatus lists the configured keys, and those that were used in the last 90 days.
 func (p *Parts) keyStatus(ctx context.Context, now time.Time) ([]KeyStatus, error) {
 	list, place := []KeyStatus{}, map[string]int{}
 	for _, k := range p.Config.APIKeys {
@@ -241,7 +322,7 @@ func optional(t time.Time) *time.Time {
 	return &t
 }
 
-// freshnessSample is how many of the last answered events tell the freshness.
+// freshnessSample is how many of the last answered events make the freshness.
 const freshnessSample = 1000
 
 // addSweep adds a sweep; of several accounts the one that succeeded least recently

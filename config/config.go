@@ -71,10 +71,15 @@ type Config struct {
 	// MaxAttempts is the number of attempts before a dead letter.
 	MaxAttempts int
 
-	// NotifyURL is where drift is told of, unset for nowhere. Its path and query may
+	// Ledgers are those that are mirrored.
+	Ledgers []access.Ledger
+	// Incomplete says what the API makes of a history that is not wholly held.
+	Incomplete Incomplete
+
+	// NotifyURL is where drift is reported to, unset for nowhere. Its path and query may
 	// hold a token.
 	NotifyURL Secret
-	// NotifySecrets sign what is told; each makes a signature of its own.
+	// NotifySecrets sign notifications; each makes a signature of its own.
 	NotifySecrets []Secret
 	// NotifyAllow are networks that NotifyURL may lie in although they are not public.
 	NotifyAllow Networks
@@ -84,7 +89,7 @@ type Config struct {
 	ExportURL Secret
 	// ExportFormat is that of its files: parquet, csv or jsonl.
 	ExportFormat string
-	// ExportInterval is the time between two looks for what has changed.
+	// ExportInterval is the time between two checks for changes.
 	ExportInterval time.Duration
 	// ExportTables are the tables of the copy; none means all.
 	ExportTables []string
@@ -121,6 +126,15 @@ type CustomerFields string
 const (
 	CustomerFieldsCredit CustomerFields = "credit" // what credit needs, nothing personal
 	CustomerFieldsFull   CustomerFields = "full"   // the whole object
+)
+
+// Incomplete says what the API answers where a history is not wholly held.
+type Incomplete string
+
+// The values of CREDITMIRROR_INCOMPLETE.
+const (
+	IncompleteServe  Incomplete = "serve"  // what is held, and a header that says so
+	IncompleteRefuse Incomplete = "refuse" // 503
 )
 
 // LogLevel is a level of the log, in the words that zap takes.
@@ -162,7 +176,7 @@ func (n Networks) String() string {
 	return strings.Join(texts, ",")
 }
 
-// Equal tells whether both are the same networks in the same order.
+// Equal reports whether both are the same networks in the same order.
 func (n Networks) Equal(other Networks) bool { return slices.Equal(n, other) }
 
 // TLS names the files of a listener's certificate and key; both are empty for none.
@@ -191,7 +205,7 @@ func KeyMode(key Secret) Mode {
 // endpoint's own limit, but never more than all endpoints have together.
 func (c Config) EndpointRPS() float64 { return min(c.StripeEndpointRPS, c.StripeRPS) }
 
-// EmbeddedRedis tells whether the queue lives inside this process.
+// EmbeddedRedis reports whether the queue lives inside this process.
 func (c Config) EmbeddedRedis() bool { return !c.RedisURL.IsSet() }
 
 // SQLitePath returns the path of the mirror database, and false if it is on

@@ -47,13 +47,14 @@ func TestDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := Config{
-		StripeAPIBase: "https://api.stripe.com", StripeAPIVersion: "2026-08-26.dahlia",
+		StripeAPIBase: "https://api.stripe.com", StripeAPIVersion: "2026-11-18.endive",
 		DatabaseURL: NewSecret("sqlite:creditmirror.db"), Inbox: InboxAuto,
 		AuditRetention: 17520 * time.Hour,
 		WebhookAddr:    ":8080", APIAddr: "127.0.0.1:8081", OpsAddr: "127.0.0.1:9090",
 		StripeRPS: 20, StripeEndpointRPS: 20, Workers: 16,
 		EventsInterval: time.Minute, BalancesInterval: time.Hour, ScrubPeriod: 720 * time.Hour,
 		Repair: true, CustomerFields: CustomerFieldsCredit, LogLevel: LogInfo, MaxAttempts: 12,
+		Ledgers: access.Ledgers(), Incomplete: IncompleteServe,
 		ExportFormat: "parquet", ExportInterval: time.Minute,
 		OTel: OTel{Exporter: "otlp", Protocol: "http/json", ServiceName: "creditmirror", Sampler: SamplerParentBasedOn, SamplerArg: 1},
 	}
@@ -81,6 +82,7 @@ func TestEverythingSet(t *testing.T) {
 		"CREDITMIRROR_STRIPE_ENDPOINT_RPS=150.5", "CREDITMIRROR_WORKERS=1024", "CREDITMIRROR_EVENTS_INTERVAL=1s",
 		"CREDITMIRROR_BALANCES_INTERVAL=10s", "CREDITMIRROR_SCRUB_PERIOD=1m", "CREDITMIRROR_REPAIR=false",
 		"CREDITMIRROR_CUSTOMER_FIELDS=full", "CREDITMIRROR_LOG_LEVEL=debug", "CREDITMIRROR_MAX_ATTEMPTS=100",
+		"CREDITMIRROR_LEDGERS=credits", "CREDITMIRROR_INCOMPLETE=refuse",
 		"CREDITMIRROR_TRUSTED_PROXIES=10.0.0.0/8, 192.0.2.1", "CREDITMIRROR_AUDIT_RETENTION=720h",
 		"CREDITMIRROR_WEBHOOK_TLS_CERT=w.crt", "CREDITMIRROR_WEBHOOK_TLS_KEY=w.key", "CREDITMIRROR_API_TLS_CERT=a.crt", "CREDITMIRROR_API_TLS_KEY=a.key",
 		"CREDITMIRROR_OPS_TLS_CERT=o.crt", "CREDITMIRROR_OPS_TLS_KEY=o.key",
@@ -118,6 +120,7 @@ func TestEverythingSet(t *testing.T) {
 		StripeRPS:      80, StripeEndpointRPS: 150.5, Workers: 1024,
 		EventsInterval: time.Second, BalancesInterval: 10 * time.Second, ScrubPeriod: time.Minute,
 		CustomerFields: CustomerFieldsFull, LogLevel: LogDebug, MaxAttempts: 100,
+		Ledgers: []access.Ledger{access.Credits}, Incomplete: IncompleteRefuse,
 		NotifyURL: NewSecret("https://[2001:db8::1]:8443/token?a=b"), NotifySecrets: []Secret{NewSecret(apiKey + "0123"), NewSecret(apiKey + "4567")},
 		NotifyAllow: Networks{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("2001:db8::1/128")},
 		ExportURL:   NewSecret("postgres://me:pw@db/warehouse"), ExportFormat: "jsonl", ExportInterval: 5 * time.Second,
@@ -156,6 +159,7 @@ func TestEverythingSet(t *testing.T) {
 		"CREDITMIRROR_WORKERS": "1024", "CREDITMIRROR_EVENTS_INTERVAL": "1s", "CREDITMIRROR_BALANCES_INTERVAL": "10s",
 		"CREDITMIRROR_SCRUB_PERIOD": "1m0s", "CREDITMIRROR_REPAIR": "false", "CREDITMIRROR_CUSTOMER_FIELDS": "full",
 		"CREDITMIRROR_LOG_LEVEL": "debug", "CREDITMIRROR_MAX_ATTEMPTS": "100",
+		"CREDITMIRROR_LEDGERS": "credits", "CREDITMIRROR_INCOMPLETE": "refuse",
 		"CREDITMIRROR_NOTIFY_URL": "https://[2001:db8::1]:8443/[redacted]", "CREDITMIRROR_NOTIFY_SECRET": "set",
 		"CREDITMIRROR_NOTIFY_ALLOW": "10.0.0.0/8,2001:db8::1/128",
 		"CREDITMIRROR_EXPORT_URL":   "set", "CREDITMIRROR_EXPORT_FORMAT": "jsonl", "CREDITMIRROR_EXPORT_INTERVAL": "5s",

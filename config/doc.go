@@ -11,7 +11,7 @@
 // The table behind [Vars] is the only place where a variable is described;
 // loading, flags, --help and the list of effective settings all read it. A
 // general struct-tag loader is not used, because those quote the offending
-// value in their errors and do not see names that they were not told of.
+// value in their errors and do not notice unknown names.
 //
 // A command uses it in two steps:
 //
@@ -24,5 +24,5 @@
 //	cfg, loadErr := config.LoadFor(os.Environ(), roles, o)
 //	if err := config.Join(rolesErr, loadErr); err != nil { … exit code 2 … }
 //
-// A flag wins over the environment. The package imports nothing of this module.
+// A flag takes precedence over the environment. The package imports nothing of this module.
 package config

@@ -12,6 +12,7 @@ type Overrides struct {
 	files   map[Var]string
 	refused map[Var]string // secrets that were given by flags all the same
 	unknown []Var
+	bound   []Var
 }
 
 // Bind registers the flags of the given variables on fs and returns where their
@@ -30,9 +31,10 @@ func Bind(fs *pflag.FlagSet, vars ...Var) *Overrides {
 			o.unknown = append(o.unknown, v)
 			continue
 		}
+		o.bound = append(o.bound, v)
 		name := v.flagName()
 		if v.hidden() {
-			// Known so that whoever gives it is told what to do, and not that there is none.
+			// Known so that whoever gives it learns what to do, and not that there is none.
 			fs.VarPF(&flagValue{into: o.refused, spec: s, kind: s.kind}, name, "", "").Hidden = true
 			fs.Var(&flagValue{into: o.files, spec: s, kind: "path"}, name+fileFlag, "file holding the "+s.Help+" [$"+string(v)+fileSuffix+"]")
 			continue

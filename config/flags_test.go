@@ -33,7 +33,9 @@ func TestTableIsTheContract(t *testing.T) {
 		"CREDITMIRROR_EVENTS_INTERVAL --events-interval", "CREDITMIRROR_BALANCES_INTERVAL --balances-interval",
 		"CREDITMIRROR_SCRUB_PERIOD --scrub-period", "CREDITMIRROR_REPAIR --repair",
 		"CREDITMIRROR_CUSTOMER_FIELDS --customer-fields", "CREDITMIRROR_LOG_LEVEL --log-level",
-		"CREDITMIRROR_MAX_ATTEMPTS --max-attempts", "CREDITMIRROR_TRUSTED_PROXIES --trusted-proxies",
+		"CREDITMIRROR_MAX_ATTEMPTS --max-attempts",
+		"CREDITMIRROR_LEDGERS --ledgers",
+		"CREDITMIRROR_INCOMPLETE --incomplete", "CREDITMIRROR_TRUSTED_PROXIES --trusted-proxies",
 		"CREDITMIRROR_WEBHOOK_TLS_CERT --webhook-tls-cert", "CREDITMIRROR_WEBHOOK_TLS_KEY --webhook-tls-key",
 		"CREDITMIRROR_API_TLS_CERT --api-tls-cert", "CREDITMIRROR_API_TLS_KEY --api-tls-key",
 		"CREDITMIRROR_OPS_TLS_CERT --ops-tls-cert", "CREDITMIRROR_OPS_TLS_KEY --ops-tls-key", "CREDITMIRROR_AUDIT_RETENTION --audit-retention",
@@ -89,12 +91,12 @@ func TestFileFlags(t *testing.T) {
 	t.Parallel()
 	files := func(path string) ([]byte, error) { return []byte(path + "\n"), nil } // a file holds its name
 	o, _ := bind(t, []string{"--stripe-api-key-file", testKey}, VarStripeAPIKey)
-	cfg, err := load([]string{"STRIPE_API_KEY=" + liveKey}, nil, []*Overrides{o}, files)
+	cfg, err := load([]string{"STRIPE_API_KEY=" + liveKey}, nil, []*Overrides{o}, nil, files)
 	if err != nil || cfg.StripeAPIKey.Reveal() != testKey {
 		t.Fatalf("the flag does not win: %v", err)
 	}
 	o, _ = bind(t, []string{"--database-url-file", "sqlite:a", "--database-url", "sqlite:b"}, VarDatabaseURL)
-	_, err = load(nil, nil, []*Overrides{o}, files)
+	_, err = load(nil, nil, []*Overrides{o}, nil, files)
 	if err == nil || !strings.Contains(err.Error(), "both --database-url and --database-url-file") {
 		t.Fatal(err)
 	}
@@ -171,7 +173,7 @@ func TestHelpShowsDefaults(t *testing.T) {
 	for _, want := range []string{
 		`--stripe-rps rate .*\[\$CREDITMIRROR_STRIPE_RPS\] \(default 80 live, 20 test\)`,
 		`--redis-url url .*\(default embedded\)`, `--database-url url .*\(default sqlite:creditmirror.db\)`,
-		`--stripe-api-version version .*\(default 2026-08-26.dahlia\)`, `--repair  .*\(default true\)`,
+		`--stripe-api-version version .*\(default 2026-11-18.endive\)`, `--repair  .*\(default true\)`,
 		`--workers int .*\(default 16\)`, `--events-interval duration .*\(default 1m\)`,
 		`--stripe-api-key-file path .*\[\$STRIPE_API_KEY_FILE\]\n`,
 	} {

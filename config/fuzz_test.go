@@ -76,7 +76,7 @@ func FuzzLoad(f *testing.F) {
 			t.Fatalf("roles %v beside %v", roles, err)
 		}
 
-		cfg, err := load(environ, roles, []*Overrides{o}, files)
+		cfg, err := load(environ, roles, []*Overrides{o}, nil, files)
 		if err != nil {
 			e, ok := errors.AsType[*Error](err)
 			if !ok || len(e.Problems) == 0 || strings.Contains(err.Error(), canary) {
@@ -107,7 +107,7 @@ func FuzzLoad(f *testing.F) {
 				t.Fatalf("%+v", s)
 			}
 		}
-		if again, err := load(environ, roles, []*Overrides{o}, files); err != nil || cmp.Diff(cfg, again) != "" {
+		if again, err := load(environ, roles, []*Overrides{o}, nil, files); err != nil || cmp.Diff(cfg, again) != "" {
 			t.Fatalf("twice the same gives something else: %v", err)
 		}
 		if cfg.Workers < 1 || cfg.MaxAttempts < 1 || !(cfg.StripeRPS > 0) || !(cfg.EndpointRPS() > 0) || cfg.EventsInterval < minEventsInterval ||

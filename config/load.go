@@ -26,7 +26,15 @@ func Load(environ []string, overrides ...*Overrides) (Config, error) {
 // LoadFor is [Load] and [Config.Validate] in one, so that all problems of both
 // are reported at once.
 func LoadFor(environ []string, roles []Role, overrides ...*Overrides) (Config, error) {
-	return load(environ, roles, overrides, readSecretFile)
+	return load(environ, roles, overrides, nil, readSecretFile)
+}
+
+// LoadUsed is [LoadFor] for a command that uses the variables that overrides binds, and
+// more, and no others: what is wrong with those is not its business. Names that are
+// none are still reported.
+func LoadUsed(environ []string, roles []Role, overrides *Overrides, more ...Var) (Config, error) {
+	used := append(slices.Clone(overrides.bound), more...)
+	return load(environ, roles, []*Overrides{overrides}, used, readSecretFile)
 }
 
 // loader collects a Config and what is wrong with it.
@@ -38,7 +46,7 @@ type loader struct {
 	problems []Problem
 }
 
-func load(environ []string, roles []Role, overrides []*Overrides, readFile func(string) ([]byte, error)) (Config, error) {
+func load(environ []string, roles []Role, overrides []*Overrides, used []Var, readFile func(string) ([]byte, error)) (Config, error) {
 	l := &loader{env: make(map[string]string, len(environ)), flags: merge(overrides), readFile: readFile}
 	for _, entry := range environ {
 		name, value, _ := strings.Cut(entry, "=")
@@ -50,6 +58,11 @@ func load(environ []string, roles []Role, overrides []*Overrides, readFile func(
 	l.derive()
 	l.contradictions()
 	l.problems = append(l.problems, l.cfg.roleProblems(roles, l.broken)...)
+	if used != nil {
+		l.problems = slices.DeleteFunc(l.problems, func(p Problem) bool {
+			return !slices.ContainsFunc(used, func(v Var) bool { return p.Var == string(v) || p.Var == string(v)+fileSuffix })
+		})
+	}
 	l.sort()
 	l.unknown()
 	if err := asError(l.problems); err != nil {
@@ -143,7 +156,7 @@ const (
 	defaultTestRPS = 20
 )
 
-// broken tells whether a problem of v has been noted.
+// broken reports whether a problem of v has been noted.
 func (l *loader) broken(v Var) bool {
 	return slices.ContainsFunc(l.problems, func(p Problem) bool { return p.Var == string(v) })
 }
@@ -181,7 +194,7 @@ func (l *loader) contradictions() {
 	case set && strings.HasPrefix(c.NotifyURL.Reveal(), "http:") && !slices.ContainsFunc(c.NotifyAllow, func(p netip.Prefix) bool { return p.Addr().IsLoopback() }):
 		refuse(VarNotifyAllow, "does not name this machine's own address, which the URL leads to; set it to 127.0.0.1, or use an https URL", VarNotifyURL)
 	case !set && (len(c.NotifySecrets) > 0 || len(c.NotifyAllow) > 0):
-		refuse(VarNotifyURL, "is not set, so that nothing is told; set it, or remove CREDITMIRROR_NOTIFY_SECRET and CREDITMIRROR_NOTIFY_ALLOW", VarNotifySecret, VarNotifyAllow)
+		refuse(VarNotifyURL, "is not set, so no notification is sent; set it, or remove CREDITMIRROR_NOTIFY_SECRET and CREDITMIRROR_NOTIFY_ALLOW", VarNotifySecret, VarNotifyAllow)
 	}
 	if v, protocol := c.OTel.unspoken(); v != "" {
 		refuse(v, "is "+protocol+", but traces are sent by http/json alone; set it to http/json"+
@@ -244,7 +257,7 @@ func (l *loader) sort() {
 
 // readSecretFile reads at most one byte more than is allowed.
 func readSecretFile(path string) ([]byte, error) {
-	f, err := os.Open(path)
+	f, err := os.Open(path) // #nosec G304 -- the path is the operator's
 	if err != nil {
 		return nil, err
 	}

@@ -23,7 +23,7 @@ type OTel struct {
 	Headers, TracesHeaders []Header
 	// Protocol is what exports are sent by, TracesProtocol wins where it is set.
 	Protocol, TracesProtocol string
-	// ServiceName and Attributes tell whose spans they are.
+	// ServiceName and Attributes say whose spans they are.
 	ServiceName string
 	Attributes  []Attribute
 	// Sampler decides which traces are recorded; SamplerArg is the share for the
@@ -182,7 +182,7 @@ func otelTable() []Spec {
 		},
 		{
 			Var: VarOTLPTracesHeaders, Secret: true, kind: "headers", emptyOK: true,
-			Help:  "in place of OTEL_EXPORTER_OTLP_HEADERS, for traces alone",
+			Help:  "headers in place of OTEL_EXPORTER_OTLP_HEADERS, for traces alone",
 			parse: parseHeaders(func(c *Config) *[]Header { return &c.OTel.TracesHeaders }),
 			show:  func(c Config) string { return setOrUnset(len(c.OTel.TracesHeaders) > 0) },
 		},

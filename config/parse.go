@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/creditmirror/creditmirror/access"
 )
 
 // quote returns a value for an error text. One that looks like a secret, set
@@ -26,7 +28,7 @@ func quote(value string) string {
 	return strconv.QuoteToASCII(value)
 }
 
-// isToken tells whether s is visible ASCII without quotes, as keys are. It is no
+// isToken reports whether s is visible ASCII without quotes, as keys are. It is no
 // stricter, because Stripe does not promise more about its keys.
 func isToken(s string) bool {
 	return s != "" && !strings.ContainsFunc(s, func(r rune) bool {
@@ -43,6 +45,8 @@ func parseStripeKey(c *Config, value string, fail failFunc) {
 	switch {
 	case strings.HasPrefix(value, "pk_"):
 		fail("is a publishable key (pk_…), which cannot read credits; %s", want)
+	case strings.HasPrefix(value, "sk_org_"), strings.HasPrefix(value, "rk_org_"):
+		fail("is a key of an organisation (sk_org_…), which needs the account named with every call; use a key of the account itself, %s", want)
 	case strings.HasPrefix(value, "whsec_"):
 		fail("is a webhook secret (whsec_…), which belongs into STRIPE_WEBHOOK_SECRET; %s", want)
 	case strings.TrimSpace(value) != value:
@@ -87,9 +91,10 @@ func parseWebhookSecrets(c *Config, value string, fail failFunc) {
 	}
 }
 
-var apiVersion = regexp.MustCompile(`^([0-9]{4}-[0-9]{2}-[0-9]{2})(\.[a-z0-9_]+)?$`)
+var apiVersion = regexp.MustCompile(`^([0-9]{4}-[0-9]{2}-[0-9]{2})(\.[a-z0-9_]+)?(; ?[a-z0-9_]{1,64}=v[0-9]{1,4}){0,8}$`)
 
-// parseAPIVersion takes a date with an optional release name.
+// parseAPIVersion takes a date with an optional release name, and flags behind
+// semicolons.
 func parseAPIVersion(c *Config, value string, fail failFunc) {
 	m := apiVersion.FindStringSubmatch(value)
 	if m != nil {
@@ -98,7 +103,7 @@ func parseAPIVersion(c *Config, value string, fail failFunc) {
 		}
 	}
 	if m == nil {
-		fail("is %s, not a Stripe API version; give one such as 2026-08-26.dahlia", quote(value))
+		fail("is %s, not a Stripe API version; give one such as 2026-11-18.endive", quote(value))
 	}
 	c.StripeAPIVersion = value
 }
@@ -235,6 +240,18 @@ func enum[T ~string](field func(*Config) *T, words ...T) func(*Config, string, f
 	}
 }
 
+// parseLedgers takes the ledgers to mirror.
+func parseLedgers(c *Config, value string, fail failFunc) {
+	c.Ledgers = nil
+	for _, entry := range entries(value, fail) {
+		ledger := access.Ledger(entry)
+		if entry != "" && !slices.Contains(access.Ledgers(), ledger) {
+			fail("has %s; give balance, credits, or both", quote(entry))
+		}
+		c.Ledgers = append(c.Ledgers, ledger)
+	}
+}
+
 // address parses host:port to listen on.
 func address(field func(*Config) *string) func(*Config, string, failFunc) {
 	return func(c *Config, value string, fail failFunc) {
@@ -267,7 +284,7 @@ func validPort(port string) bool {
 	return err == nil
 }
 
-// isLoopback tells whether only this machine can reach host.
+// isLoopback reports whether only this machine can reach host.
 func isLoopback(host string) bool {
 	if strings.EqualFold(host, "localhost") {
 		return true
@@ -282,7 +299,7 @@ func addrHost(addr string) string {
 	return host
 }
 
-// collide tells whether two listeners could not be open at once: same port, and
+// collide reports whether two listeners could not be open at once: same port, and
 // the same host or one that stands for all hosts. Port 0 is a free one each time.
 func collide(a, b string) bool {
 	hostA, portA, errA := net.SplitHostPort(a)

@@ -26,7 +26,7 @@ func AllRoles() []Role {
 	return []Role{RoleWebhook, RoleWorker, RoleReconcile, RoleAPI, RoleConsole, RoleExport}
 }
 
-// DefaultRoles are those of a serve that is told none: all, but export only where
+// DefaultRoles are those of a serve that is given none: all, but export only where
 // there is somewhere to export to.
 func (c Config) DefaultRoles() []Role {
 	roles := AllRoles()

@@ -38,10 +38,10 @@ func (s Secret) Reveal() string {
 	return s.h.Value()
 }
 
-// IsSet tells whether there is a value.
+// IsSet reports whether there is a value.
 func (s Secret) IsSet() bool { return s != Secret{} }
 
-// Equal tells whether both hold the same value. It is what go-cmp looks for; it
+// Equal reports whether both hold the same value. It is what go-cmp looks for; it
 // does not take constant time, so never use it to authenticate a caller.
 func (s Secret) Equal(other Secret) bool { return s == other }
 

@@ -65,7 +65,7 @@ func TestSecretCannotBePrinted(t *testing.T) {
 	}
 }
 
-// isVerb tells letters from the signs between Z and a.
+// isVerb distinguishes letters from the signs between Z and a.
 func isVerb(r rune) bool { return r >= 'A' && r <= 'Z' || r >= 'a' && r <= 'z' }
 
 type wrapped struct{ s Secret }

@@ -44,7 +44,7 @@ func table() []Spec {
 			show:  func(c Config) string { return c.StripeAPIBase },
 		},
 		{
-			Var: VarStripeAPIVersion, Default: "2026-08-26.dahlia", kind: "version",
+			Var: VarStripeAPIVersion, Default: "2026-11-18.endive", kind: "version",
 			Help:  "Stripe API version that reads are pinned to",
 			parse: parseAPIVersion,
 			show:  func(c Config) string { return c.StripeAPIVersion },
@@ -74,7 +74,7 @@ func table() []Spec {
 		},
 		{
 			Var: VarInbox, Default: "auto", kind: "auto|on|off",
-			Help:  "write each event to the mirror database before it is marked in Redis; auto: off only where Redis itself is durable",
+			Help:  "write each event to the mirror database before its targets are enqueued in Redis; auto: off only where Redis itself is durable",
 			parse: enum(func(c *Config) *Inbox { return &c.Inbox }, InboxAuto, InboxOn, InboxOff),
 			show:  func(c Config) string { return string(c.Inbox) },
 		},
@@ -116,7 +116,7 @@ func table() []Spec {
 		},
 		{
 			Var: VarWorkers, Default: "16", kind: "int",
-			Help:  "targets in work at once, per process",
+			Help:  "syncs at once, per process",
 			parse: integer(func(c *Config) *int { return &c.Workers }, 1, 1024),
 			show:  func(c Config) string { return strconv.Itoa(c.Workers) },
 		},
@@ -158,13 +158,25 @@ func table() []Spec {
 		},
 		{
 			Var: VarMaxAttempts, Default: "12", kind: "int",
-			Help:  "attempts at a target before it becomes a dead letter",
+			Help:  "attempts at a sync before it becomes a dead letter",
 			parse: integer(func(c *Config) *int { return &c.MaxAttempts }, 1, 100),
 			show:  func(c Config) string { return strconv.Itoa(c.MaxAttempts) },
 		},
 		{
+			Var: VarLedgers, Default: "balance,credits", kind: "ledgers",
+			Help:  "ledgers to mirror: balance (customer balances), credits (billing credits), or both, comma separated; work for another ledger is set aside",
+			parse: parseLedgers,
+			show:  func(c Config) string { return strings.Join(toStrings(c.Ledgers), ",") },
+		},
+		{
+			Var: VarIncomplete, Default: "serve", kind: "serve|refuse",
+			Help:  "what the API does with an incomplete history: serve what is stored, with Creditmirror-Complete: false, or refuse with 503",
+			parse: enum(func(c *Config) *Incomplete { return &c.Incomplete }, IncompleteServe, IncompleteRefuse),
+			show:  func(c Config) string { return string(c.Incomplete) },
+		},
+		{
 			Var: VarTrustedProxies, kind: "networks", emptyOK: true,
-			Help:  "networks of proxies whose X-Forwarded-For is believed in logs and records, such as 10.0.0.0/8, comma separated; connections from them have no share of their own",
+			Help:  "networks of proxies whose X-Forwarded-For is trusted in logs and records, such as 10.0.0.0/8, comma separated; connections from them have no share of their own",
 			parse: networks(func(c *Config) *Networks { return &c.TrustedProxies }, 8, 7),
 			show:  func(c Config) string { return c.TrustedProxies.String() },
 		},
@@ -182,19 +194,19 @@ func table() []Spec {
 		},
 		{
 			Var: VarNotifyURL, Secret: true, kind: "url", emptyOK: true,
-			Help:  "where drift that is opened or closed is told by webhook, https://…",
+			Help:  "URL that receives a webhook when drift is opened or closed, https://…",
 			parse: parseNotifyURL,
 			show:  func(c Config) string { return originOf(c.NotifyURL.Reveal()) },
 		},
 		{
 			Var: VarNotifySecret, Secret: true, kind: "secrets", emptyOK: true,
-			Help:  "signs those webhooks; two, comma separated, while one is exchanged",
+			Help:  "secret that signs those webhooks; two, comma separated, while one replaces the other",
 			parse: parseNotifySecrets,
 			show:  func(c Config) string { return setOrUnset(len(c.NotifySecrets) > 0) },
 		},
 		{
 			Var: VarNotifyAllow, kind: "networks", emptyOK: true,
-			Help:  "networks that those webhooks may go to although they are not public, such as 10.0.0.0/8, comma separated",
+			Help:  "private networks that those webhooks may reach, such as 10.0.0.0/8, comma separated",
 			parse: networks(func(c *Config) *Networks { return &c.NotifyAllow }, 8, 7),
 			show:  func(c Config) string { return c.NotifyAllow.String() },
 		},
@@ -212,7 +224,7 @@ func table() []Spec {
 		},
 		{
 			Var: VarExportInterval, Default: "1m", kind: "duration",
-			Help:  "time between two looks for what has changed",
+			Help:  "time between two checks for changes",
 			parse: duration(func(c *Config) *time.Duration { return &c.ExportInterval }, minExportInterval, "1m"),
 			show:  func(c Config) string { return c.ExportInterval.String() },
 		},

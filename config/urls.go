@@ -124,7 +124,17 @@ func parseDatabaseURL(c *Config, value string, fail failFunc) {
 	case slices.ContainsFunc(d.hosts, func(h string) bool { return h != "" && !validServer(h) }):
 		// An empty host is fine: PostgreSQL's socket, or host=… in the query.
 		fail("has no valid host and port; %s", urlHint)
+	case !worksBehindPoolers(d.query):
+		fail("sets default_query_exec_mode to a mode that does not work; leave it out, or set cache_describe (PgBouncer is noticed by itself)")
 	}
+}
+
+// worksBehindPoolers reports whether the driver's mode that a query names stores what it is
+// asked to: the other modes mistake types, or mix statements of several clients.
+func worksBehindPoolers(query string) bool {
+	values, _ := url.ParseQuery(query) //nolint:errcheck // splitURL has looked
+	mode := values.Get("default_query_exec_mode")
+	return mode == "" || mode == "cache_statement" || mode == "cache_describe"
 }
 
 // redisSchemes are the schemes with the kind of installation that each means;

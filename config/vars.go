@@ -10,8 +10,8 @@ type Var string
 
 // The variables. Their meaning is in [Vars].
 const (
-	VarStripeAPIKey        Var = "STRIPE_API_KEY"
-	VarStripeWebhookSecret Var = "STRIPE_WEBHOOK_SECRET"
+	VarStripeAPIKey        Var = "STRIPE_API_KEY"        // #nosec G101 -- the name of a variable
+	VarStripeWebhookSecret Var = "STRIPE_WEBHOOK_SECRET" // #nosec G101 -- the name of a variable
 	VarStripeAPIBase       Var = "STRIPE_API_BASE"
 	VarStripeAPIVersion    Var = "STRIPE_API_VERSION"
 	VarStripeAccounts      Var = "STRIPE_ACCOUNTS"
@@ -32,6 +32,8 @@ const (
 	VarCustomerFields      Var = "CREDITMIRROR_CUSTOMER_FIELDS"
 	VarLogLevel            Var = "CREDITMIRROR_LOG_LEVEL"
 	VarMaxAttempts         Var = "CREDITMIRROR_MAX_ATTEMPTS"
+	VarLedgers             Var = "CREDITMIRROR_LEDGERS"
+	VarIncomplete          Var = "CREDITMIRROR_INCOMPLETE"
 	VarTrustedProxies      Var = "CREDITMIRROR_TRUSTED_PROXIES"
 	VarWebhookTLSCert      Var = "CREDITMIRROR_WEBHOOK_TLS_CERT"
 	VarWebhookTLSKey       Var = "CREDITMIRROR_WEBHOOK_TLS_KEY"
@@ -90,7 +92,7 @@ func (v Var) hidden() bool {
 }
 
 // flagName drops the prefix of our own variables; the STRIPE_ of Stripe's stays,
-// so that --stripe-api-key and --api-keys are told apart, and so does the OTEL_ of
+// so that --stripe-api-key and --api-keys are distinct, and so does the OTEL_ of
 // OpenTelemetry's.
 func (v Var) flagName() string {
 	return strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(string(v), prefix), "_", "-"))

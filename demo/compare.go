@@ -34,7 +34,7 @@ type Compared struct {
 	Differences []Difference
 }
 
-// maxDifferences bounds the list: a mirror that is wholly wrong need not be told
+// maxDifferences bounds the list: a mirror that is wholly wrong need not be listed
 // customer by customer.
 const maxDifferences = 1000
 

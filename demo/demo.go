@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -70,12 +71,14 @@ type Summary struct {
 	// Calls to Stripe's API per named endpoint, and their sum.
 	Calls      map[string]int
 	TotalCalls int
+	// Struck counts the faults that struck, by kind.
+	Struck map[stripesim.FaultKind]int
 	// CaughtUp is how long the mirror took to equal the simulator after the last change.
 	CaughtUp time.Duration
 }
 
 // Run runs a demo. A mirror that differs from the simulator at the end is no
-// error: Summary tells.
+// error: Summary says so.
 func Run(ctx context.Context, o Options) (Summary, error) {
 	if o.Customers == 0 {
 		o.Customers = 200
@@ -152,7 +155,7 @@ func Run(ctx context.Context, o Options) (Summary, error) {
 	// The first signal ends the traffic; the comparison still runs, bounded.
 	summary, err := catchUp(context.WithoutCancel(ctx), a, sim)
 	summary.Changes = traffic.Done()
-	summary.Calls = sim.Calls()
+	summary.Calls, summary.Struck = sim.Calls(), sim.Struck()
 	for endpoint, n := range summary.Calls {
 		if strings.HasPrefix(endpoint, "GET ") {
 			summary.TotalCalls += n
@@ -336,15 +339,45 @@ func catchUp(ctx context.Context, a *app.App, sim *stripesim.Server) (Summary, e
 	}
 }
 
+// chaos names what struck, for people; empty where nothing did.
+func (s Summary) chaos() string {
+	group := func(what string, kinds ...stripesim.FaultKind) string {
+		n := 0
+		for _, k := range kinds {
+			n += s.Struck[k]
+		}
+		if n == 0 {
+			return ""
+		}
+		return strconv.Itoa(n) + " " + what
+	}
+	list := func(what string, parts ...string) string {
+		parts = slices.DeleteFunc(parts, func(p string) bool { return p == "" })
+		if len(parts) == 0 {
+			return ""
+		}
+		return "  " + what + ": " + strings.Join(parts, ", ") + "\n"
+	}
+	return list("events", group("never made", stripesim.FaultEventLost), group("made twice", stripesim.FaultEventTwice)) +
+		list("webhooks", group("lost", stripesim.FaultWebhookDrop, stripesim.FaultWebhookLost), group("doubled", stripesim.FaultWebhookDuplicate),
+			group("late", stripesim.FaultWebhookDelay), group("out of order", stripesim.FaultWebhookReorder)) +
+		list("calls", group("answered 429", stripesim.FaultRateLimit, stripesim.FaultLock), group("answered 5xx", stripesim.Fault500, stripesim.Fault502),
+			group("answered with a broken body", stripesim.FaultTruncated, stripesim.FaultNonsense, stripesim.FaultEmptyPage),
+			group("reset", stripesim.FaultReset), group("slow", stripesim.FaultSlow),
+			group("answered from a lagging or moved list", stripesim.FaultListLag, stripesim.FaultCursorGone))
+}
+
 func announce(o Options, a *app.App, simURL string) {
 	addrs := a.Addrs()
 	fmt.Fprintf(o.Progress, `creditmirror demo: %d customers, %g changes a second, seed %d%s
+  the console                   http://%s/
+  the simulator's page          %s/
   simulator in Stripe's place   %s/v1/
   webhooks arrive at            http://%s%s
   the mirror, as Stripe's API   http://%s/v1/customers/…
   metrics, status               http://%s/metrics  http://%s/status
   database                      %s
-`, o.Customers, o.Rate, o.Seed, map[bool]string{true: ", chaos on"}[o.Chaos], simURL, addrs.Webhook, webhook.Path, addrs.API, addrs.Ops, addrs.Ops, o.Data)
+`, o.Customers, o.Rate, o.Seed, map[bool]string{true: ", chaos on"}[o.Chaos], addrs.API, simURL, simURL, addrs.Webhook, webhook.Path, addrs.API, addrs.Ops, addrs.Ops, o.Data)
 	if o.For == 0 {
 		fmt.Fprintln(o.Progress, "Ctrl-C stops the traffic, compares every customer and ends.")
 	}
@@ -361,6 +394,9 @@ func watch(ctx context.Context, w io.Writer, a *app.App, sim *stripesim.Server, 
 		case <-ticker.C:
 		}
 		s, err := a.Status(ctx)
+		if ctx.Err() != nil {
+			return // it knows what could be read before the end: nothing, maybe
+		}
 		if err != nil {
 			continue
 		}
@@ -384,6 +420,9 @@ func (s Summary) print(w io.Writer) {
 	fmt.Fprintf(&b, "%d changes, %d read calls to Stripe's API\n", s.Changes, s.TotalCalls)
 	fmt.Fprintf(&b, "compared %d customers (%d deleted), %d balance transactions, %d credit transactions, %d grants; equal %.1fs after the last webhook\n",
 		s.Customers, s.Deleted, s.BalanceTransactions, s.CreditTransactions, s.Grants, s.CaughtUp.Seconds())
+	if chaos := s.chaos(); chaos != "" {
+		fmt.Fprintf(&b, "what chaos did on the way:\n%s", chaos)
+	}
 	for _, d := range s.Differences {
 		fmt.Fprintf(&b, "DIFFERENT %s\n", d)
 	}

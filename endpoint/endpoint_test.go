@@ -14,6 +14,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/creditmirror/creditmirror/internal/patience"
 	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/stripeapi"
 	"github.com/creditmirror/creditmirror/stripesim"
@@ -232,6 +233,27 @@ func TestCheckTellsOfClockAndDeliveries(t *testing.T) {
 	}
 }
 
+// Where much happens, the newest page of undelivered events is all of events that may be
+// on their way: those that are not lie behind it.
+func TestCheckLooksBehindWhatIsOnItsWay(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, stripesim.Options{})
+	if err := w.sim.FreezeClock(time.Now().Add(-10 * time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	w.create(t) // the receiver knows no secret, and refuses all
+	customer(t, w)
+	if err := w.sim.AdvanceClock(t.Context(), 10*time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	for range 101 { // more than a page
+		customer(t, w)
+	}
+	if got := w.problems(t); !slices.Equal(got, []string{"deliveries"}) {
+		t.Fatalf("problems %v, want deliveries", got)
+	}
+}
+
 // customer makes a customer, and so an event.
 func customer(t *testing.T, w *world) {
 	t.Helper()
@@ -252,7 +274,7 @@ func TestCreateTakesBackWhatCannotBeKept(t *testing.T) {
 	if _, err := w.service.Create(t.Context(), w.want, func(string) error { return full }); !errors.Is(err, full) {
 		t.Fatal(err)
 	}
-	if all, _, err := w.service.List(t.Context(), ""); err != nil || len(all) != 0 {
+	if all, _, err := w.service.List(t.Context(), "", false); err != nil || len(all) != 0 {
 		t.Fatalf("left behind: %v %v", all, err)
 	}
 }
@@ -342,7 +364,7 @@ func TestRotationLosesNothing(t *testing.T) {
 
 func until(t *testing.T, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(patience.Of(20 * time.Second)); !ok(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("it never came to that")
 		}

@@ -26,8 +26,9 @@ const partSize = 8 << 20
 
 // bucket is a place in an object store.
 type bucket struct {
-	b    *blob.Bucket
-	name string
+	b           *blob.Bucket
+	name        string
+	small, file time.Duration // how long a call may take
 }
 
 func openBucket(ctx context.Context, l Location) (place, error) {
@@ -36,12 +37,12 @@ func openBucket(ctx context.Context, l Location) (place, error) {
 	u.Path = ""
 	b, err := blob.OpenBucket(ctx, u.String())
 	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", l, err)
+		return nil, fmt.Errorf("open %s: %w", l, credentials(err))
 	}
 	if prefix != "" {
 		b = blob.PrefixedBucket(b, prefix+"/")
 	}
-	return bucket{b, l.String()}, nil
+	return bucket{b: b, name: l.String(), small: smallTimeout, file: fileTimeout}, nil
 }
 
 // explain says in words what the store's own error may not.
@@ -60,37 +61,63 @@ func (b bucket) explain(what, key string, err error) error {
 	case gcerrors.PermissionDenied:
 		return fmt.Errorf("%s %s in %s: the store denies it; check the credentials and their rights to list, read, write and delete: %w", what, key, b.name, err)
 	}
-	return fmt.Errorf("%s %s in %s: %w", what, key, b.name, err)
+	return fmt.Errorf("%s %s in %s: %w", what, key, b.name, credentials(err))
+}
+
+// noCredentials is what the stores' libraries say, in different places and under no
+// code, when they have found no credentials.
+var noCredentials = []string{"get credentials", "could not find default credentials", "metadata: GCE metadata", "AccountName is required", "DefaultAzureCredential"}
+
+// credentials adds to such an error what it is about.
+func credentials(err error) error {
+	for _, words := range noCredentials {
+		if strings.Contains(err.Error(), words) {
+			return fmt.Errorf("no credentials were found in the environment, see docs/warehouse.md for where each store's are looked for: %w", err)
+		}
+	}
+	return err
 }
 
 func (b bucket) create(ctx context.Context, key string, body io.Reader) error {
-	ctx, cancel := context.WithTimeout(ctx, fileTimeout)
+	ctx, cancel := context.WithTimeout(ctx, b.file)
 	defer cancel()
 	return b.explain("write", key, b.upload(ctx, cancel, key, body, true))
 }
 
 func (b bucket) replace(ctx context.Context, key string, body []byte) error {
-	ctx, cancel := context.WithTimeout(ctx, smallTimeout)
+	ctx, cancel := context.WithTimeout(ctx, b.small)
 	defer cancel()
 	return b.explain("write", key, b.upload(ctx, cancel, key, strings.NewReader(string(body)), false))
 }
 
-// upload cancels the write before it closes the writer when the body fails: closing
-// alone would publish the half of it.
+// upload cancels the write when the body fails, before the library sees that the body
+// has ended: it would publish the half of it. The library reads the body by itself,
+// since Azure's writer panics when it is closed after the store has refused.
 func (b bucket) upload(ctx context.Context, cancel func(), key string, body io.Reader, create bool) error {
-	w, err := b.b.NewWriter(ctx, key, &blob.WriterOptions{
-		IfNotExist: create, BufferSize: partSize, MaxConcurrency: 1, DisableContentTypeDetection: true,
-		ContentType: "application/octet-stream",
+	from := &source{r: body, cancel: cancel}
+	err := b.b.Upload(ctx, key, from, &blob.WriterOptions{
+		IfNotExist: create, BufferSize: partSize, MaxConcurrency: 1, ContentType: "application/octet-stream",
 	})
-	if err != nil {
-		return err
+	if from.err != nil {
+		return from.err
 	}
-	if _, err := io.Copy(w, body); err != nil {
-		cancel()
-		_ = w.Close() // says that it was cancelled
-		return err
+	return err
+}
+
+// source is the body of an upload.
+type source struct {
+	r      io.Reader
+	cancel func()
+	err    error // with which the body failed
+}
+
+func (s *source) Read(p []byte) (int, error) {
+	n, err := s.r.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		s.err = err
+		s.cancel()
 	}
-	return w.Close()
+	return n, err
 }
 
 func (b bucket) open(ctx context.Context, key string) (io.ReadCloser, error) {
@@ -104,7 +131,7 @@ func (b bucket) open(ctx context.Context, key string) (io.ReadCloser, error) {
 func (b bucket) list(ctx context.Context, prefix string, fn func(object) error) error {
 	it := b.b.List(&blob.ListOptions{Prefix: prefix})
 	for {
-		call, cancel := context.WithTimeout(ctx, smallTimeout)
+		call, cancel := context.WithTimeout(ctx, b.small)
 		o, err := it.Next(call)
 		cancel()
 		if errors.Is(err, io.EOF) {
@@ -120,7 +147,7 @@ func (b bucket) list(ctx context.Context, prefix string, fn func(object) error) 
 }
 
 func (b bucket) remove(ctx context.Context, key string) error {
-	ctx, cancel := context.WithTimeout(ctx, smallTimeout)
+	ctx, cancel := context.WithTimeout(ctx, b.small)
 	defer cancel()
 	if err := b.b.Delete(ctx, key); gcerrors.Code(err) != gcerrors.NotFound {
 		return b.explain("delete", key, err)

@@ -69,26 +69,47 @@ func (c chain) latest(ctx context.Context) (Manifest, bool, error) {
 
 func (c chain) manifest(ctx context.Context, generation int64) (Manifest, error) {
 	key := manifestKey(generation)
-	ctx, cancel := context.WithTimeout(ctx, smallTimeout)
-	defer cancel()
-	r, err := c.p.open(ctx, key)
+	text, err := c.text(ctx, key)
 	if err != nil {
 		return Manifest{}, err
-	}
-	text, err := io.ReadAll(io.LimitReader(r, maxManifest))
-	if err = errors.Join(err, r.Close()); err != nil {
-		return Manifest{}, fmt.Errorf("read %s: %w", key, err)
 	}
 	return decodeManifest(key, text)
 }
 
-// publish commits a generation. errExists when another exporter was first.
+// text reads a manifest.
+func (c chain) text(ctx context.Context, key string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, smallTimeout)
+	defer cancel()
+	r, err := c.p.open(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	text, err := io.ReadAll(io.LimitReader(r, maxManifest))
+	if err = errors.Join(err, r.Close()); err != nil {
+		return nil, fmt.Errorf("read %s: %w", key, err)
+	}
+	return text, nil
+}
+
+// publish commits a generation. errExists when another exporter was first. A manifest
+// that is there byte for byte is this one: the store took it, its answer was lost, and
+// the client asked again.
 func (c chain) publish(ctx context.Context, m Manifest) error {
 	text, err := m.encode()
 	if err != nil {
 		return err
 	}
-	if err := c.p.create(ctx, m.key(), bytes.NewReader(text)); err != nil {
+	err = c.p.create(ctx, m.key(), bytes.NewReader(text))
+	if errors.Is(err, errExists) {
+		there, readErr := c.text(ctx, m.key())
+		if readErr != nil {
+			return errors.Join(err, readErr)
+		}
+		if bytes.Equal(there, text) {
+			err = nil
+		}
+	}
+	if err != nil {
 		return err
 	}
 	// Readers may list the manifests instead: the hint is no part of the commit.

@@ -3,10 +3,10 @@
 //
 // A copy is a chain of generations. Each is a set of immutable files and one
 // manifest, which is written last and only where it does not exist yet: that write
-// is the commit. A reader that goes by the manifests never sees half a generation.
+// is the commit. A reader that follows the manifests never sees half a generation.
 // A full generation has every row; an incremental one has each row that changed
-// since its parent once, in its latest state. Reading a generation twice harms
-// nothing: a row replaces the one of the same key.
+// since its parent once, in its latest state. Reading a generation twice does no
+// harm: a row replaces the one with the same key.
 //
 // The rows of a generation are read in one snapshot of the mirror and spooled to
 // the local disk first, so that a slow bucket holds no transaction open.

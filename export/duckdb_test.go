@@ -17,7 +17,7 @@ import (
 
 // duckdb runs statements in a fresh DuckDB and returns the rows of those that have
 // any.
-func duckdb(t *testing.T, statements ...string) (results [][]map[string]any) {
+func duckdb(t testing.TB, statements ...string) (results [][]map[string]any) {
 	t.Helper()
 	missing := ""
 	if _, err := exec.LookPath("node"); err != nil {

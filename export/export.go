@@ -149,7 +149,7 @@ func (e *Exporter) takeTurn(ctx context.Context) (context.Context, func(), error
 		after, stop := context.WithTimeout(context.WithoutCancel(ctx), leaseRetry)
 		defer stop()
 		if err := e.mirror.ReleaseLease(after, name, e.options.Owner); err != nil {
-			e.options.Log.Debug("the lease of the export was not released; it ends by itself", zap.Error(err))
+			e.options.Log.Debug("could not release the export lease; it will expire", zap.Error(err))
 		}
 	}, nil
 }
@@ -168,8 +168,12 @@ func (e *Exporter) runFiles(ctx context.Context, p place) (Result, error) {
 	if held {
 		base = &parent
 	}
-	return e.run(ctx, base, func(g *generation) error {
-		if err := g.write(ctx, p); err != nil {
+	waiting := 0 // an upload holds its last parts in memory
+	if e.location.scheme == "file" {
+		waiting = finishing
+	}
+	return e.run(ctx, base, func(g *generation) { g.writeInto(ctx, p, waiting) }, func(g *generation) error {
+		if err := g.written(); err != nil {
 			return err
 		}
 		err := c.publish(ctx, g.manifest)
@@ -180,8 +184,9 @@ func (e *Exporter) runFiles(ctx context.Context, p place) (Result, error) {
 	})
 }
 
-// run reads one generation behind parent, gives it to publish, and records it.
-func (e *Exporter) run(ctx context.Context, parent *Manifest, publish func(*generation) error) (result Result, err error) {
+// run reads the generation that follows parent, gives it to publish, and records it.
+// It calls begin, unless that is nil, before it reads the first row.
+func (e *Exporter) run(ctx context.Context, parent *Manifest, begin func(*generation), publish func(*generation) error) (result Result, err error) {
 	result.Began = e.options.Now()
 	since, why, err := e.since(ctx, parent)
 	if err != nil {
@@ -192,7 +197,7 @@ func (e *Exporter) run(ctx context.Context, parent *Manifest, publish func(*gene
 		return result, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	g, why, err := e.read(ctx, dir, parent, since, why)
+	g, why, err := e.read(ctx, dir, parent, since, why, begin)
 	if g == nil || err != nil {
 		return result, err
 	}
@@ -263,7 +268,7 @@ func (e *Exporter) schemaChange(parent Manifest) string {
 
 // read spools the rows of one generation from one snapshot of the mirror. It
 // returns nil where nothing has changed.
-func (e *Exporter) read(ctx context.Context, dir string, parent *Manifest, since, why string) (g *generation, _ string, err error) {
+func (e *Exporter) read(ctx context.Context, dir string, parent *Manifest, since, why string, begin func(*generation)) (g *generation, _ string, err error) {
 	defer func() {
 		if err != nil && g != nil {
 			err = errors.Join(err, g.close())
@@ -300,16 +305,16 @@ func (e *Exporter) read(ctx context.Context, dir string, parent *Manifest, since
 		}
 		g = newGeneration(parent, kind, e.tables, e.options)
 		g.begin(dir, at, parent, e.options.Now())
+		if begin != nil {
+			begin(g)
+		}
 		if g.manifest.UnprovenCustomers, err = r.Unproven(ctx); err != nil {
 			return err
 		}
 		if kind == KindFull {
 			return g.readAll(ctx, r)
 		}
-		return g.readChanged(ctx, r, parent, changed)
+		return g.readChanged(ctx, r, parent, since, changed)
 	})
-	if err != nil || g == nil {
-		return g, why, err
-	}
-	return g, why, g.describe()
+	return g, why, err
 }

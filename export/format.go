@@ -43,20 +43,24 @@ func (f Format) extension() string {
 	}
 }
 
-// rowWriter writes rows into one file. close ends the file, not what it is written to.
+// rowWriter writes rows into one file after the other. A file is between begin and
+// close, which does not close what it is written to. The texts of a row must stay as
+// they are until settle.
 type rowWriter interface {
+	begin(w io.Writer) error
 	write(row []mirror.Value) error
+	settle() error
 	close() error
 }
 
-func newRowWriter(f Format, columns []mirror.Column, w io.Writer) (rowWriter, error) {
+func newRowWriter(f Format, columns []mirror.Column) rowWriter {
 	switch f {
 	case CSV:
-		return newCSVWriter(columns, w)
+		return newTextWriter(columns, csvHeader(columns), appendCSV)
 	case JSONLines:
-		return newJSONWriter(columns, w)
+		return newTextWriter(columns, nil, appendJSON)
 	default:
-		return newParquetWriter(columns, w), nil
+		return newParquetWriter(columns)
 	}
 }
 
@@ -68,15 +72,23 @@ func timeOf(v mirror.Value) time.Time { return time.UnixMicro(v.Int).UTC() }
 // textWriter is what the two text formats share: a line per row, compressed.
 type textWriter struct {
 	columns []mirror.Column
+	header  []byte
 	gz      *gzip.Writer
 	buf     *bufio.Writer
 	line    []byte
 	add     func(line []byte, columns []mirror.Column, row []mirror.Value) []byte
 }
 
-func newTextWriter(columns []mirror.Column, w io.Writer, add func([]byte, []mirror.Column, []mirror.Value) []byte) *textWriter {
-	gz, _ := gzip.NewWriterLevel(w, gzip.BestSpeed) // fails for a level that is none
-	return &textWriter{columns: columns, gz: gz, buf: bufio.NewWriterSize(gz, 64<<10), add: add}
+func newTextWriter(columns []mirror.Column, header []byte, add func([]byte, []mirror.Column, []mirror.Value) []byte) *textWriter {
+	gz, _ := gzip.NewWriterLevel(nil, gzip.BestSpeed) // fails for a level that is none
+	return &textWriter{columns: columns, header: header, gz: gz, buf: bufio.NewWriterSize(gz, 64<<10), add: add}
+}
+
+func (w *textWriter) begin(out io.Writer) error {
+	w.gz.Reset(out)
+	w.buf.Reset(w.gz)
+	_, err := w.buf.Write(w.header)
+	return err
 }
 
 func (w *textWriter) write(row []mirror.Value) error {
@@ -84,6 +96,8 @@ func (w *textWriter) write(row []mirror.Value) error {
 	_, err := w.buf.Write(w.line)
 	return err
 }
+
+func (w *textWriter) settle() error { return nil }
 
 func (w *textWriter) close() error {
 	if err := w.buf.Flush(); err != nil {
@@ -95,8 +109,7 @@ func (w *textWriter) close() error {
 // csvNull stands for NULL. A text that reads the same is quoted.
 const csvNull = `\N`
 
-func newCSVWriter(columns []mirror.Column, w io.Writer) (rowWriter, error) {
-	t := newTextWriter(columns, w, appendCSV)
+func csvHeader(columns []mirror.Column) []byte {
 	var header []byte
 	for i, c := range columns {
 		if i > 0 {
@@ -104,8 +117,7 @@ func newCSVWriter(columns []mirror.Column, w io.Writer) (rowWriter, error) {
 		}
 		header = append(header, c.Name...)
 	}
-	_, err := t.buf.Write(append(header, '\n'))
-	return t, err
+	return append(header, '\n')
 }
 
 func appendCSV(line []byte, columns []mirror.Column, row []mirror.Value) []byte {
@@ -150,10 +162,6 @@ func appendCSVText(line, text []byte) []byte {
 		line = append(line, b)
 	}
 	return append(line, '"')
-}
-
-func newJSONWriter(columns []mirror.Column, w io.Writer) (rowWriter, error) {
-	return newTextWriter(columns, w, appendJSON), nil
 }
 
 func appendJSON(line []byte, columns []mirror.Column, row []mirror.Value) []byte {

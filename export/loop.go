@@ -49,7 +49,7 @@ func NewLoop(e *Exporter, interval time.Duration, r prometheus.Registerer) *Loop
 	l := &Loop{
 		exporter: e, interval: interval, log: e.options.Log, now: e.options.Now,
 		runs: f.NewCounterVec(prometheus.CounterOpts{
-			Name: "creditmirror_export_runs_total", Help: "Looks for what has changed, by outcome: full, incremental, unchanged, failed.",
+			Name: "creditmirror_export_runs_total", Help: "Checks for changes, by outcome: full, incremental, unchanged, failed.",
 		}, []string{"outcome"}),
 		rows: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "creditmirror_export_rows_total", Help: "Rows of published generations, by table.",
@@ -68,7 +68,7 @@ func NewLoop(e *Exporter, interval time.Duration, r prometheus.Registerer) *Loop
 			Name: "creditmirror_export_last_generation", Help: "The newest generation that this process published.",
 		}),
 		unproven: f.NewGauge(prometheus.GaugeOpts{
-			Name: "creditmirror_export_unproven_customers", Help: "Customers of the newest generation of whom a history was not wholly held.",
+			Name: "creditmirror_export_unproven_customers", Help: "Customers of the newest generation with an incomplete history.",
 		}),
 	}
 	f.NewGaugeFunc(prometheus.GaugeOpts{
@@ -106,15 +106,15 @@ func (l *Loop) look(ctx context.Context) {
 	l.seconds.Observe(l.now().Sub(began).Seconds())
 	if err != nil {
 		l.runs.WithLabelValues("failed").Inc()
-		if !l.failing { // told once until it works again; the metric counts
-			l.log.Error("the export failed; it is tried again at every interval", zap.String("location", l.exporter.location.String()), zap.Error(err))
+		if !l.failing { // logged once until it works again; the metric counts
+			l.log.Error("export failed; it is retried every interval", zap.String("location", l.exporter.location.String()), zap.Error(err))
 		}
 		l.failing = true
 		return
 	}
 	if l.failing {
 		l.failing = false
-		l.log.Info("the export works again", zap.String("location", l.exporter.location.String()))
+		l.log.Info("export works again", zap.String("location", l.exporter.location.String()))
 	}
 	l.good.Store(began.UnixNano())
 	l.success.Set(float64(began.UnixMilli()) / 1000)
@@ -147,16 +147,16 @@ func (l *Loop) tidy(ctx context.Context) {
 	}
 	l.tidied = l.now()
 	if err := PruneFeed(ctx, l.exporter.mirror, func(c mirror.FeedCursor) {
-		l.log.Warn("a reader of the change feed was not seen for long; its records are no longer kept",
+		l.log.Warn("change feed reader has not read for long; its records are no longer kept",
 			zap.String("reader", c.Name), zap.Time("seen_at", c.SeenAt))
 	}); err != nil && ctx.Err() == nil {
-		l.log.Warn("the change feed was not pruned", zap.Error(err))
+		l.log.Warn("could not prune the change feed", zap.Error(err))
 	}
 	if l.exporter.location.Postgres() {
 		return
 	}
 	if err := removeLeftovers(ctx, l.exporter.location, l.now()); err != nil && ctx.Err() == nil {
-		l.log.Warn("files of killed exports were not removed", zap.Error(err))
+		l.log.Warn("could not remove files of killed exports", zap.Error(err))
 	}
 }
 

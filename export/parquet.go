@@ -1,12 +1,15 @@
 package export
 
 import (
+	"fmt"
 	"io"
 	"slices"
 	"strings"
+	"sync"
 
+	"github.com/klauspost/compress/zstd"
 	"github.com/parquet-go/parquet-go"
-	"github.com/parquet-go/parquet-go/compress/zstd"
+	pzstd "github.com/parquet-go/parquet-go/compress/zstd"
 
 	"github.com/creditmirror/creditmirror/mirror"
 )
@@ -14,14 +17,20 @@ import (
 const (
 	// rowGroup bounds the memory of a writer: its rows are kept until it is full.
 	rowGroup = 131072
+	// zstdWindow is how far back the compression looks: a page is not much larger, and
+	// the encoder holds twice as much.
+	zstdWindow = pageSize
+	// pageSize is how much of one column is compressed at once.
+	pageSize = 1 << 20
 	// rowBatch is how many rows go to the writer at once.
-	rowBatch = 256
+	rowBatch = 128
 )
 
-// repetitive lists the columns that hold few different values, or the same value
-// in many rows one after the other: a dictionary makes them small.
+// repetitive lists the columns that hold few different values: a dictionary makes them
+// small. A customer's rows lie in files of different months, mostly one in each, where
+// the compression of ids in their order does better.
 var repetitive = []string{
-	"account", "customer", "currency", "type", "credit_type", "debit_type", "category", "kind", "scope",
+	"account", "currency", "type", "credit_type", "debit_type", "category", "kind", "scope",
 	"amount_type", "metadata", "description", "test_clock", "applicability_config", "_op", "cause", "ledger", "outcome", "operation",
 }
 
@@ -63,73 +72,115 @@ func parquetNode(c mirror.Column) parquet.Node {
 	}
 }
 
+// codec compresses pages with encoders that all files share. The library's own codec
+// makes encoders with a history of megabytes each, for pages that are smaller.
+type codec struct {
+	pzstd.Codec // decodes
+	encoder     *zstd.Encoder
+}
+
+func (c *codec) Encode(dst, src []byte) ([]byte, error) {
+	return c.encoder.EncodeAll(src, dst[:0]), nil
+}
+
+var pages = sync.OnceValue(func() *codec {
+	e, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(encoders), zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(zstdWindow),
+		zstd.WithLowerEncoderMem(true), zstd.WithZeroFrames(true), zstd.WithEncoderCRC(false),
+		zstd.WithAllLitEntropyCompression(true)) // digests repeat nothing, and use 16 of 256 bytes
+	if err != nil {
+		panic(err) // an option is out of its bounds
+	}
+	return &codec{encoder: e}
+})
+
+// unbounded lists the columns of whose values a file says no least and largest one:
+// nobody looks for a range of them.
+var unbounded = []string{"raw", "digest", "metadata", "description", "applicability_config", "invoice_credit_balance"}
+
+// parquetWriter gives values to the library by column: by row it would sort them apart
+// itself, at twice the price.
 type parquetWriter struct {
 	columns []mirror.Column
 	w       *parquet.GenericWriter[any]
-	rows    []parquet.Row
-	texts   [][]byte // what the rows' texts lie in, one per row
-	n       int      // rows of the batch
-	grouped int      // rows of the row group
+	values  [][]parquet.Value // of the batch, by column
+	n       int               // rows of the batch
+	grouped int               // rows of the row group
 }
 
-func newParquetWriter(columns []mirror.Column, w io.Writer) *parquetWriter {
-	p := &parquetWriter{
-		columns: columns,
-		w: parquet.NewGenericWriter[any](w, parquetSchema(columns), parquet.Compression(&zstd.Codec{Level: zstd.SpeedFastest}),
-			parquet.CreatedBy("creditmirror", "", "")),
-		rows: make([]parquet.Row, rowBatch), texts: make([][]byte, rowBatch),
+func newParquetWriter(columns []mirror.Column) *parquetWriter {
+	options := []parquet.WriterOption{
+		parquetSchema(columns), parquet.Compression(pages()), parquet.PageBufferSize(pageSize), parquet.CreatedBy("creditmirror", "", ""),
+		parquet.DataPageStatistics(false), // the index of pages has them
 	}
-	for i := range p.rows {
-		p.rows[i] = make(parquet.Row, len(columns))
+	for _, name := range unbounded {
+		options = append(options, parquet.SkipPageBounds(name))
+	}
+	p := &parquetWriter{columns: columns, w: parquet.NewGenericWriter[any](nil, options...), values: make([][]parquet.Value, len(columns))}
+	for i := range p.values {
+		p.values[i] = make([]parquet.Value, rowBatch)
 	}
 	return p
 }
 
-func (p *parquetWriter) write(row []mirror.Value) error {
-	into, text := p.rows[p.n], p.texts[p.n][:0]
-	size := 0
-	for _, v := range row {
-		size += len(v.Text)
+// begin begins another file.
+func (p *parquetWriter) begin(w io.Writer) error {
+	// Reset blanks the names in what it takes for the last file's own metadata, but they
+	// are the next file's too: engines that look columns up by their paths, as Spark and
+	// Athena do, could not read it (parquet-go issue 602).
+	for _, group := range p.w.File().Metadata().RowGroups {
+		for i := range group.Columns {
+			group.Columns[i].MetaData.PathInSchema = nil
+		}
 	}
-	text = slices.Grow(text, size) // never moves below
+	p.w.Reset(w)
+	p.n, p.grouped = 0, 0
+	return nil
+}
+
+func (p *parquetWriter) write(row []mirror.Value) error {
 	for i, v := range row {
-		var value parquet.Value
+		into := &p.values[i][p.n]
 		switch {
 		case v.Null:
-			into[i] = parquet.NullValue().Level(0, 0, i)
-			continue
+			*into = parquet.NullValue().Level(0, 0, i)
 		case p.columns[i].Kind == mirror.KindInt, p.columns[i].Kind == mirror.KindTime:
-			value = parquet.Int64Value(v.Int)
+			*into = parquet.Int64Value(v.Int).Level(0, 1, i)
 		case p.columns[i].Kind == mirror.KindBool:
-			value = parquet.BooleanValue(v.Int != 0)
+			*into = parquet.BooleanValue(v.Int != 0).Level(0, 1, i)
 		default:
-			from := len(text)
-			text = append(text, v.Text...)
-			value = parquet.ByteArrayValue(text[from:])
+			*into = parquet.ByteArrayValue(v.Text).Level(0, 1, i)
 		}
-		into[i] = value.Level(0, 1, i)
 	}
-	p.texts[p.n] = text
 	p.n++
 	if p.n == rowBatch {
-		return p.flush()
+		return p.settle()
 	}
 	return nil
 }
 
-func (p *parquetWriter) flush() error {
-	_, err := p.w.WriteRows(p.rows[:p.n])
+// settle passes the rows of the batch on, so that their texts are needed no more.
+func (p *parquetWriter) settle() error {
+	if p.n == 0 {
+		return nil
+	}
+	for i, c := range p.w.ColumnWriters() {
+		if n, err := c.WriteRowValues(p.values[i][:p.n]); err != nil {
+			return err
+		} else if n != p.n {
+			return fmt.Errorf("of %d values of column %s %d were written", p.n, p.columns[i].Name, n)
+		}
+	}
 	p.grouped += p.n
 	p.n = 0
-	if err == nil && p.grouped >= rowGroup {
+	if p.grouped >= rowGroup {
 		p.grouped = 0
-		err = p.w.Flush()
+		return p.w.Flush()
 	}
-	return err
+	return nil
 }
 
 func (p *parquetWriter) close() error {
-	if err := p.flush(); err != nil {
+	if err := p.settle(); err != nil {
 		return err
 	}
 	return p.w.Close()

@@ -94,6 +94,14 @@ func readParquet(f *os.File, t table, columns []Column) (stats, error) {
 	if err := sameColumns(names, columns); err != nil {
 		return stats{}, err
 	}
+	// The library finds columns by their order, others by their paths.
+	for _, group := range file.Metadata().RowGroups {
+		for i, c := range group.Columns {
+			if path := c.MetaData.PathInSchema; i >= len(names) || len(path) != 1 || path[0] != names[i] {
+				return stats{}, fmt.Errorf("column %d has the path %q in a row group", i, path)
+			}
+		}
+	}
 	figs := newFigures(t)
 	for _, group := range file.RowGroups() {
 		if err := figs.readGroup(group, at, op); err != nil {

@@ -49,6 +49,12 @@ func TableNames() []string {
 }
 
 // tablesNamed returns the tables of these names in their order; none means all.
+// CheckTables refuses names that are no tables of an export.
+func CheckTables(names []string) error {
+	_, err := tablesNamed(names)
+	return err
+}
+
 func tablesNamed(names []string) ([]table, error) {
 	all := mirror.Tables()
 	var list []table

@@ -54,6 +54,8 @@ func connectTables(ctx context.Context, l Location) (*pgx.Conn, error) {
 	if cfg.RuntimeParams["application_name"] == "" {
 		cfg.RuntimeParams["application_name"] = "creditmirror export"
 	}
+	// Nothing is kept on the server between statements, which works behind a pooler too.
+	cfg.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", l, errors.Unwrap(err))
@@ -118,7 +120,7 @@ func (e *Exporter) runTables(ctx context.Context) (result Result, err error) {
 	} else if _, err := conn.Exec(ctx, createGenerations); err != nil {
 		return result, fmt.Errorf("make the schema %s; the role needs CREATE on the database: %w", tablesSchema, err)
 	}
-	return e.run(ctx, parent, func(g *generation) error {
+	return e.run(ctx, parent, nil, func(g *generation) error {
 		err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error { return g.apply(ctx, tx) })
 		if err != nil {
 			return fmt.Errorf("write generation %d to %s: %w", g.manifest.Generation, e.location, err)
@@ -257,7 +259,7 @@ func (s *spool) rows(month string) iter.Seq2[[]any, error] {
 				return io.EOF
 			}
 			return nil
-		})
+		}, func() error { return nil })
 		if err != nil && !errors.Is(err, io.EOF) {
 			yield(nil, err)
 		}
@@ -348,7 +350,7 @@ func tableTotals(ctx context.Context, conn *pgx.Conn, t table) (s stats, err err
 		if err != nil {
 			return fmt.Errorf("%s: %w", *code, errSumOverflow)
 		}
-		return s.sum(*code, amount)
+		return s.sum([]byte(*code), amount)
 	})
 	return s, err
 }

@@ -17,7 +17,7 @@ import (
 // What callers branch on.
 var (
 	// ErrWrongURL says that a URL cannot be exported to whatever its content is.
-	ErrWrongURL = errors.New("wrong export URL")
+	ErrWrongURL = errors.New("nothing can be exported there")
 	// ErrForeign says that the place holds something that is no export.
 	ErrForeign = errors.New("holds something that is no export")
 

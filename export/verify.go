@@ -150,8 +150,8 @@ func (v *Verified) compare(m Manifest, table, file string, want mirror.TableTota
 	if want.Rows != got.rows {
 		v.differ(m, table, file, "rows", want.Rows, got.rows)
 	}
-	if !sameSums(want.Sums, got.sums) {
-		v.differ(m, table, file, "sums", want.Sums, got.sums)
+	if !sameSums(want.Sums, got.sums()) {
+		v.differ(m, table, file, "sums", want.Sums, got.sums())
 	}
 }
 
@@ -243,6 +243,10 @@ func (v *Verified) checkMirror(ctx context.Context, m mirror.Feed, l Location, n
 		if err != nil {
 			return err
 		}
+		sums, known, err := r.TotalsSince(ctx, newest.ToPosition)
+		if err != nil {
+			return err
+		}
 		var left []string
 		for _, t := range tables {
 			want := newest.Totals[t.Name]
@@ -250,13 +254,18 @@ func (v *Verified) checkMirror(ctx context.Context, m mirror.Feed, l Location, n
 			if err != nil {
 				return err
 			}
-			now := stats{rows: got.Rows, sums: got.Sums}
+			now := statsOf(got)
 			if changes := changed[t.Name]; len(changes) > 0 {
-				if !t.appendOnly { // the amounts before the change are not known
+				switch {
+				case t.appendOnly:
+					now, err = before(ctx, r, t, now, changes)
+				case known:
+					now, err = now.without(statsOf(sums[t.Name]))
+				default: // the amounts before the change are not known
 					left = append(left, t.Name)
 					continue
 				}
-				if now, err = before(ctx, r, t, now, changes); err != nil {
+				if err != nil {
 					return err
 				}
 			}
@@ -280,7 +289,6 @@ func before(ctx context.Context, r mirror.FeedReader, t table, now stats, change
 			keys = append(keys, c.RowKey)
 		}
 	}
-	now.sums = maps.Clone(now.sums)
 	for batch := range slices.Chunk(keys, keyBatch) {
 		err := r.RowsOf(ctx, t.Table, batch, func(row []mirror.Value) error {
 			var one stats
@@ -288,8 +296,10 @@ func before(ctx context.Context, r mirror.FeedReader, t table, now stats, change
 				return err
 			}
 			now.rows--
-			for currency, amount := range one.sums {
-				now.sums[currency] -= amount
+			for _, a := range one.amounts {
+				if err := now.sum([]byte(a.currency), -a.sum); err != nil {
+					return err
+				}
 			}
 			return nil
 		})

@@ -13,7 +13,7 @@ import (
 // accept it. The error is a BehindError.
 var ErrBehind = errors.New("the reply is behind what is known")
 
-// BehindError is an ErrBehind that tells what the reply lacks.
+// BehindError is an ErrBehind that names what the reply lacks.
 type BehindError struct {
 	// Unanswered are the events whose row is neither listed nor held, or whose grant
 	// is known only in an older state.
@@ -47,16 +47,16 @@ func NamingTypes() []string {
 	return []string{eventRowCreated, eventGrantCreated, eventGrantUpdated}
 }
 
-// NamesRow tells that the event is answered by a credit balance transaction.
+// NamesRow reports whether the event is answered by a credit balance transaction.
 func (r EventRef) NamesRow() bool { return r.Type == eventRowCreated && r.Object != "" }
 
-// NamesGrant tells that the event is answered by a copy of a grant that is not older.
+// NamesGrant reports whether the event is answered by a copy of a grant that is not older.
 func (r EventRef) NamesGrant() bool {
 	return (r.Type == eventGrantCreated || r.Type == eventGrantUpdated) && ValidGrantID(r.Object)
 }
 
 // OlderThan reports whether a copy of a grant shows an older state than another one.
-// Stripe's time of the update has whole seconds: within one, only a void can be told,
+// Stripe's time of the update has whole seconds: within one, only a void is recognizable,
 // which is never taken back.
 func (g CreditGrant) OlderThan(other CreditGrant) bool {
 	return older(g.Updated, g.VoidedAt, other.Updated, other.VoidedAt)
@@ -75,7 +75,7 @@ func (h HeldGrantRow) NewerThan(g CreditGrant) bool {
 }
 
 // NewestGrants are the grants in the order of the list, each once, in its newest
-// copy; of copies that cannot be told apart, the last one counts, which was read last.
+// copy; of copies that are indistinguishable, the last one counts, which was read last.
 func NewestGrants(list []CreditGrant) []CreditGrant {
 	at := make(map[string]int, len(list))
 	out := make([]CreditGrant, 0, len(list))

@@ -66,7 +66,7 @@ type APIWriteFilter struct {
 	From, To time.Time
 }
 
-// APIKeyUse tells when a key was last accepted.
+// APIKeyUse records when a key was last accepted.
 type APIKeyUse struct {
 	Name     string
 	LastUsed time.Time

@@ -43,7 +43,7 @@ type Audit interface {
 // AuditKey is whose row it is.
 type AuditKey struct{ Account, Customer string }
 
-// AuditLedgers are the rows of one range, each stream in the order that it tells,
+// AuditLedgers are the rows of one range, each stream in the order that its comment names,
 // all of one snapshot. The streams may be read side by side, from one goroutine,
 // each once; an error ends its stream. Memory does not grow with the rows.
 type AuditLedgers struct {
@@ -74,7 +74,7 @@ type AuditLedgers struct {
 // text; anything that is NULL as the empty text. What a column holds that cannot be
 // of its kind comes as it is.
 type AuditJSON struct {
-	// Same tells that the database itself compared every column with the JSON and
+	// Same reports that the database itself compared every column with the JSON and
 	// found none that differs. Then Raw and the fields that come after it are empty.
 	Same bool
 	// Raw is the JSON; empty where the row has none.
@@ -176,7 +176,7 @@ type AuditState struct {
 	Disproved       bool
 }
 
-// Key is the key itself: it lets every row tell whose it is.
+// Key is the key itself: it names the owner of every row.
 func (k AuditKey) Key() AuditKey { return k }
 
 // Compare orders keys by account, then customer.

@@ -3,6 +3,7 @@ package mirror
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 )
@@ -16,25 +17,47 @@ type Link struct {
 	Created       time.Time
 }
 
-// before is the balance that the link starts from.
-func (l Link) before() int64 { return l.EndingBalance - l.Amount }
+// before is the balance that the link starts from. Where 64 bits do not hold it, it is
+// the nearest that they do, and ok is false.
+func (l Link) before() (balance int64, ok bool) {
+	balance = l.EndingBalance - l.Amount
+	switch {
+	case (balance < l.EndingBalance) == (l.Amount > 0):
+		return balance, true
+	case l.Amount > 0:
+		return math.MinInt64, false
+	}
+	return math.MaxInt64, false
+}
 
-// BrokenChainError tells where a chain does not close.
+// follows reports whether the link starts from the balance.
+func (l Link) follows(balance int64) bool {
+	before, ok := l.before()
+	return ok && before == balance
+}
+
+// BrokenChainError says where a chain does not close.
 type BrokenChainError struct {
 	// ID is the first transaction that could not be reached; After is the last one
 	// that could, empty at the start of the chain.
 	ID, After string
 	// Have is the balance reached; Want is the one that ID starts from.
 	Have, Want int64
+	// Beyond reports that ID starts from a balance that no 64 bits hold; Want is then
+	// the nearest that they do.
+	Beyond bool
 }
 
 func (e *BrokenChainError) Error() string {
+	if e.Beyond {
+		return fmt.Sprintf("chain breaks before %s: it starts from a balance beyond %d, which 64 bits do not hold, the balance is %d", e.ID, e.Want, e.Have)
+	}
 	return fmt.Sprintf("chain breaks before %s: it starts from %d, the balance is %d", e.ID, e.Want, e.Have)
 }
 
 // OrderChain puts the transactions of one currency into the order in which
 // every ending balance is the one before plus the amount, from the balance
-// start, and tells the balance at the end. Rows of different seconds keep the
+// start, and returns the balance at the end. Rows of different seconds keep the
 // order of their time; rows of one second are in the order that closes, since
 // Stripe defines none for them. Where several orders close, rows stay as near to
 // the order given (oldest first) as the search finds them. When no order
@@ -53,7 +76,8 @@ func OrderChain(links []Link, start int64) ([]Link, int64, error) {
 			path, ok := eulerPath(second, balance)
 			if !ok {
 				have, after, broken := firstBreak(path, second, balance, last)
-				return ordered, balance, &BrokenChainError{ID: broken.ID, After: after, Have: have, Want: broken.before()}
+				want, ok := broken.before()
+				return ordered, balance, &BrokenChainError{ID: broken.ID, After: after, Have: have, Want: want, Beyond: !ok}
 			}
 			copy(second, path)
 		}
@@ -63,10 +87,10 @@ func OrderChain(links []Link, start int64) ([]Link, int64, error) {
 	return ordered, balance, nil
 }
 
-// closes tells whether the links close in the order they are in.
+// closes reports whether the links close in the order they are in.
 func closes(links []Link, balance int64) bool {
 	for _, l := range links {
-		if l.before() != balance {
+		if !l.follows(balance) {
 			return false
 		}
 		balance = l.EndingBalance
@@ -81,7 +105,9 @@ func closes(links []Link, balance int64) bool {
 func eulerPath(links []Link, start int64) ([]Link, bool) {
 	out := make(map[int64][]int, len(links)) // balance → links that start from it, next one last
 	for i, l := range slices.Backward(links) {
-		out[l.before()] = append(out[l.before()], i)
+		if before, ok := l.before(); ok {
+			out[before] = append(out[before], i)
+		}
 	}
 	type step struct {
 		balance int64
@@ -110,7 +136,7 @@ func eulerPath(links []Link, start int64) ([]Link, bool) {
 func firstBreak(path, second []Link, balance int64, last string) (have int64, after string, broken Link) {
 	laid := make(map[string]bool, len(path))
 	for _, l := range path {
-		if l.before() != balance {
+		if !l.follows(balance) {
 			return balance, last, l
 		}
 		laid[l.ID] = true

@@ -2,8 +2,10 @@ package mirror
 
 import (
 	"errors"
+	"math"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -66,6 +68,11 @@ func TestOrderChainNamesTheBreak(t *testing.T) {
 		{"a row is missing", []Link{link("a", -1, -1, 1), link("c", -1, -3, 3)}, "c", "a", -1, -2},
 		{"the first row is missing", []Link{link("b", -1, -3, 1)}, "b", "", 0, -2},
 		{"within a second", []Link{link("a", -1, -1, 1), link("b", -1, -5, 1)}, "b", "a", -1, -4},
+		// The balance would be 2^63, and 64 bits would make -2^63 of it.
+		{"around the end of integers", []Link{link("a", math.MaxInt64, math.MaxInt64, 1), link("b", 1, math.MinInt64, 2)}, "b", "a", math.MaxInt64, math.MinInt64},
+		{"around it within a second", []Link{link("b", 1, math.MinInt64, 1), link("a", math.MaxInt64, math.MaxInt64, 1)}, "b", "a", math.MaxInt64, math.MinInt64},
+		{"around the other end", []Link{link("a", math.MinInt64, math.MinInt64, 1), link("b", -1, math.MaxInt64, 2)}, "b", "a", math.MinInt64, math.MaxInt64},
+		{"of the least amount", []Link{link("a", math.MinInt64, 0, 1)}, "a", "", 0, math.MaxInt64},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -74,6 +81,10 @@ func TestOrderChainNamesTheBreak(t *testing.T) {
 			broken, ok := errors.AsType[*BrokenChainError](err)
 			if !ok || broken.ID != tt.id || broken.After != tt.after || broken.Have != tt.have || broken.Want != tt.want {
 				t.Fatalf("got %+v", err)
+			}
+			// Only the balance before a row of integers' ends is beyond 64 bits.
+			if beyond := strings.Contains(err.Error(), "64 bits"); beyond != broken.Beyond || beyond != (tt.want == math.MinInt64 || tt.want == math.MaxInt64) {
+				t.Fatalf("%v", err)
 			}
 		})
 	}

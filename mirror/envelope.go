@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strconv"
 	"time"
+	"unicode/utf8"
 )
 
 // jsonText is a part of a text that json.Valid has accepted; nil where it was
@@ -13,6 +14,9 @@ import (
 // keys whatever their case, so that two readers of one event could see two ids,
 // and it builds the whole payload, of which only ids are wanted.
 type jsonText []byte
+
+// validJSON reports whether the other functions here may look at a text.
+func validJSON(raw []byte) bool { return utf8.Valid(raw) && json.Valid(raw) }
 
 func (j jsonText) null() bool { return len(j) == 0 || string(j) == "null" }
 

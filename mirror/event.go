@@ -9,8 +9,10 @@ import (
 	"unicode/utf8"
 )
 
-// Event is the envelope of a Stripe v1 event: which thing changed, never what
-// it changed to. Nothing of an event's payload is written to the mirror.
+// Event is the envelope of a Stripe event: which thing changed, never what it
+// changed to. Nothing of an event's payload is written to the mirror. A thin event
+// (v2) that has a twin among the v1 events has the twin's ID and Type, since both are
+// one event.
 type Event struct {
 	ID         string
 	Type       string
@@ -23,16 +25,21 @@ type Event struct {
 	Customer string
 	Grant    string
 	Clock    string
+	// Asks is the question to which of a thin event's Object leads, where that is not
+	// a customer; empty where it is, and for v1 events, which name the customer.
+	Asks Scope
 	// Object is the id of data.object: after the event it must be visible in Stripe.
 	Object string
 	// Updated is the update time of data.object where that is a grant; otherwise
 	// zero. A copy of the grant that is older does not answer the event.
 	Updated time.Time
-	// Moved tells, of a customer.updated, whether its balance changed.
+	// Moved reports, for a customer.updated, whether its balance changed.
 	Moved BalanceMoved
+	// Ledgers are those that are mirrored: of others the event has no target.
+	Ledgers Ledgers
 }
 
-// BalanceMoved tells whether an event says that a balance changed.
+// BalanceMoved reports whether an event says that a balance changed.
 type BalanceMoved uint8
 
 // What an event can say of a balance.
@@ -42,14 +49,16 @@ const (
 	MovedNo
 )
 
-// ErrThinEvent reports a v2 event: signed by Stripe, but with no snapshot in it.
-var ErrThinEvent = errors.New("a v2 thin event")
+// ErrThinEvent reports a thin event (v2) that names nothing of interest.
+var ErrThinEvent = errors.New("a v2 thin event of no interest")
 
 // eventScopes maps the event types that can move credit to what must be read
 // again. There is no event for a customer balance transaction, so everything
-// that makes one is listed: the last five also catch a balance in a currency
-// other than the customer's default, for which Stripe promises no
-// customer.updated.
+// that makes one is listed: those of credit notes and invoices also catch a balance in
+// a currency other than the customer's default, for which Stripe promises no
+// customer.updated. Since 2026-11-18.preview balance can be applied to an open invoice by
+// hand, which invoice.paid and invoice.updated announce; they come for much else, and
+// name nobody where the invoice itself shows that no balance has to do with it.
 var eventScopes = map[string][]Scope{
 	"customer.created":                           {ScopeBalance},
 	"customer.updated":                           {ScopeBalance},
@@ -62,6 +71,8 @@ var eventScopes = map[string][]Scope{
 	"credit_note.voided":                         {ScopeBalance},
 	"invoice.finalized":                          {ScopeBalance},
 	"invoice.overpaid":                           {ScopeBalance},
+	"invoice.paid":                               {ScopeBalance},
+	"invoice.updated":                            {ScopeBalance},
 	"invoice.voided":                             {ScopeBalance},
 }
 
@@ -75,15 +86,22 @@ func EventTypes() []string {
 	return types
 }
 
-// Interesting tells whether events of this type can move credit.
+// Interesting reports whether events of this type can move credit.
 func Interesting(eventType string) bool {
 	_, ok := eventScopes[eventType]
 	return ok
 }
 
-// Targets tells what must be read from Stripe because of the event; none when
+// Targets returns what must be read from Stripe because of the event; none when
 // its type is not of interest.
 func (e Event) Targets() []Target {
+	if e.Asks != "" {
+		t := Target{Account: e.Account, Scope: e.Asks, ID: e.Object}
+		if t.Scope == ScopeGrantOwner {
+			t.ID = e.Grant
+		}
+		return []Target{t}
+	}
 	scopes := eventScopes[e.Type]
 	targets := make([]Target, 0, len(scopes))
 	for _, s := range scopes {
@@ -94,7 +112,7 @@ func (e Event) Targets() []Target {
 		case ScopeClockCustomers:
 			t.ID = e.Clock
 		}
-		if t.ID != "" { // an invoice without a customer moves nobody's credit
+		if t.ID != "" && e.Ledgers.Has(s) { // an invoice without a customer moves nobody's credit
 			targets = append(targets, t)
 		}
 	}
@@ -111,11 +129,12 @@ func (r EventRef) Others(s Scope) []Scope {
 	return slices.DeleteFunc(slices.Clone(scopes), func(o Scope) bool { return o == s })
 }
 
-// DecodeEvent reads the envelope of a v1 event. Keys are matched in their exact
-// case, and of a doubled key the last counts, so that every reader of the same
-// bytes sees the same ids. It returns ErrThinEvent for a v2 event; any other
-// error means that the event cannot be understood and names the field. An event
-// whose type is not of interest needs no more than an id and a type.
+// DecodeEvent reads the envelope of an event, of a v1 event or of a thin one. Keys are
+// matched in their exact case, and of a doubled key the last counts, so that every
+// reader of the same bytes sees the same ids. It returns ErrThinEvent for a thin event
+// that is of no interest; any other error means that the event cannot be understood
+// and names the field. An event whose type is not of interest needs no more than an id
+// and a type.
 func DecodeEvent(raw []byte) (Event, error) {
 	if !utf8.Valid(raw) {
 		return Event{}, errors.New("the event is not valid UTF-8")
@@ -135,7 +154,7 @@ func DecodeEvent(raw []byte) (Event, error) {
 	case err != nil:
 		return Event{}, err
 	case is == "v2.core.event":
-		return Event{}, ErrThinEvent
+		return decodeThin(raw)
 	case is != "event":
 		return Event{}, fmt.Errorf("object is %.40q, want \"event\"", is)
 	}
@@ -170,7 +189,7 @@ func DecodeEvent(raw []byte) (Event, error) {
 	return e, nil
 }
 
-// moved tells from the attributes that an update changed whether the balance is
+// moved reports from the attributes that an update changed whether the balance is
 // among them. Nothing of their values is looked at.
 func moved(previous jsonText) BalanceMoved {
 	var balance, credit jsonText
@@ -184,10 +203,30 @@ func moved(previous jsonText) BalanceMoved {
 	return MovedNo
 }
 
+// billed reports whether an update of an invoice is one of its figures or its status; also
+// where that is not known. A new file, link or text is none.
+func billed(previous jsonText) bool {
+	if previous.null() {
+		return true
+	}
+	figures := []string{
+		"amount_due", "amount_overpaid", "amount_paid", "amount_remaining", "customer_balance", "ending_balance", "paid", "starting_balance", "status", "total",
+	}
+	found := make([]jsonText, len(figures))
+	want := map[string]*jsonText{}
+	for i, name := range figures {
+		want[name] = &found[i]
+	}
+	if members(previous, "data.previous_attributes", want) != nil {
+		return true
+	}
+	return slices.ContainsFunc(found, func(j jsonText) bool { return j != nil })
+}
+
 // maxUnix is the year 9999: later times fit no database's timestamp.
 const maxUnix = 253402300799
 
-// decodePayload finds the ids in data.object that tell the targets.
+// decodePayload finds the ids in data.object that name the targets.
 func (e *Event) decodePayload(data jsonText) error {
 	var payload, previous, id, customer, grant, updated jsonText
 	err := members(data, "data", map[string]*jsonText{"object": &payload, "previous_attributes": &previous})
@@ -200,7 +239,7 @@ func (e *Event) decodePayload(data jsonText) error {
 	if err != nil {
 		return err
 	}
-	if !validObject.MatchString(e.Object) {
+	if !ValidID(e.Object) {
 		return fmt.Errorf("data.object.id %.40q is not an id", e.Object)
 	}
 	switch e.Type {
@@ -218,6 +257,10 @@ func (e *Event) decodePayload(data jsonText) error {
 			e.Customer, err = customer.reference("data.object.customer")
 		}
 		e.Updated = updated.moment()
+	case "invoice.paid", "invoice.updated":
+		if !customer.null() && InvoiceMovesBalance(payload) && billed(previous) {
+			e.Customer, err = customer.reference("data.object.customer")
+		}
 	default: // of invoices and credit notes, which may have no customer
 		if !customer.null() {
 			e.Customer, err = customer.reference("data.object.customer")

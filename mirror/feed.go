@@ -16,11 +16,30 @@ var ErrFeedGone = errors.New("the change feed does not reach back to this positi
 
 // FeedPosition is a place in the change feed of one mirror over all accounts.
 // Text is opaque and complete: the records after it are exactly those that a
-// snapshot taken at it did not see. Number orders positions of one mirror and
+// snapshot taken at it did not see. It names the database's history (DatabasePartition)
+// once that has a name, so that a position from a time that is lost is reported as gone. Number orders positions of one mirror and
 // never falls; two positions may share it.
 type FeedPosition struct {
 	Text   string
 	Number int64
+}
+
+// historyMark separates a position from the name of the history it is of.
+const historyMark = "@"
+
+// MarkPosition adds the name of the database's history to a position in its feed.
+func MarkPosition(position, history string) string {
+	if history == "" {
+		return position
+	}
+	return position + historyMark + history
+}
+
+// CutPosition takes the name of the history off a position; ok is false where that is
+// not the database's.
+func CutPosition(marked, history string) (position string, ok bool) {
+	position, of, _ := strings.Cut(marked, historyMark)
+	return position, of == history
 }
 
 // RowKey names a row of a table of the change feed. ID is the row's own: of
@@ -65,6 +84,11 @@ type FeedReader interface {
 	// TableTotals counts t's rows and, when amount is not empty, adds that column up
 	// per currency. A sum that does not fit 64 bits is an error.
 	TableTotals(ctx context.Context, t Table, amount string) (TableTotals, error)
+	// TotalsSince is what changed in the totals of tables after since, by their names,
+	// which may be less than nothing; a table that is not in it has not changed. It knows
+	// the tables whose amounts change, and known is false where it does not know what
+	// changed since then. since must be one that Changed accepts.
+	TotalsSince(ctx context.Context, since string) (changed map[string]TableTotals, known bool, err error)
 	// Unproven counts customers of whom a history is not wholly held.
 	Unproven(ctx context.Context) (int64, error)
 }

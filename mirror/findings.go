@@ -5,12 +5,15 @@ import (
 	"time"
 )
 
-// Causes of findings, as far as they can be told.
+// Causes of findings, as far as they are known.
 const (
-	// CauseMissedEvent: no event told of the change, or none that arrived.
+	// CauseMissedEvent: no event announced the change, or none arrived.
 	CauseMissedEvent = "missed event"
 	// CauseSilentEdit: Stripe sends no event for what was edited.
 	CauseSilentEdit = "edit without event"
+	// CauseApplied: balance was applied to an invoice or given back by one, of which no
+	// event that names the balance announced it.
+	CauseApplied = "balance applied to an invoice"
 	// CauseTornRead: Stripe's replies did not fit each other.
 	CauseTornRead = "torn read"
 	// CauseAway: no receiver of ours ran when Stripe delivered the event; it delivers it
@@ -18,6 +21,10 @@ const (
 	CauseAway = "we were away"
 	// CauseLostRedis: the mark of a received event was lost with Redis.
 	CauseLostRedis = "lost Redis"
+	// CauseRewound: the event was received, and the database has lost that since: a
+	// standby that lagged was promoted, a backup restored, or another database put in
+	// its place.
+	CauseRewound = "rewound database"
 	// CauseRewritten: Stripe's reply contradicts a row that lies here as it was
 	// written. The reply is refused while it does.
 	CauseRewritten = "rewritten history"
@@ -41,7 +48,7 @@ type FindingsQuery struct {
 
 // Findings keeps the differences that were found. One that is open is recorded
 // once, and it stays open until a commit proves it gone: a sync of its target
-// whose reads show that it is, or the answer to the event that it tells of.
+// whose reads show that it is, or the answer to the event that it names.
 type Findings interface {
 	// OpenFindings records differences in one transaction and returns those that
 	// were not open before.
@@ -81,7 +88,7 @@ func TombstoneCloses(observed time.Time) Closing {
 	}
 }
 
-// closeKinds are what a proven ledger closes; full tells that every row was read.
+// closeKinds are what a proven ledger closes; full is whether every row was read.
 func closeKinds(full bool, kinds ...DriftKind) []DriftKind {
 	kinds = append(kinds, DriftMissingCustomer)
 	if full {
@@ -132,7 +139,7 @@ type Comparer interface {
 type FullRead struct {
 	Target Target
 	At     time.Time
-	// Requested tells that RequestFullRead asked for the next one.
+	// Requested means that RequestFullRead asked for the next one.
 	Requested bool
 }
 
@@ -143,9 +150,9 @@ type FullReads interface {
 	RequestFullRead(ctx context.Context, targets []Target) error
 	// FullReads lists complete histories, the longest unread first, that were last
 	// read before the given time. Deleted customers do not count.
-	FullReads(ctx context.Context, account string, before time.Time, limit int) ([]FullRead, error)
+	FullReads(ctx context.Context, account string, ledgers Ledgers, before time.Time, limit int) ([]FullRead, error)
 	// FullReadCount counts the histories that FullReads can list.
-	FullReadCount(ctx context.Context, account string) (int64, error)
+	FullReadCount(ctx context.Context, account string, ledgers Ledgers) (int64, error)
 	// Refused lists the targets whose last sync was refused and began its reads at
 	// that time or later.
 	Refused(ctx context.Context, account string, since time.Time) ([]Target, error)

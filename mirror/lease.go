@@ -14,7 +14,7 @@ func WithLease(ctx context.Context, l Lease) context.Context {
 	return context.WithValue(ctx, leaseKey{}, l)
 }
 
-// LeaseOf tells the lease that WithLease named last.
+// LeaseOf returns the lease that WithLease named last.
 func LeaseOf(ctx context.Context) (l Lease, ok bool) {
 	l, ok = ctx.Value(leaseKey{}).(Lease)
 	return l, ok

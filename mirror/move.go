@@ -54,7 +54,7 @@ var tablesText = []string{
 	"credit_balance_transactions: account customer id / grant type credit_type debit_type currency amount:i invoice invoice_line_item effective_at:t created:t livemode:b test_clock raw:j digest synced_at:t",
 	"credit_balance_summaries: account customer currency / available_balance:i ledger_balance:i synced_at:t",
 	"stripe_events: account id / seq:i type customer object question_scope question_id pending_scopes:i livemode:b api_version created:t received_at:t applied_at:t synced_at:t object_updated:t",
-	"dead_letters: account id / customer scope reason attempts:i event_ids:j payload:x first_failed_at:t last_failed_at:t retry_at:t synced_at:t",
+	"dead_letters: account id / customer scope reason attempts:i event_ids:j payload:x first_failed_at:t last_failed_at:t retry_at:t synced_at:t class",
 	"drift_findings: account id / kind customer scope currency object expected actual cause found_at:t repaired_at:t synced_at:t notified:i",
 	"sweeps: account name / state:j watermark:t started_at:t last_success:t last_found:i synced_at:t",
 	"sync_state: account customer scope / epoch:i applied_epoch:i observed_at:t history_complete:b complete_to:t walk_cursor walk_top:t walk_full:b disproved:b synced_at:t full_read_at:t read_rank:i refused_at:t",
@@ -62,11 +62,17 @@ var tablesText = []string{
 	"api_writes: account id / created:t key_name operation customer object amount:i currency idempotency_key remote_addr stripe_request_id status:i outcome reason repeated:i synced_at:t",
 	"api_write_intents: account id / created:t key_name operation customer object amount:i currency idempotency_key remote_addr synced_at:t",
 	"api_key_uses: account name / last_used_at:t synced_at:t",
+	"operator_actions: account id / created:t actor remote_addr action customer object reason outcome count:i detail synced_at:t",
+	sessionsTable + ": account id / key_name bond created:t expires_at:t synced_at:t",
 	"test_clocks: account id / frozen_time:t synced_at:t",
 	"accounts: account / seen_at:t synced_at:t",
 	"queue_incarnations: account queue_partition:i / incarnation high_water:i synced_at:t",
 	leasesTable + ": account name / owner expires_at:t synced_at:t",
 	cursorsTable + ": account name / generation:i position number:i seen_at:t synced_at:t",
+	daysTable + ": generation:i account ledger currency day line / amount:i rows:i synced_at:t",
+	daysTable + "_state: account / generation:i building:i position usable:b built_at:t folded_at:t synced_at:t proof_generation:i proof_position",
+	daysTable + "_doubts: account customer / token synced_at:t sums:b",
+	totalsTable + ": account seq:i / table_name currency rows:i amount:i synced_at:t",
 	// Last: loading others may add records to it, which are replaced by these.
 	"changes: account seq:i / table_name customer id op changed_at:t synced_at:t",
 }
@@ -77,12 +83,25 @@ const (
 	// cursorsTable says how far the feed of one database was read. Positions mean
 	// nothing in another one, whose readers begin anew.
 	cursorsTable = "export_cursors"
+	// sessionsTable says who is signed in to the console. They sign in anew.
+	sessionsTable = "console_sessions"
+	// daysTable and the tables about it are made of the rows, and made anew.
+	daysTable = "ledger_days"
+	// totalsTable says what changed in the sums of tables, for readers of this
+	// database's own feed.
+	totalsTable = "total_changes"
 	// ChangesTable is the change feed.
 	ChangesTable = "changes"
 )
 
+// Derived reports whether the table is made of the others: it is not dumped, and
+// whoever loads a mirror empties it.
+func (t Table) Derived() bool { return t.Name == totalsTable || strings.HasPrefix(t.Name, daysTable) }
+
 // stays reports whether a table is about one database, so that it is not moved.
-func stays(table string) bool { return table == leasesTable || table == cursorsTable }
+func stays(table string) bool {
+	return table == leasesTable || table == cursorsTable || table == sessionsTable || table == totalsTable || strings.HasPrefix(table, daysTable)
+}
 
 // Tables lists every table of the mirror.
 func Tables() []Table {
@@ -128,7 +147,7 @@ var (
 	ErrInUse = errors.New("the mirror to move from is in use")
 )
 
-// Moved tells of one table.
+// Moved is what was moved of one table.
 type Moved struct {
 	Table string
 	Rows  int64

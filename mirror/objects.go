@@ -25,7 +25,7 @@ type Customer struct {
 	Raw json.RawMessage
 }
 
-// Ends are the balances that the customer tells, per currency, in the sign of
+// Ends are the balances that the customer object states, per currency, in the sign of
 // Balance.
 func (c Customer) Ends() map[string]int64 {
 	ends := make(map[string]int64, len(c.InvoiceCreditBalance)+1)
@@ -134,7 +134,7 @@ type CreditBalance struct {
 	Available int64
 }
 
-// MeteredScope tells whether a grant's applicability_config covers metered
+// MeteredScope reports whether a grant's applicability_config covers metered
 // prices as a whole (scope.price_type "metered") instead of single prices.
 func MeteredScope(applicabilityConfig json.RawMessage) bool {
 	var config struct {

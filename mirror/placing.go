@@ -14,7 +14,7 @@ import (
 // ApplyBalance takes the long way then.
 var ErrLong = errors.New("more rows to place than one transaction may hold")
 
-// DefaultSlice is how many rows one transaction places, unless a driver is told
+// DefaultSlice is how many rows one transaction places, unless a driver is given
 // otherwise: few enough that a webhook waits no longer than it does for any commit.
 const DefaultSlice = 500
 
@@ -41,7 +41,7 @@ type BalanceDriver interface {
 //  2. the chain is laid from its oldest row that is not proven, slice by slice;
 //  3. the snapshot is joined, once all rows have their places.
 //
-// Until the last one the history is told as unfinished, no event is answered and
+// Until the last one the history is reported as unfinished, no event is answered and
 // nothing is fresher. A process that dies in between leaves an open walk behind, and
 // rows whose places are right as far as they go: the next sync goes on from there.
 func ApplyBalance(ctx context.Context, d BalanceDriver, s BalanceSnapshot, slice int) (Applied, error) {
@@ -89,7 +89,7 @@ func (s BalanceSnapshot) piece() BalanceSnapshot {
 			s.Walk.Top = later(s.Walk.Top, r.Created)
 		}
 	}
-	s.Joined, s.Full = false, false
+	s.Joined, s.Full, s.joins = false, false, true
 	return s
 }
 
@@ -187,7 +187,7 @@ func (l *laid) lay(rows []HeldRow) []Placement {
 // held came before, and a chain that closes stays as it is laid.
 func sortHeld(rows []HeldRow) {
 	slices.SortStableFunc(rows, func(a, b HeldRow) int {
-		return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(uint64(a.Position-1), uint64(b.Position-1)), cmp.Compare(a.ID, b.ID))
+		return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(uint64(a.Position-1), uint64(b.Position-1)), cmp.Compare(a.ID, b.ID)) // #nosec G115 -- no place, 0, is to come last
 	})
 }
 
@@ -196,7 +196,7 @@ type chains struct {
 	tops map[string]HeldRow
 	// want are the balances at which they must end.
 	want map[string]int64
-	// broken tells, per currency, why it does not close; findsBy are the two amounts
+	// broken says, per currency, why it does not close; findsBy are the two amounts
 	// that show it.
 	broken  map[string]error
 	findsBy map[string][2]int64

@@ -11,7 +11,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// sliceDriver keeps one balance ledger in memory, and dies where it is told to.
+// sliceDriver keeps one balance ledger in memory, and dies where the test says.
 type sliceDriver struct {
 	rows  map[string]HeldRow
 	state SyncState
@@ -129,7 +129,7 @@ func (d *sliceDriver) requireProven(t *rapid.T, whole bool) {
 }
 
 // A history of any shape, in pieces and slices of any size, whose process dies at any
-// of its writes, is never told as complete before it is, and is at the end; the rows
+// of its writes, is never reported as complete before it is, and is at the end; the rows
 // placed on the way are a proven beginning of it.
 func TestI2_SlicesAnyCrash(t *testing.T) {
 	t.Parallel()

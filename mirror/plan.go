@@ -49,8 +49,8 @@ type BalanceHeld struct {
 type Placement struct {
 	ID       string
 	Position int64 // 0: take its place away
-	// Moved: it had another place before. Only then a change record tells of it: that
-	// of the row's insertion has told the others.
+	// Moved: it had another place before. Only then is there a change record of it: that
+	// of the row's insertion covers the others.
 	Moved bool
 }
 
@@ -116,7 +116,7 @@ type HeldCredit struct {
 	Digest   string
 }
 
-// RowOwner tells of whom a credit balance transaction is held.
+// RowOwner is the customer and currency of a stored credit balance transaction.
 type RowOwner struct{ Customer, Currency string }
 
 // GrantSum is the sum of a grant's rows in minor units of its currency.
@@ -154,7 +154,7 @@ type CreditsPlan struct {
 	Clock TestClock
 	// Unanswered are the events, of the inbox and of the snapshot, that go on waiting.
 	Unanswered []EventRef
-	// Behind tells that the reply is older than what is known: the time of the last
+	// Behind reports that the reply is older than what is known: the time of the last
 	// look stays as it is.
 	Behind bool
 	// Open, Repaired and Close are as in BalancePlan.

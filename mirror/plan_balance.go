@@ -15,7 +15,7 @@ func (s BalanceSnapshot) Spans() []Span {
 	return spans(s.Windows, s.ReadsAll(), func(r BalanceTransaction) time.Time { return r.Created })
 }
 
-// Whole tells that the snapshot is a read of the whole history or a piece of one,
+// Whole reports whether the snapshot is a read of the whole history or a piece of one,
 // so that a store must read all of BalanceHeld.Stored.
 func (s BalanceSnapshot) Whole() bool { return whole(s.Joined, s.Full, s.Walk) }
 
@@ -25,7 +25,7 @@ func (s BalanceSnapshot) Listed() []string {
 	return listed(s.Windows, func(r BalanceTransaction) string { return r.ID })
 }
 
-// WindowSpans are told with Listed.
+// WindowSpans come with Listed.
 func (s BalanceSnapshot) WindowSpans() []Span {
 	return spans(s.Windows, false, func(r BalanceTransaction) time.Time { return r.Created })
 }
@@ -63,7 +63,7 @@ func spans[Row any](windows []Window[Row], all bool, created func(Row) time.Time
 	return list
 }
 
-// inside tells whether a row of that time must be among the window's rows: its
+// inside reports whether a row of that time must be among the window's rows: its
 // second lies wholly within it.
 func inside[Row any](w Window[Row], t time.Time, created func(Row) time.Time) bool {
 	if len(w.Rows) == 0 {
@@ -99,7 +99,7 @@ func PlanBalance(s BalanceSnapshot, h BalanceHeld) (BalancePlan, error) {
 	}
 
 	plan := BalancePlan{State: h.State, Balances: map[string]int64{}}
-	if err := firstOf(s.Target.ID, s.Customer.storable(), allStorable(slices.Collect(maps.Values(fetched)))); err != nil {
+	if err := firstOf(s.Target.ID, s.Customer.Storable(), allStorable(slices.Collect(maps.Values(fetched)))); err != nil {
 		return BalancePlan{}, err
 	}
 	err := history[BalanceTransaction, HeldRow]{
@@ -127,7 +127,7 @@ func PlanBalance(s BalanceSnapshot, h BalanceHeld) (BalancePlan, error) {
 			plan.Update = append(plan.Update, row)
 		}
 	}
-	slices.Reverse(plan.Insert) // oldest first: the order in which a change feed should tell them
+	slices.Reverse(plan.Insert) // oldest first: the order of a change feed
 
 	plan.Close.Objects, plan.Close.Compared = order, order
 	if !s.Whole() {
@@ -172,6 +172,12 @@ func PlanBalance(s BalanceSnapshot, h BalanceHeld) (BalancePlan, error) {
 		}
 	} else {
 		plan.State.Walk = s.Walk
+		if s.joins {
+			plan.State.Walk.Top = later(s.Walk.Top, h.State.Walk.Top)
+			if s.Walk.Cursor == "" { // nothing was left to read
+				plan.State.Walk.Cursor = h.State.Walk.Cursor
+			}
+		}
 	}
 
 	if s.Joined && s.Full && s.Customer.InvoiceCreditBalance != nil {
@@ -198,7 +204,7 @@ func PlanBalance(s BalanceSnapshot, h BalanceHeld) (BalancePlan, error) {
 	return plan, nil
 }
 
-// unexplained tells of a balance in a currency of which neither Stripe nor the rows
+// unexplained reports whether there is a balance in a currency of which neither Stripe nor the rows
 // that were read know: only a full read proves that there is none.
 func unexplained(held, ends map[string]int64) bool {
 	for currency, balance := range held {
@@ -360,8 +366,8 @@ func latest(t time.Time, order []string, fetched map[string]BalanceTransaction) 
 	return t
 }
 
-// customerChanged tells whether the customer's row must be written. What is not
-// told by its digest and its balances is only compared by whole reads.
+// customerChanged reports whether the customer's row must be written. What is not
+// known by its digest and its balances is only compared by whole reads.
 func customerChanged(s BalanceSnapshot, h BalanceHeld) bool {
 	c, old := s.Customer, h.Customer
 	return old == nil || old.Deleted || h.CustomerDigest != Digest(c.Raw) ||

@@ -39,8 +39,8 @@ func (s CreditsSnapshot) GrantIDs() []string {
 	return slices.Sorted(maps.Keys(ids))
 }
 
-// Livemode tells whether what was read lives in live mode, which the references of
-// events do not tell; known: that anything was read. Else the customer tells.
+// Livemode reports whether what was read lives in live mode, which the references of
+// events do not show; known: that anything was read. Else the customer decides.
 func (s CreditsSnapshot) Livemode() (live, known bool) {
 	if len(s.Grants) > 0 {
 		return s.Grants[0].Livemode, true
@@ -53,7 +53,7 @@ func (s CreditsSnapshot) Livemode() (live, known bool) {
 	return false, false
 }
 
-// WindowSpans are told with Listed.
+// WindowSpans come with Listed.
 func (s CreditsSnapshot) WindowSpans() []Span {
 	return spans(s.Windows, false, func(r CreditTransaction) time.Time { return r.Created })
 }
@@ -382,10 +382,10 @@ func unlisted(s CreditsSnapshot, h CreditsHeld) []Finding {
 }
 
 // summaryToWrite is the summary that the commit leaves. The ledger balance is the sum
-// of the rows held, also where Stripe's differs, which a finding tells: the table, the
+// of the rows held, also where Stripe's differs, which a finding records: the table, the
 // metric and the API are one figure. The available one is Stripe's where it was read,
 // and moves with the rows otherwise: what else takes from it (expiry, claims of draft
-// invoices) only Stripe can tell.
+// invoices) only Stripe knows.
 func summaryToWrite(s CreditsSnapshot, h CreditsHeld, ledger map[string]int64) map[string]CreditBalance {
 	out := map[string]CreditBalance{}
 	for currency := range union(keys(ledger), keys(s.Summary)) {

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// whole tells that a read goes over every row of a history, or is a piece of one
+// whole reports whether a read goes over every row of a history, or is a piece of one
 // that does: what it lists is compared with what is stored in every column.
 func whole(joined, full bool, walk Walk) bool { return joined && full || !joined && walk.Full }
 
@@ -24,7 +24,7 @@ func compared[Row Storable[Row]](listed []string, stored map[string]Stored[Row])
 	return list
 }
 
-// RewrittenError is an ErrLedgerRewritten that tells the differences.
+// RewrittenError is an ErrLedgerRewritten that lists the differences.
 type RewrittenError struct {
 	// Findings are the differences, at least one, as Refusal takes them.
 	Findings []Finding
@@ -34,8 +34,8 @@ type RewrittenError struct {
 func (e *RewrittenError) Error() string { return ErrLedgerRewritten.Error() + ": " + e.text }
 func (e *RewrittenError) Unwrap() error { return ErrLedgerRewritten }
 
-// Lasting tells that no list that lags explains the differences: what it shows
-// differs, and not what it leaves out.
+// Lasting reports whether a lagging list cannot explain the differences: a row that it shows
+// differs; it does not just leave rows out.
 func (e *RewrittenError) Lasting() bool {
 	return !slices.ContainsFunc(e.Findings, func(f Finding) bool { return f.Kind == DriftUnexpectedTransaction })
 }
@@ -63,7 +63,7 @@ func (e *RewrittenError) err() error {
 // a name where nothing differs.
 type field struct{ name, want, have string }
 
-// number and word are fields whose values may be told: amounts and ids.
+// number and word are fields whose values may be shown: amounts and ids.
 func number(name string, want, have int64) field {
 	f := field{name, strconv.FormatInt(want, 10), strconv.FormatInt(have, 10)}
 	if name != "amount" { // bare numbers are summed up as money
@@ -143,18 +143,18 @@ func (h history[Row, Held]) checkRow(held Held, refused *RewrittenError) {
 	}
 }
 
-// inside tells whether a row of that time must be in one of the windows.
+// inside reports whether a row of that time must be in one of the windows.
 func (h history[Row, Held]) inside(t time.Time) bool {
 	return slices.ContainsFunc(h.windows, func(w Window[Row]) bool { return inside(w, t, h.created) })
 }
 
-// changedHere tells that a row is known not to lie there as it was written.
+// changedHere reports whether a row is known not to lie there as it was written.
 func (h history[Row, Held]) changedHere(id string) bool {
 	stored, known := h.stored[id]
 	return h.whole && known && !stored.Intact()
 }
 
-// elsewhere tells of a row whose time was changed here that it belongs to another
+// elsewhere reports whether a row whose time was changed here belongs to another
 // piece of the history.
 func (h history[Row, Held]) elsewhere(id string) bool {
 	said := h.stored[id].said()

@@ -16,7 +16,7 @@ func fullReadAt(full bool, held SyncState, observed time.Time) time.Time {
 	return held.FullReadAt
 }
 
-// unannounced tells of a row that no event told of. One that lies within the
+// unannounced reports whether no event announced a row. One that lies within the
 // complete part is missing whatever the events; a newer one only after the time
 // that an event may take.
 func unannounced(created time.Time, held SyncState, observed time.Time, events int, waiting int64) bool {
@@ -31,6 +31,16 @@ func missedCause(created time.Time, held SyncState) string {
 		return CauseUnknown
 	}
 	return CauseMissedEvent
+}
+
+// missedCause is the cause of a row that was not stored. For balance applied to an open
+// invoice by hand, Stripe need not send an event that names the customer's balance.
+func (r BalanceTransaction) missedCause(held SyncState) string {
+	cause := missedCause(r.Created, held)
+	if cause == CauseMissedEvent && (r.Type == "applied_to_invoice" || r.Type == "unapplied_from_invoice") {
+		return CauseApplied
+	}
+	return cause
 }
 
 // repairs collects the differences that a commit itself repairs.
@@ -68,7 +78,7 @@ func repairedRows(s BalanceSnapshot, h BalanceHeld, plan BalancePlan) []Finding 
 	found := repairs{finding: s.finding}
 	for _, r := range plan.Insert {
 		if unannounced(r.Created, h.State, s.ObservedAt, len(s.Events), s.EventSeq) {
-			found.missing(r.ID, r.Currency, r.Print(), missedCause(r.Created, h.State))
+			found.missing(r.ID, r.Currency, r.Print(), r.missedCause(h.State))
 		}
 	}
 	for _, r := range plan.Update {
@@ -81,7 +91,7 @@ func repairedRows(s BalanceSnapshot, h BalanceHeld, plan BalancePlan) []Finding 
 }
 
 // repairedCustomer are the differences in the customer and its balances that were
-// made here. News of Stripe's are none of them: the customer's JSON tells them
+// made here. News of Stripe's are none of them: the customer's JSON shows them
 // apart, and a balance moves with its rows.
 func repairedCustomer(s BalanceSnapshot, h BalanceHeld, plan BalancePlan, ends map[string]int64) []Finding {
 	found := repairs{finding: s.finding}
@@ -128,7 +138,7 @@ func repairedCustomer(s BalanceSnapshot, h BalanceHeld, plan BalancePlan, ends m
 	return found.list
 }
 
-// sameCustomer tells that Stripe shows the customer as it did when it was stored.
+// sameCustomer reports whether Stripe shows the customer as it did when it was stored.
 func (s BalanceSnapshot) sameCustomer(h BalanceHeld) bool {
 	return h.CustomerDigest == Digest(s.Customer.Raw) || bytes.Equal(printed(h.Customer.Raw), printed(s.Customer.Raw))
 }
@@ -178,7 +188,7 @@ func repairedCredits(s CreditsSnapshot, h CreditsHeld, plan CreditsPlan) []Findi
 }
 
 // repairedSummary are the ledger balances of a proven summary that are not the sum
-// of the rows. The available ones move without a trace, so that nobody can tell.
+// of the rows. The available ones move without a trace, so that nobody can know.
 func repairedSummary(s CreditsSnapshot, h CreditsHeld, plan CreditsPlan, ledger map[string]int64) []Finding {
 	if !h.State.HistoryComplete || h.State.Disproved || h.State.Walk.InProgress() || plan.State.Disproved {
 		return nil

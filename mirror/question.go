@@ -11,7 +11,7 @@ import (
 // an UnsyncedError.
 var ErrUnsynced = errors.New("not every customer was synced since the event")
 
-// UnsyncedError is an ErrUnsynced that tells which targets are left.
+// UnsyncedError is an ErrUnsynced that names the targets that are left.
 type UnsyncedError struct{ Targets []Target }
 
 func (e *UnsyncedError) Error() string {
@@ -32,7 +32,7 @@ func OneCustomer(targets []Target) bool {
 }
 
 // SyncedSince judges whether the events of a question are answered by the syncs of
-// targets, of which observed tells when their last one began. What was received
+// targets, of which observed says when their last one began. What was received
 // before the returned time is answered. Where an event that was received at newest is
 // not, the error is an UnsyncedError.
 func SyncedSince(targets []Target, observed []time.Time, newest time.Time) (before time.Time, err error) {

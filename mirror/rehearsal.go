@@ -19,8 +19,8 @@ var ErrRehearsal = errors.New("a rehearsal writes nothing")
 // which is undone at its end.
 type Rehearser interface {
 	// Rehearsal is a Fence that keeps nothing. BeginSync raises no epoch, and has the
-	// whole history read. The Applies tell what they would do; of findings they tell
-	// all, also those that are open already. Refuse tells the findings it was given.
+	// whole history read. The Applies return what they would do; of findings they return
+	// all, also those that are open already. Refuse returns the findings it was given.
 	// Everything else is ErrRehearsal.
 	Rehearsal() Fence
 	// Histories lists the complete histories, of up to limit customers with ids after
@@ -79,7 +79,7 @@ func (rehearsal) OpenFinding(context.Context, Finding) error { return ErrRehears
 
 // Buried are the differences that a tombstone repairs: a reading of the whole history,
 // which nothing but a sweep asks for, found that a customer is gone of whom no event
-// had told so.
+// had said so.
 func (d Tombstone) Buried(was SyncState, held, deleted bool) []Finding {
 	if !was.Walk.Full || !held || deleted || len(d.Events) > 0 || d.EventSeq > 0 {
 		return nil

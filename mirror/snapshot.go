@@ -19,17 +19,17 @@ type SyncState struct {
 	EventSeq int64
 	// EventAt is when the newest of these events was created; zero without any.
 	EventAt time.Time
-	// HistoryComplete tells that every row at or before CompleteTo is held.
+	// HistoryComplete means that every row at or before CompleteTo is held.
 	HistoryComplete bool
 	// CompleteTo is the created time of the newest row of the complete part; zero
 	// when there is none (also for a complete but empty history).
 	CompleteTo time.Time
 	// Walk is the history read in progress, if any.
 	Walk Walk
-	// Disproved tells that the last sync could not prove the ledger: the chain did
+	// Disproved means that the last sync could not prove the ledger: the chain did
 	// not close, or the sums did not match the summary.
 	Disproved bool
-	// CustomerHeld and Deleted tell of the customer's row.
+	// CustomerHeld and Deleted describe the customer's row.
 	CustomerHeld bool
 	Deleted      bool
 	// Grants are the ids of the grants held for the customer, with what may still
@@ -48,12 +48,12 @@ type SyncState struct {
 // HeldGrant is a grant as far as a credits sync must know it.
 type HeldGrant struct {
 	ID string
-	// Metered tells that the grant's scope is price_type metered; another scope
+	// Metered means that the grant's scope is price_type metered; another scope
 	// needs a summary call of its own.
 	Metered bool
 }
 
-// Walk tells how far down a history read got that did not finish in one piece.
+// Walk is how far down a history read got that did not finish in one piece.
 type Walk struct {
 	// Cursor is the id of the oldest row read; the read goes on after it. Empty
 	// when no walk is in progress.
@@ -61,7 +61,7 @@ type Walk struct {
 	// Top is the created time of the newest row that the walk covers: from there
 	// down to Cursor there is no gap.
 	Top time.Time
-	// Full tells that the walk goes to the end of the list and does not stop at
+	// Full means that the walk goes to the end of the list and does not stop at
 	// the complete part.
 	Full bool
 }
@@ -108,11 +108,11 @@ type BalanceSnapshot struct {
 	ObservedAt time.Time
 	Customer   Customer
 	Windows    []Window[BalanceTransaction]
-	// Joined tells that the windows, with the rows of earlier pieces, reach the
+	// Joined means that the windows, with the rows of earlier pieces, reach the
 	// complete part or the end of the list. Only then is the chain checked and
-	// rows get their positions. Otherwise Walk tells where to go on.
+	// rows get their positions. Otherwise Walk says where to continue.
 	Joined bool
-	// Full tells that every row of the history was read in this walk, so that the
+	// Full means that every row of the history was read in this walk, so that the
 	// whole chain is laid anew.
 	Full bool
 	Walk Walk
@@ -121,6 +121,9 @@ type BalanceSnapshot struct {
 	AcceptDisproof bool
 	// Events that are known to be answered by this sync, besides the inbox's.
 	Events []EventRef
+	// joins: it is the piece of a snapshot that joins, which comes after it; see
+	// ApplyBalance. What the walk before covered, it covers too.
+	joins bool
 	// laid: the rows have got their places before, in slices; see ApplyBalance.
 	laid *laid
 }
@@ -134,7 +137,7 @@ type CreditsSnapshot struct {
 	Windows    []Window[CreditTransaction]
 	// Grants are the grants that were read, in no order.
 	Grants []CreditGrant
-	// AllGrants tells that Grants are all that Stripe lists of the customer.
+	// AllGrants means that Grants are all that Stripe lists of the customer.
 	AllGrants bool
 	// Clock is the test clock that the customer lives on; zero where it was not read.
 	Clock TestClock
@@ -167,7 +170,7 @@ type Tombstone struct {
 	Events     []EventRef
 }
 
-// EventCustomerDeleted is the type of the event that tells when a customer was deleted.
+// EventCustomerDeleted is the type of the event that announces the deletion of a customer.
 const EventCustomerDeleted = "customer.deleted"
 
 // DeletedAt is when the customer was deleted: the time of its event, where there is
@@ -186,7 +189,7 @@ func (t Tombstone) DeletedAt(announced time.Time) time.Time {
 }
 
 // Leaves is the sync state that a tombstone leaves of a ledger: there is nothing that
-// could be read any more. held tells that the mirror holds something of the ledger;
+// could be read any more. held is whether the mirror holds something of the ledger;
 // where its history was not complete then, it stays unproven for ever.
 func (t Tombstone) Leaves(was SyncState, held bool) SyncState {
 	was.Disproved = was.Disproved || held && (!was.HistoryComplete || was.Walk.InProgress())
@@ -204,7 +207,7 @@ type Refusal struct {
 	Findings []Finding
 }
 
-// Applied tells what a commit did.
+// Applied is what a commit did.
 type Applied struct {
 	// Inserted and Updated count rows of the two ledgers and of customers.
 	Inserted, Updated int
@@ -222,7 +225,7 @@ type Applied struct {
 	Closed []DriftKind
 }
 
-// Changed tells whether anything but the time of the last look changed.
+// Changed reports whether anything but the time of the last look changed.
 func (a Applied) Changed() bool { return a.Inserted+a.Updated > 0 }
 
 // DriftKind names a way in which the mirror can differ from Stripe or from itself.
@@ -240,7 +243,7 @@ const (
 	DriftMissingCustomer       DriftKind = "missing_customer"
 	DriftMissedEvent           DriftKind = "missed_event"
 	DriftOrphan                DriftKind = "orphan"
-	// DriftBooksMismatch: a sealed period is not what was sealed. Only verify tells it,
+	// DriftBooksMismatch: a sealed period is not what was sealed. Only verify reports it,
 	// and it is not recorded.
 	DriftBooksMismatch DriftKind = "books_mismatch"
 )
@@ -305,7 +308,7 @@ func ParseEventRef(s string) (EventRef, error) {
 	}
 	if len(rest) > 0 {
 		if i := slices.Index(movedTexts[:], rest[0]); i > 0 {
-			r.Moved, rest = BalanceMoved(i), rest[1:]
+			r.Moved, rest = BalanceMoved(i), rest[1:] // #nosec G115 -- an index of a few words
 		}
 	}
 	if len(rest) > 0 && validTrace.MatchString(rest[0]) {

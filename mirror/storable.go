@@ -14,7 +14,7 @@ import (
 
 // The databases do not take the same values. What one of them refuses is refused by
 // the rules here, for both, so that a mirror can be moved from one to the other, and
-// so that a value which is no use is told as what it is and not as an outage.
+// so that a value which is no use is reported as what it is and not as an outage.
 
 const (
 	// maxYear is the last year that every database's time can hold and print.
@@ -46,7 +46,7 @@ func mayHaveBigNumber(raw []byte) bool {
 	return false
 }
 
-// storableJSON tells why a JSON text cannot be stored.
+// storableJSON says why a JSON text cannot be stored.
 func storableJSON(raw json.RawMessage) error {
 	if !mayHaveBigNumber(raw) {
 		return nil
@@ -85,21 +85,24 @@ func storableTimes(times ...time.Time) error {
 	return nil
 }
 
-// storable tells why a row cannot be stored.
-func (t BalanceTransaction) storable() error {
+// Storable returns why a row cannot be stored; the error is ErrUnstorable.
+func (t BalanceTransaction) Storable() error {
 	return firstOf(t.ID, storableTimes(t.Created), storableJSON(t.Raw), storableJSON(t.Metadata))
 }
 
-func (t CreditTransaction) storable() error {
+// Storable returns why a row cannot be stored; the error is ErrUnstorable.
+func (t CreditTransaction) Storable() error {
 	return firstOf(t.ID, storableTimes(t.Created, t.EffectiveAt), storableJSON(t.Raw))
 }
 
-func (g CreditGrant) storable() error {
+// Storable returns why a row cannot be stored; the error is ErrUnstorable.
+func (g CreditGrant) Storable() error {
 	return firstOf(g.ID, storableTimes(g.Created, g.Updated, g.EffectiveAt, g.ExpiresAt, g.VoidedAt), storableJSON(g.Raw),
 		storableJSON(g.Metadata), storableJSON(g.ApplicabilityConfig))
 }
 
-func (c Customer) storable() error {
+// Storable returns why a row cannot be stored; the error is ErrUnstorable.
+func (c Customer) Storable() error {
 	return firstOf(c.ID, storableTimes(c.Created), storableJSON(c.Raw))
 }
 
@@ -112,9 +115,9 @@ func firstOf(id string, errs ...error) error {
 	return nil
 }
 
-func allStorable[Row interface{ storable() error }](rows []Row) error {
+func allStorable[Row interface{ Storable() error }](rows []Row) error {
 	for _, r := range rows {
-		if err := r.storable(); err != nil {
+		if err := r.Storable(); err != nil {
 			return err
 		}
 	}
@@ -122,7 +125,7 @@ func allStorable[Row interface{ storable() error }](rows []Row) error {
 }
 
 // CustomersToInsert are the customers of a page of the first copy as a store inserts
-// them: each once, in the order in which the change feed tells of them.
+// them: each once, in the order in which the change feed has them.
 func CustomersToInsert(page []Customer) ([]Customer, error) {
 	return inOrder(page, func(c Customer) string { return c.ID }), allStorable(page)
 }

@@ -19,7 +19,7 @@ var (
 	// ErrLedgerRewritten: Stripe's reply lacks a row that was seen before, or
 	// changes an immutable field. Ledgers are append-only, so the reply is wrong or
 	// stale, or what is held was changed here: nothing was written. The error may be a
-	// RewrittenError, which tells the differences.
+	// RewrittenError, which lists the differences.
 	ErrLedgerRewritten = errors.New("the reply rewrites history")
 	// ErrUnstorable: the database refuses these very values, or holds some that
 	// cannot be read, and would do so again. It is no outage.
@@ -28,6 +28,12 @@ var (
 	ErrNotFound = errors.New("not in the mirror")
 	// ErrSchema: the database's schema is not one this program can work on.
 	ErrSchema = errors.New("unsuitable schema")
+	// ErrForeign: the database is another program's. Nothing in it was changed.
+	ErrForeign = errors.New("not creditmirror's database")
+	// ErrDamaged: the database's file is damaged. It will not mend by itself.
+	ErrDamaged = errors.New("the file is damaged: stop serve, then restore a backup, or move the file away and let serve copy everything again from Stripe")
+	// ErrServed: another serve works on the database's file.
+	ErrServed = errors.New("another serve works on it")
 )
 
 // Store keeps the mirror. Every method is safe for concurrent use by any number
@@ -45,19 +51,21 @@ type Store interface {
 	Reader
 
 	// Migrate brings the schema to this program's version, under a lock so that
-	// several replicas may start at once.
+	// several replicas may start at once. A database that holds another program's
+	// tables where this one's would be is left as it is: ErrForeign.
 	Migrate(ctx context.Context) error
 	// CheckSchema returns ErrSchema when the schema is older than this program
-	// needs, or so new that it cannot work on it.
+	// needs, or so new that it cannot work on it, and ErrForeign when it is
+	// another program's.
 	CheckSchema(ctx context.Context) error
-	// Ping tells whether the database can read and write.
+	// Ping reports whether the database can read and write.
 	Ping(ctx context.Context) error
 	Close() error
 }
 
 // Fence is the write path of synced state: old never overwrites new.
 type Fence interface {
-	// BeginSync raises the target's epoch and tells what is held. It must commit
+	// BeginSync raises the target's epoch and returns what is held. It must commit
 	// before the first read from Stripe.
 	BeginSync(ctx context.Context, t Target) (SyncState, error)
 	// ApplyBalance commits rows, customer, event marks, change records and the
@@ -72,13 +80,13 @@ type Fence interface {
 	// ledger that has begun is fenced off, since it may have read the customer alive.
 	// ErrFenced as above.
 	ApplyTombstone(ctx context.Context, s Tombstone) (Applied, error)
-	// Damaged tells whether any of the target's rows and grants of these ids does not
+	// Damaged reports whether any of the target's rows and grants of these ids does not
 	// lie there as it was written (Stored.Intact): what contradicts Stripe then is not
 	// its reply, and a read of the whole history repairs it.
 	Damaged(ctx context.Context, t Target, ids []string) (bool, error)
 	// Refuse records that the sync of an epoch is given up as ErrLedgerRewritten, and
 	// why: its findings, each once while it is open. It returns those that were not
-	// open before. ErrFenced when a newer sync began, which will tell for itself.
+	// open before. ErrFenced when a newer sync began, which will report for itself.
 	Refuse(ctx context.Context, r Refusal) ([]Finding, error)
 	// ApplyWrite commits what Stripe answered to a write of ours, without reading
 	// anything from Stripe, where that is provably right; see Write. ErrFenced or
@@ -95,7 +103,7 @@ type Fence interface {
 	OpenFinding(ctx context.Context, f Finding) error
 }
 
-// Receipt tells what the inbox knew of an event before it was recorded.
+// Receipt is what the inbox knew of an event before it was recorded.
 type Receipt uint8
 
 const (
@@ -123,10 +131,10 @@ type AnsweredEvent struct {
 
 // Inbox is the durable list of verified events (table stripe_events).
 type Inbox interface {
-	// RecordEvents stores events that are new, in one transaction, and tells for
+	// RecordEvents stores events that are new, in one transaction, and returns for
 	// each what was known before.
 	RecordEvents(ctx context.Context, events []Event) ([]Receipt, error)
-	// EventReceipts tells what is known of each event without recording it.
+	// EventReceipts returns what is known of each event without recording it.
 	// Unknown ids get ReceiptNew.
 	EventReceipts(ctx context.Context, account string, ids []string) ([]Receipt, error)
 	// PendingEvents lists events with seq > after that wait for a sync, oldest
@@ -136,16 +144,16 @@ type Inbox interface {
 	// ScopeClockCustomers): its waiting events now wait for the syncs of targets
 	// instead. Where these name one customer, the events carry it from then on. Where
 	// they name several, only events are answered since whose receipt a sync of each
-	// target began that joined; ErrUnsynced tells that some go on waiting for the
+	// target began that joined; ErrUnsynced means that some still wait for the
 	// question, ErrNotFound that none waited. But for the former the question's dead letter
 	// is removed.
 	ResolveEvents(ctx context.Context, question Target, targets []Target) error
-	// ObservedAt tells for each target when the reads of the last sync that joined
+	// ObservedAt returns for each target when the reads of the last sync that joined
 	// began; zero for one without any.
 	ObservedAt(ctx context.Context, targets []Target) ([]time.Time, error)
 	// Freshness lists the last answered events, newest first; at most last of them.
 	Freshness(ctx context.Context, last int) ([]AnsweredEvent, error)
-	// PruneEvents deletes answered events created before t and tells how many.
+	// PruneEvents deletes answered events created before t and returns how many.
 	PruneEvents(ctx context.Context, before time.Time) (int64, error)
 }
 
@@ -213,7 +221,14 @@ type Sweep struct {
 	LastFound   int64
 }
 
-// Incarnation is the mark by which a lost, rewound or exchanged Redis is noticed.
+// DatabasePartition is the partition under which Incarnations keeps the mark of the
+// database itself: HighWater counts the looks at it, and ID is the name of its history,
+// empty until it was found rewound or exchanged for the first time. Positions in the
+// change feed carry it (FeedPosition).
+const DatabasePartition = -1
+
+// Incarnation is the mark by which a lost, rewound or exchanged Redis is noticed, or,
+// of DatabasePartition, a database.
 type Incarnation struct {
 	Partition int
 	ID        string
@@ -226,12 +241,12 @@ type Progress interface {
 	Sweep(ctx context.Context, account, name string) (Sweep, error)
 	SaveSweep(ctx context.Context, s Sweep) error
 	Sweeps(ctx context.Context) ([]Sweep, error)
-	// AcquireLease takes or renews a named lease by the database's clock and tells
+	// AcquireLease takes or renews a named lease by the database's clock and reports
 	// whether owner holds it now.
 	AcquireLease(ctx context.Context, name, owner string, ttl time.Duration) (bool, error)
 	ReleaseLease(ctx context.Context, name, owner string) error
 	// SeeAccount remembers a connected account, and Accounts lists them, without the
-	// platform's own. AccountSeen tells whether one is remembered, or has customers
+	// platform's own. AccountSeen reports whether one is remembered, or has customers
 	// here from a time when accounts were named.
 	SeeAccount(ctx context.Context, account string) error
 	AccountSeen(ctx context.Context, account string) (bool, error)
@@ -245,8 +260,17 @@ type Progress interface {
 	// UnsyncedCount counts the histories of an account, of both scopes, that are
 	// unfinished, those with a dead letter included.
 	UnsyncedCount(ctx context.Context, account string) (int64, error)
+	// SetAside ends what waits for a ledger of an account that is not mirrored: events
+	// wait for it no longer, its dead letters go, its open findings are closed. What is
+	// held of it stays.
+	SetAside(ctx context.Context, account string, ledger Scope) error
 	Incarnations(ctx context.Context) ([]Incarnation, error)
+	// SaveIncarnation stores one. Under one ID its HighWater never falls.
 	SaveIncarnation(ctx context.Context, i Incarnation) error
+	// DatabaseSystem names the database's server and the timeline of its log, which a
+	// standby that is promoted and a backup that is restored up to a moment leave; empty
+	// where the database has none, or does not say.
+	DatabaseSystem(ctx context.Context) (string, error)
 }
 
 // Page asks for a part of a list, newest first. After and Before are ids and
@@ -281,7 +305,7 @@ type CustomerBalances struct {
 	Credits map[string]int64
 	// BalanceSyncedAt and CreditsSyncedAt are as in Slice.
 	BalanceSyncedAt, CreditsSyncedAt time.Time
-	// BalanceComplete and CreditsComplete tell that the whole history is held and no
+	// BalanceComplete and CreditsComplete mean that the whole history is held and no
 	// walk is open, so that balances of the past are known. A ledger never met is
 	// complete.
 	BalanceComplete, CreditsComplete bool
@@ -304,7 +328,7 @@ type Change struct {
 // Slice is one page as it stands at SyncedAt.
 type Slice[Row any] struct {
 	Rows []Row
-	// HasMore tells of more rows in the direction of travel.
+	// HasMore means that there are more rows in the direction of travel.
 	HasMore bool
 	// SyncedAt is when the reads of the last sync of the ledger that joined began;
 	// zero: none did.
@@ -317,7 +341,7 @@ type Slice[Row any] struct {
 // CustomerView is a customer as the mirror holds it.
 type CustomerView struct {
 	Customer
-	// CreditUnreadable tells that InvoiceCreditBalance is nil because the column holds
+	// CreditUnreadable means that InvoiceCreditBalance is nil because the column holds
 	// what no value of Stripe's can be. Only SQL can have put it there.
 	CreditUnreadable bool
 	Deleted          bool
@@ -376,8 +400,8 @@ type Totals struct {
 // Reader serves what is held. Each call reads one snapshot of the database. An
 // unknown customer, row or cursor is ErrNotFound.
 type Reader interface {
-	// Customer reads one customer. One who was deleted before it was ever read has no
-	// row; where a grant of it is held, it is told as deleted all the same.
+	// Customer reads one customer. A customer deleted before its first sync has no row.
+	// If one of its grants is stored, it is returned with Deleted set.
 	Customer(ctx context.Context, account, id string) (CustomerView, error)
 	// Snapshot runs fn with a Reader whose calls all see one state of the database.
 	// It must not be used after fn returns, nor by two goroutines at once.
@@ -385,7 +409,7 @@ type Reader interface {
 	// CustomerPage lists living customers newest first, by created and id. Each row
 	// has a freshness of its own; the page has none.
 	CustomerPage(ctx context.Context, account string, f CustomerFilter, p Page) (Slice[CustomerView], error)
-	// CustomerOfAccount tells which customer an Accounts v2 account backs.
+	// CustomerOfAccount returns the customer that an Accounts v2 account backs.
 	CustomerOfAccount(ctx context.Context, account, customerAccount string) (string, error)
 	// Customers lists customers by id, ascending, after the given one.
 	Customers(ctx context.Context, account, after string, limit int) ([]CustomerView, error)
@@ -395,7 +419,7 @@ type Reader interface {
 	Grant(ctx context.Context, account, id string) (CreditGrant, error)
 	// Grants lists newest first, of one customer or (empty) of the account.
 	Grants(ctx context.Context, account, customer string, p Page) (Slice[CreditGrant], error)
-	// GrantOwner tells the customer of a grant.
+	// GrantOwner returns the customer of a grant.
 	GrantOwner(ctx context.Context, account, grant string) (string, error)
 	// ClockCustomers lists the customers held that live on the test clock.
 	ClockCustomers(ctx context.Context, account, clock string) ([]string, error)
@@ -410,7 +434,7 @@ type Reader interface {
 	// time or before; zero means now, with credits that become effective later.
 	Balances(ctx context.Context, account, after string, limit int, asOf time.Time) ([]CustomerBalances, error)
 	// Changes lists the change feed of an account after a cursor; empty is its
-	// beginning, and one that no Change can have is ErrNotFound. A record is told
+	// beginning, and one that no Change can have is ErrNotFound. A record is returned
 	// only once none can come before it any more.
 	Changes(ctx context.Context, account, after string, limit int) ([]Change, error)
 	Totals(ctx context.Context) (Totals, error)

@@ -18,16 +18,16 @@ type Stored[Row Storable[Row]] struct {
 // two ledgers and grants are.
 type Storable[Row any] interface {
 	Print() Print
-	// equals tells that all columns but the JSON are the same; where they are written
+	// equals reports whether all columns but the JSON are the same; where they are written
 	// otherwise it may be in doubt, and then it says no.
 	equals(Row) bool
 	json() json.RawMessage
-	// agrees tells whether the columns by which a reply is judged say what the JSON
-	// says: those that never change, and those that tell which copy of a grant is older.
+	// agrees reports whether the columns by which a reply is judged say what the JSON
+	// says: those that never change, and those that show which copy of a grant is older.
 	agrees(testimony) bool
 }
 
-// Intact tells that a row lies there as it was written: its digest is that of its
+// Intact reports whether a row lies there as it was written: its digest is that of its
 // JSON, and its columns say what the JSON says. Only such a row can convict a reply
 // of rewriting history; any other was changed here.
 func (s Stored[Row]) Intact() bool {
@@ -35,11 +35,11 @@ func (s Stored[Row]) Intact() bool {
 	return s.Digest == Digest(raw) && s.Row.agrees(testify(raw))
 }
 
-// said is when the row was created according to its JSON; zero where that does not
-// tell.
+// said is when the row was created according to its JSON; zero where the JSON has
+// no time.
 func (s Stored[Row]) said() time.Time { return testify(s.Row.json()).time("created") }
 
-// damaged tells that the row is not what Stripe shows, digest being that of what it
+// damaged reports whether the row is not what Stripe shows, digest being that of what it
 // shows, and that the fault lies here: for an edit, Stripe would have to send other
 // JSON.
 func (s Stored[Row]) damaged(shown Row, digest string) bool {
@@ -115,7 +115,7 @@ func testify(raw json.RawMessage) testimony {
 
 func (s testimony) member(name string) testimony { return testify(s[name]) }
 
-// is tells whether a member says what a column holds; one that is not there
+// is reports whether a member says what a column holds; one that is not there
 // contradicts nothing.
 func (s testimony) is(name string, column any) bool {
 	raw, ok := s[name]

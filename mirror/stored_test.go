@@ -60,14 +60,14 @@ func eachField[Row any](row Row, try func(field string, changed Row)) {
 	}
 }
 
-// Every field that Stripe tells is compared, each under the name of its column; the
+// Every field that Stripe sends is compared, each under the name of its column; the
 // others are not. Both ways of comparing agree.
 func TestEveryFieldIsCompared(t *testing.T) {
 	t.Parallel()
 	check := func(kind, field string, names []string, equal bool) {
 		want := []string{column(field)}
 		switch field {
-		case "Account", "ID", "Position": // the key, and what Stripe does not tell
+		case "Account", "ID", "Position": // the key, and what Stripe does not send
 			want = nil
 		case "Customer":
 			if kind != "grant" {
@@ -272,7 +272,7 @@ func TestPlanBalanceOfDamagedBalances(t *testing.T) {
 	}
 }
 
-// Edits at Stripe and damage here are told apart by the row itself.
+// Edits at Stripe and damage here are distinguished by the row itself.
 func TestPlanBalanceTellsEditsFromDamage(t *testing.T) {
 	t.Parallel()
 	a, b := row("a", -1, -1, 1), row("b", -2, -3, 2)

@@ -23,6 +23,12 @@ const (
 	// ScopeClockCustomers is a question too: which customers live on the test
 	// clock that an event named?
 	ScopeClockCustomers Scope = "clock_customers"
+	// ScopeCreditOwner, ScopeInvoiceOwner and ScopeNoteOwner are the questions of thin
+	// events, which name a thing and no customer: whose is the credit balance
+	// transaction, the invoice, the credit note?
+	ScopeCreditOwner  Scope = "credit_owner"
+	ScopeInvoiceOwner Scope = "invoice_owner"
+	ScopeNoteOwner    Scope = "note_owner"
 )
 
 // Target is one unit of work: the thing that is marked, leased, fenced and synced.
@@ -31,7 +37,8 @@ type Target struct {
 	Account string
 	Scope   Scope
 	// ID is the customer (cus_…) for ScopeBalance and ScopeCredits, the grant
-	// (credgr_…) for ScopeGrantOwner, the clock (clock_…) for ScopeClockCustomers.
+	// (credgr_…) for ScopeGrantOwner, the clock (clock_…) for ScopeClockCustomers, and
+	// what its name says (cbtxn_…, in_…, cn_…) for the owner of anything else.
 	ID string
 }
 
@@ -53,7 +60,7 @@ func ParseTarget(key string) (Target, error) {
 	return t, nil
 }
 
-// Valid tells whether every part has the form that Stripe's ids have, so that
+// Valid reports whether every part has the form that Stripe's ids have, so that
 // it can go into a URL path, a Redis key or a query without a surprise.
 func (t Target) Valid() bool {
 	if t.Account != "" && !ValidAccountID(t.Account) {
@@ -66,25 +73,57 @@ func (t Target) Valid() bool {
 		return ValidGrantID(t.ID)
 	case ScopeClockCustomers:
 		return validClock.MatchString(t.ID)
+	case ScopeCreditOwner:
+		return validCredit.MatchString(t.ID)
+	case ScopeInvoiceOwner:
+		return validInvoice.MatchString(t.ID)
+	case ScopeNoteOwner:
+		return validNote.MatchString(t.ID)
 	}
 	return false
 }
 
 var (
-	// Accounts of Stripe's early years could choose the ids of their customers.
-	validCustomer = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,127}$`)
-	validAccount  = regexp.MustCompile(`^acct_[A-Za-z0-9]{1,64}$`)
-	validGrant    = regexp.MustCompile(`^credgr_[A-Za-z0-9_]{1,96}$`)
-	validClock    = regexp.MustCompile(`^clock_[A-Za-z0-9_]{1,64}$`)
-	validEvent    = regexp.MustCompile(`^evt_[A-Za-z0-9_]{1,128}$`)
-	validObject   = regexp.MustCompile(`^[A-Za-z0-9_]{1,160}$`)
+	validAccount = regexp.MustCompile(`^acct_[A-Za-z0-9]{1,64}$`)
+	validGrant   = regexp.MustCompile(`^credgr_[A-Za-z0-9_]{1,96}$`)
+	validClock   = regexp.MustCompile(`^clock_[A-Za-z0-9_]{1,64}$`)
+	validCredit  = regexp.MustCompile(`^cbtxn_[A-Za-z0-9_]{1,96}$`)
+	validInvoice = regexp.MustCompile(`^in_[A-Za-z0-9_]{1,96}$`)
+	validNote    = regexp.MustCompile(`^cn_[A-Za-z0-9_]{1,96}$`)
+	validEvent   = regexp.MustCompile(`^evt_[A-Za-z0-9_]{1,128}$`)
 )
 
-// ValidCustomerID tells whether id has the form of a customer's id.
-func ValidCustomerID(id string) bool { return validCustomer.MatchString(id) }
+// maxID is how long an id may be, in bytes.
+const maxID = 255
 
-// ValidAccountID tells whether id has the form of a connected account's id.
+// marks are the characters that an id may have besides letters and digits: those that
+// e-mail addresses, uuids and the like are made of, and none that means something in a
+// path, a query or an escape.
+const marks = "_-.@+~:=!$&*,;|()'"
+
+// ValidID reports whether id can be that of an object of Stripe's, which all packages
+// judge by this rule: 1 to 255 ASCII letters, digits and marks, one letter or digit at
+// least. Accounts of Stripe's early years could choose the ids of their customers
+// (numbers, uuids, e-mail addresses), so that an id is escaped wherever it goes into a
+// path all the same.
+func ValidID(id string) bool {
+	named := false
+	for _, c := range []byte(id) {
+		switch {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
+			named = true
+		case strings.IndexByte(marks, c) < 0:
+			return false
+		}
+	}
+	return named && len(id) <= maxID
+}
+
+// ValidCustomerID reports whether id can be a customer's id.
+func ValidCustomerID(id string) bool { return ValidID(id) }
+
+// ValidAccountID reports whether id has the form of a connected account's id.
 func ValidAccountID(id string) bool { return validAccount.MatchString(id) }
 
-// ValidGrantID tells whether id has the form of a credit grant's id.
+// ValidGrantID reports whether id has the form of a credit grant's id.
 func ValidGrantID(id string) bool { return validGrant.MatchString(id) }

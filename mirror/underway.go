@@ -5,9 +5,9 @@ import (
 	"time"
 )
 
-// UnderWay tells of syncs that have begun. Both drivers keep it.
+// UnderWay tracks syncs that have begun. Both drivers keep it.
 type UnderWay interface {
-	// SyncUnderWay tells whether what began on the target last, by BeginSync, began
+	// SyncUnderWay reports whether what began on the target last, by BeginSync, began
 	// within the given time by the database's clock, and has not committed. It may be
 	// dead, or have been refused.
 	SyncUnderWay(ctx context.Context, t Target, within time.Duration) (bool, error)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 )
 
 // Write is Stripe's reply to a write, for Fence.ApplyWrite. One of Row and Grant
@@ -44,10 +45,10 @@ type WriteHeld struct {
 }
 
 // PlanWrite decides what a row of a write changes. ErrDisproved when it cannot be
-// told from what is held, ErrLedgerRewritten when it contradicts it.
+// known from what is held, ErrLedgerRewritten when it contradicts it.
 func PlanWrite(w Write, h WriteHeld) (BalancePlan, error) {
 	row := *w.Row
-	if err := row.storable(); err != nil {
+	if err := row.Storable(); err != nil {
 		return BalancePlan{}, err
 	}
 	if old := h.Row; old != nil {
@@ -87,10 +88,9 @@ func PlanWrite(w Write, h WriteHeld) (BalancePlan, error) {
 	}, nil
 }
 
-// continues tells whether the row comes next after top, without overflow.
+// continues reports whether the row comes next after top, without overflow.
 func continues(top HeldRow, row BalanceTransaction) bool {
-	sum := top.EndingBalance + row.Amount
-	return sum == row.EndingBalance && (sum > top.EndingBalance) == (row.Amount > 0)
+	return Link{Amount: row.Amount, EndingBalance: row.EndingBalance}.follows(top.EndingBalance)
 }
 
 // credit brings the customer to where the row left it, its JSON too, so that the
@@ -102,6 +102,9 @@ func (c *Customer) credit(row BalanceTransaction) error {
 		fields["balance"] = row.EndingBalance
 	}
 	if c.InvoiceCreditBalance != nil {
+		if row.EndingBalance == math.MinInt64 {
+			return fmt.Errorf("%w: 64 bits do not hold what %s leaves as credit", ErrDisproved, row.ID)
+		}
 		c.InvoiceCreditBalance = maps.Clone(c.InvoiceCreditBalance)
 		c.InvoiceCreditBalance[row.Currency] = -row.EndingBalance
 		fields["invoice_credit_balance"] = c.InvoiceCreditBalance
@@ -128,10 +131,10 @@ func (c *Customer) credit(row BalanceTransaction) error {
 	return err
 }
 
-// PlanGrantWrite tells whether the grant of a write is to be written.
+// PlanGrantWrite reports whether the grant of a write is to be written.
 func PlanGrantWrite(w Write, h WriteHeld) (bool, error) {
 	g, old := w.Grant, h.Grant
-	if err := g.storable(); err != nil {
+	if err := g.Storable(); err != nil {
 		return false, err
 	}
 	switch {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -55,14 +56,16 @@ type BalancesStore interface {
 type BalancesOptions struct {
 	// TestMode: customers on test clocks are listed clock by clock.
 	TestMode bool
+	// Ledgers are those that are mirrored.
+	Ledgers mirror.Ledgers
 	// Grace is how long a difference may last before it counts. Defaults to 10 s.
 	Grace time.Duration
-	// Repair tells whether what differs is stored and marked; false only records
+	// Repair reports whether what differs is stored and marked; false only records
 	// it. Defaults to true where nil.
 	Repair *bool
 	// DryRun writes nothing and begins from the top.
 	DryRun bool
-	// Progress, where set, is told of each page and how many customers it had.
+	// Progress, where set, is called for each page with the number of its customers.
 	Progress func(customers int)
 	Log      *zap.Logger
 	Now      func() time.Time
@@ -76,6 +79,7 @@ type BalancesSweep struct {
 	store  BalancesStore
 	queue  Queue
 	o      BalancesOptions
+	told   toldOnce
 }
 
 // NewBalancesSweep returns a BalancesSweep.
@@ -95,7 +99,7 @@ func NewBalancesSweep(stripe BalancesStripe, store BalancesStore, queue Queue, o
 	return &BalancesSweep{stripe: stripe, store: store, queue: queue, o: o}
 }
 
-// BalancesResult tells what a pass saw.
+// BalancesResult is what a pass saw.
 type BalancesResult struct {
 	Customers, Grants int64
 	// Findings are the differences met, and Opened how many of them were new.
@@ -103,10 +107,12 @@ type BalancesResult struct {
 	Opened   map[mirror.DriftKind]int
 	// Marked targets for repair, and for the proof by summary.
 	Marked int
+	// Limited are the parts that the key may not read, so that they were not compared.
+	Limited []Part
 }
 
-// suspect is a difference that may yet be explained.
-type suspect struct {
+// candidate is a difference that may yet be explained.
+type candidate struct {
 	ID string `json:"id"`
 	// Asked is when Stripe was asked for the page that shows it.
 	Asked time.Time `json:"at"`
@@ -127,7 +133,7 @@ type suspect struct {
 	grant    *mirror.CreditGrant
 }
 
-func (s suspect) target(account string) mirror.Target {
+func (s candidate) target(account string) mirror.Target {
 	if s.Owner != "" {
 		return mirror.Target{Account: account, Scope: mirror.ScopeCredits, ID: s.Owner}
 	}
@@ -141,13 +147,13 @@ type balancesPoint struct {
 	After string    `json:"after,omitempty"`
 	// Edge is the second (Unix) of the last customer listed; EdgeIDs are those
 	// listed of that second so far.
-	Edge      int64     `json:"edge,omitempty"`
-	EdgeIDs   []string  `json:"edge_ids,omitempty"`
-	Suspects  []suspect `json:"suspects,omitempty"`
-	Customers int64     `json:"customers"`
-	Grants    int64     `json:"grants"`
-	Found     int64     `json:"found"`
-	Retrieved int       `json:"retrieved,omitempty"`
+	Edge      int64       `json:"edge,omitempty"`
+	EdgeIDs   []string    `json:"edge_ids,omitempty"`
+	Suspects  []candidate `json:"suspects,omitempty"`
+	Customers int64       `json:"customers"`
+	Grants    int64       `json:"grants"`
+	Found     int64       `json:"found"`
+	Retrieved int         `json:"retrieved,omitempty"`
 	// Summaries is the customer after whom the proof by summaries goes on; it
 	// outlives the pass.
 	Summaries string `json:"summaries,omitempty"`
@@ -161,6 +167,8 @@ type balancesPass struct {
 	sweep   mirror.Sweep
 	at      balancesPoint
 	result  BalancesResult
+	// ledgers are those that were copied, so that there is something to compare.
+	ledgers mirror.Ledgers
 }
 
 // Run makes one pass, going on where an earlier one broke off. The watermark
@@ -176,6 +184,9 @@ func (s *BalancesSweep) Run(ctx context.Context, account, cause string) (Balance
 		p.at = balancesPoint{Phase: phaseCustomers, Begun: s.o.Now().UTC(), Summaries: p.at.Summaries}
 	}
 	p.sweep.StartedAt = p.at.Begun
+	if p.ledgers, err = copiedLedgers(ctx, s.store, account, s.o.Ledgers); err != nil {
+		return BalancesResult{}, err
+	}
 	err = p.run(ctx)
 	p.result.Customers, p.result.Grants = p.at.Customers, p.at.Grants
 	return p.result, err
@@ -186,20 +197,29 @@ func (p *balancesPass) run(ctx context.Context) error {
 		var err error
 		switch p.at.Phase {
 		case phaseCustomers:
-			err = p.customers(ctx)
+			if p.ledgers.Has(mirror.ScopeBalance) {
+				err = p.mayRead(ctx, PartBalance, p.customers(ctx))
+			}
 			p.at.Phase = phaseGrants
 			if p.o.TestMode {
 				p.at.Phase = phaseClocks
 			}
 		case phaseClocks:
-			err = p.clocks(ctx)
+			if p.ledgers.Has(mirror.ScopeBalance) {
+				err = p.mayRead(ctx, PartClocks, p.clocks(ctx))
+			}
 			p.at.Phase = phaseGrants
 		case phaseGrants:
-			err = p.grants(ctx)
+			if p.ledgers.Has(mirror.ScopeCredits) {
+				err = p.mayRead(ctx, PartCredits, p.grants(ctx))
+			}
 			p.at.Phase = phaseSummaries
 		default:
 			if err := p.settle(ctx, 0); err != nil {
 				return err
+			}
+			if p.ledgers == (mirror.Ledgers{NoBalance: true, NoCredits: true}) {
+				return errNothingReadable
 			}
 			if err := p.summaries(ctx); err != nil {
 				return err
@@ -232,6 +252,36 @@ func (p *balancesPass) save(ctx context.Context) (err error) {
 	return p.store.SaveSweep(ctx, p.sweep)
 }
 
+// mayRead turns the refusal of a part into a limit of this pass: the rest goes on.
+func (p *balancesPass) mayRead(ctx context.Context, part Part, err error) error {
+	l := limiter{store: p.store, log: p.o.Log, now: p.o.Now, dry: p.o.DryRun}
+	refused, err := l.judge(ctx, p.account, part, err)
+	if refused {
+		p.result.Limited = append(p.result.Limited, part)
+		p.ledgers = p.ledgers.Without(mirror.Scope(part))
+	}
+	return err
+}
+
+// copiedLedgers are those of the wanted ledgers that the account's first copy, where one
+// is done, included.
+func copiedLedgers(ctx context.Context, store mirror.Progress, account string, wanted mirror.Ledgers) (mirror.Ledgers, error) {
+	sweep, err := store.Sweep(ctx, account, SweepBackfill)
+	if at, ok := copiedOf(sweep); ok {
+		for _, s := range slices.Concat(at.Without, at.Adds) {
+			wanted = wanted.Without(s)
+		}
+	}
+	return wanted, err
+}
+
+func (p *balancesPass) leaveOut(ctx context.Context, what string, bad []stripeapi.BadRow) error {
+	if p.o.DryRun {
+		return nil
+	}
+	return p.told.leaveOut(ctx, p.store, p.o.Log, p.o.Now().UTC(), p.account, what, bad)
+}
+
 // customers compares the plain list.
 func (p *balancesPass) customers(ctx context.Context) error {
 	for {
@@ -242,13 +292,16 @@ func (p *balancesPass) customers(ctx context.Context) error {
 			p.at.After, p.at.Edge, p.at.EdgeIDs, p.at.Customers = "", 0, nil, 0
 			continue
 		}
-		if err == nil && page.HasMore && len(page.Rows) == 0 {
+		if err == nil && page.HasMore && page.Last == "" {
 			err = errors.New("a page without rows that is not the last one")
 		}
 		if err != nil {
 			return fmt.Errorf("list customers of account %q: %w", p.account, err)
 		}
 		failpoint.Hit("balances.listed")
+		if err := p.leaveOut(ctx, whatCustomer, page.Bad); err != nil {
+			return err
+		}
 		if err := p.compare(ctx, page.Rows, asked); err != nil {
 			return err
 		}
@@ -263,30 +316,25 @@ func (p *balancesPass) customers(ctx context.Context) error {
 		if !page.HasMore {
 			return nil
 		}
-		p.at.After = page.Rows[len(page.Rows)-1].ID
+		p.at.After = page.Last
 		if err := p.save(ctx); err != nil {
 			return err
 		}
 	}
 }
 
-// compare makes suspects of the customers whose balances are not those held.
+// compare makes candidates of the customers whose balances are not those held.
 func (p *balancesPass) compare(ctx context.Context, rows []mirror.Customer, asked time.Time) error {
 	ids := make([]string, 0, len(rows))
 	for _, c := range rows {
-		if mirror.ValidCustomerID(c.ID) { // others cannot be mirrored; the first copy has said so
-			ids = append(ids, c.ID)
-		}
+		ids = append(ids, c.ID)
 	}
 	held, err := p.store.HeldCustomers(ctx, p.account, ids)
 	if err != nil {
 		return err
 	}
 	for _, c := range rows {
-		if !mirror.ValidCustomerID(c.ID) {
-			continue
-		}
-		s := suspect{ID: c.ID, Asked: asked, Balance: c.Balance, Currency: c.Currency, Ends: c.Ends(), customer: &c}
+		s := candidate{ID: c.ID, Asked: asked, Balance: c.Balance, Currency: c.Currency, Ends: c.Ends(), customer: &c}
 		if h, ok := held[c.ID]; !ok || h.Deleted || len(differences(s, h)) > 0 {
 			p.at.Suspects = append(p.at.Suspects, s)
 		}
@@ -305,7 +353,7 @@ type difference struct {
 
 // differences compares what Stripe showed with what is held, in the customer
 // and in its balances per currency.
-func differences(s suspect, h mirror.HeldCustomer) []difference {
+func differences(s candidate, h mirror.HeldCustomer) []difference {
 	shown := h.Ends()
 	var list []difference
 	for _, currency := range unionKeys(s.Ends, h.Balances, shown) {
@@ -323,7 +371,7 @@ func differences(s suspect, h mirror.HeldCustomer) []difference {
 	return list
 }
 
-// vanished makes suspects of customers that are held, older than the page's last
+// vanished makes candidates of customers that are held, older than the page's last
 // customer is new, and not in Stripe's list. Lists are merged second by second,
 // so that one page and one second is all that is kept.
 func (p *balancesPass) vanished(ctx context.Context, page stripeapi.CustomersPage, asked time.Time) error {
@@ -334,6 +382,12 @@ func (p *balancesPass) vanished(ctx context.Context, page stripeapi.CustomersPag
 		}
 	}
 	from, last := time.Time{}, int64(0)
+	for _, b := range page.Bad { // they are there
+		p.at.EdgeIDs = append(p.at.EdgeIDs, b.ID)
+	}
+	if page.HasMore && len(page.Rows) == 0 {
+		return nil // all of them are bad; the next page shows how far it reaches
+	}
 	if page.HasMore {
 		last = page.Rows[len(page.Rows)-1].Created.Unix()
 		from = time.Unix(last+1, 0).UTC()
@@ -344,6 +398,9 @@ func (p *balancesPass) vanished(ctx context.Context, page stripeapi.CustomersPag
 	}
 	if p.at.Edge != last {
 		p.at.EdgeIDs = nil
+		for _, b := range page.Bad {
+			p.at.EdgeIDs = append(p.at.EdgeIDs, b.ID)
+		}
 	}
 	for _, c := range page.Rows {
 		listed[c.ID] = true
@@ -371,7 +428,7 @@ func (p *balancesPass) vanished(ctx context.Context, page stripeapi.CustomersPag
 
 func (p *balancesPass) gone(id string, asked time.Time) {
 	if len(p.at.Suspects) < 2*maxSuspects { // more will be found by the next pass
-		p.at.Suspects = append(p.at.Suspects, suspect{ID: id, Asked: asked, Gone: true})
+		p.at.Suspects = append(p.at.Suspects, candidate{ID: id, Asked: asked, Gone: true})
 	}
 }
 
@@ -424,21 +481,28 @@ func (p *balancesPass) clock(ctx context.Context, clock string) error {
 		if err := p.compare(ctx, page.Rows, asked); err != nil {
 			return err
 		}
+		if err := p.leaveOut(ctx, whatCustomer, page.Bad); err != nil {
+			return err
+		}
+		after = page.Last
 		for _, c := range page.Rows {
-			after, listed[c.ID] = c.ID, true
+			listed[c.ID] = true
+		}
+		for _, b := range page.Bad {
+			listed[b.ID] = true
 		}
 		p.at.Customers += int64(len(page.Rows))
 		p.o.Progress(len(page.Rows))
 		if err := p.settle(ctx, maxSuspects); err != nil {
 			return err
 		}
-		if !page.HasMore || len(page.Rows) == 0 {
+		if !page.HasMore || page.Last == "" {
 			return p.unlisted(ctx, clock, listed, begun)
 		}
 	}
 }
 
-// unlisted makes suspects of a clock's customers that Stripe did not list.
+// unlisted makes candidates of a clock's customers that Stripe did not list.
 func (p *balancesPass) unlisted(ctx context.Context, clock string, listed map[string]bool, asked time.Time) error {
 	held, err := p.store.ClockCustomers(ctx, p.account, clock)
 	for _, id := range held {
@@ -461,6 +525,9 @@ func (p *balancesPass) grants(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("list credit grants of account %q: %w", p.account, err)
 		}
+		if err := p.leaveOut(ctx, whatGrant, page.Bad); err != nil {
+			return err
+		}
 		ids := make([]string, len(page.Rows))
 		for i, g := range page.Rows {
 			ids[i] = g.ID
@@ -475,8 +542,8 @@ func (p *balancesPass) grants(ctx context.Context) error {
 			if ok && h.NewerThan(g) {
 				continue // the list lags
 			}
-			if (!ok || h.Digest != digest) && mirror.ValidCustomerID(g.Customer) {
-				p.at.Suspects = append(p.at.Suspects, suspect{ID: g.ID, Asked: asked, Currency: g.Currency, Owner: g.Customer, Digest: digest, Updated: g.Updated, grant: &g})
+			if !ok || h.Digest != digest {
+				p.at.Suspects = append(p.at.Suspects, candidate{ID: g.ID, Asked: asked, Currency: g.Currency, Owner: g.Customer, Digest: digest, Updated: g.Updated, grant: &g})
 			}
 		}
 		p.at.Grants += int64(len(page.Rows))
@@ -484,10 +551,10 @@ func (p *balancesPass) grants(ctx context.Context) error {
 		if err := p.settle(ctx, maxSuspects); err != nil {
 			return err
 		}
-		if !page.HasMore || len(page.Rows) == 0 {
+		if !page.HasMore || page.Last == "" {
 			return nil
 		}
-		p.at.After = page.Rows[len(page.Rows)-1].ID
+		p.at.After = page.Last
 		if err := p.save(ctx); err != nil {
 			return err
 		}
@@ -497,7 +564,7 @@ func (p *balancesPass) grants(ctx context.Context) error {
 // summaries marks the next customers with grants for a thorough sync, which
 // reads Stripe's summary as proof.
 func (p *balancesPass) summaries(ctx context.Context) error {
-	if !repairs(p.o.Repair, p.o.DryRun) || p.at.Grants == 0 {
+	if !repairs(p.o.Repair, p.o.DryRun) || p.at.Grants == 0 || !p.ledgers.Has(mirror.ScopeCredits) {
 		return nil
 	}
 	limit := int(min((p.at.Grants+summariesShare-1)/summariesShare, maxSummaries))
@@ -525,7 +592,7 @@ func (p *balancesPass) unfinished(ctx context.Context) error {
 	if !repairs(p.o.Repair, p.o.DryRun) {
 		return nil
 	}
-	n, err := MarkUnfinished(ctx, p.store, p.queue, p.account)
+	n, err := MarkUnfinished(ctx, p.store, p.queue, p.account, p.ledgers)
 	p.result.Marked += n
 	return err
 }

@@ -39,7 +39,7 @@ type Queue interface {
 	// return. Each mark carries its event where there is one.
 	MarkLive(ctx context.Context, marks []Mark) error
 	MarkSwept(ctx context.Context, targets []mirror.Target) error
-	// Queued tells for each target whether it waits or is in work.
+	// Queued reports for each target whether it waits or is in work.
 	Queued(ctx context.Context, targets []mirror.Target) ([]bool, error)
 	// Backlog is how many targets of the swept class wait.
 	Backlog(ctx context.Context) (int, error)
@@ -49,6 +49,10 @@ type Queue interface {
 	// had not.
 	Incarnations(ctx context.Context) ([]mirror.Incarnation, error)
 	Stamp(ctx context.Context, was, is mirror.Incarnation) (bool, error)
+	// DatabaseMark and KeepDatabaseMark read and write how the database was seen last;
+	// "" where Redis does not know.
+	DatabaseMark(ctx context.Context) (string, error)
+	KeepDatabaseMark(ctx context.Context, mark string) error
 }
 
 // Mark is a target and the event that asks for it.
@@ -60,10 +64,11 @@ type Mark struct {
 // Gate stops calls for accounts whose key Stripe refuses; the worker's is shared,
 // so that one refusal is known to all. A target's scope names what was called.
 type Gate interface {
-	// Closed tells how long calls have to wait; zero lets this one pass.
+	// Closed returns how long calls have to wait; zero lets this one pass.
 	Closed(t mirror.Target) time.Duration
-	// Refused notes a 401 or 403.
-	Refused(t mirror.Target, err error) time.Duration
+	// Refused notes a 401 or 403, and returns the time until the next call and whether this is the
+	// first one.
+	Refused(t mirror.Target, err error) (wait time.Duration, first bool)
 	// Answered notes that Stripe took the key.
 	Answered(t mirror.Target)
 }

@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/creditmirror/creditmirror/backoff"
 	"github.com/creditmirror/creditmirror/internal/failpoint"
 	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/stripeapi"
@@ -44,11 +45,11 @@ const (
 
 // EventsOptions tune an EventsSweep.
 type EventsOptions struct {
-	// Inbox tells whether events are recorded in the mirror's database before they
+	// Inbox reports whether events are recorded in the mirror's database before they
 	// are marked. Without it, an event counts as applied once a later sync of its
 	// target has been committed.
 	Inbox func() bool
-	// Repair tells whether what was missed is marked; false only records it.
+	// Repair reports whether what was missed is marked; false only records it.
 	// Defaults to true where nil.
 	Repair *bool
 	// DryRun writes nothing: neither findings nor marks nor the watermark.
@@ -57,9 +58,14 @@ type EventsOptions struct {
 	// failed because no receiver ran. Without it they are marked and no more is said:
 	// Stripe delivers them again.
 	TellAway bool
+	// Ledgers are those that are mirrored.
+	Ledgers mirror.Ledgers
+	// Lost, where set, is asked before missed events are reported: whether the database has
+	// lost what was written to it, and nobody has marked it again yet.
+	Lost func(ctx context.Context) (bool, error)
 	// Livemode of the API key: events of the other mode are passed over.
 	Livemode bool
-	// Progress, where set, is told of each page.
+	// Progress, where set, is called for each page.
 	Progress func()
 	Log      *zap.Logger
 	Now      func() time.Time
@@ -87,7 +93,7 @@ func NewEventsSweep(stripe Stripe, store Store, queue Queue, o EventsOptions) *E
 	return &EventsSweep{stripe: stripe, store: store, queue: queue, o: o}
 }
 
-// EventsResult tells what a pass saw.
+// EventsResult is what a pass saw.
 type EventsResult struct {
 	// Seen events of interest, and those of them that were Missed and are marked now.
 	Seen, Missed int
@@ -104,7 +110,7 @@ type EventsResult struct {
 	// Findings are the differences met, and Opened how many of them were new.
 	Findings []mirror.Finding
 	Opened   map[mirror.DriftKind]int
-	// Beyond tells that the watermark is older than Stripe's list reaches back: the
+	// Beyond means that the watermark is older than Stripe's list reaches back: the
 	// events before From are lost, and only a comparison of balances finds what
 	// they changed.
 	Beyond bool
@@ -141,13 +147,18 @@ type eventsCheckpoint struct {
 }
 
 // watermark is the time up to which a finished pass has seen everything: Stripe's
-// own, of the newest event. Without one our clock tells, less its tolerance.
+// own, of the newest event. Without one our own clock counts, less its tolerance, by which
+// the watermark is never ahead of it either: one that lay in the future, because of one
+// event that was dated there, would leave out all events until then.
 func (c eventsCheckpoint) watermark(before time.Time) time.Time {
 	mark := c.Begun.Add(-clockTolerance)
 	for _, t := range []time.Time{before, c.Newest} {
 		if t.After(mark) {
 			mark = t
 		}
+	}
+	if most := c.Begun.Add(clockTolerance); mark.After(most) {
+		return most
 	}
 	return mark
 }
@@ -192,9 +203,14 @@ func (s *EventsSweep) Run(ctx context.Context, account string) (EventsResult, er
 	if err != nil {
 		return result, err
 	}
+	// What the key may not read cannot be brought, and is no fault of the webhooks.
+	ledgers, err := readable(ctx, s.store, account, s.o.Ledgers)
+	if err != nil {
+		return result, err
+	}
 	if horizon := s.o.Now().Add(-eventHorizon); point.From.Before(horizon) {
 		result.Beyond = true
-		s.o.Log.Warn("the last pass over events is older than Stripe's list can be trusted to reach; run the balances sweep",
+		s.o.Log.Warn("last events sweep is older than stripe's event list; run the balances sweep",
 			zap.String("account", account), zap.Time("watermark", sweep.Watermark))
 	}
 	sweep.StartedAt = point.Begun
@@ -212,11 +228,12 @@ func (s *EventsSweep) Run(ctx context.Context, account string) (EventsResult, er
 		}
 		failpoint.Hit("events.listed")
 		for _, e := range page.Events {
-			if e.Created.After(point.Newest) {
+			// One that is dated far ahead proves nothing about Stripe's clock.
+			if e.Created.After(point.Newest) && !e.Created.After(point.Begun.Add(clockTolerance)) {
 				point.Newest = e.Created
 			}
 		}
-		if err := s.apply(ctx, account, page, late, &result); err != nil {
+		if err := s.apply(ctx, account, page, late, ledgers, &result); err != nil {
 			return result, err
 		}
 		if !page.HasMore {
@@ -248,7 +265,7 @@ func (s *EventsSweep) save(ctx context.Context, sweep mirror.Sweep) error {
 	return s.store.SaveSweep(ctx, sweep)
 }
 
-// checkpoint tells where a pass begins: where an earlier one broke off, or at the
+// checkpoint returns where a pass begins: where an earlier one broke off, or at the
 // watermark less the overlap.
 func (s *EventsSweep) checkpoint(sweep mirror.Sweep) (point eventsCheckpoint, resumed bool) {
 	now := s.o.Now().UTC()
@@ -256,7 +273,7 @@ func (s *EventsSweep) checkpoint(sweep mirror.Sweep) (point eventsCheckpoint, re
 		return point, true
 	}
 	from := sweep.Watermark
-	if from.IsZero() {
+	if from.IsZero() || from.After(now.Add(clockTolerance)) { // of a version before, or our clock went back
 		from = now.Add(-clockTolerance)
 	}
 	cause := mirror.CauseMissedEvent
@@ -284,7 +301,7 @@ func (s *EventsSweep) RunToEnd(ctx context.Context, account string) (EventsResul
 	if err != nil || len(result.Left) == 0 {
 		return result, err
 	}
-	if err := pause(ctx, result.Wait); err != nil {
+	if err := backoff.Sleep(ctx, result.Wait); err != nil {
 		return result, err
 	}
 	again, err := s.Again(ctx, account, result)
@@ -294,7 +311,7 @@ func (s *EventsSweep) RunToEnd(ctx context.Context, account string) (EventsResul
 
 // apply keeps what cannot be read of a page, leaves the events whose webhook may still
 // be on its way, and settles the others.
-func (s *EventsSweep) apply(ctx context.Context, account string, page stripeapi.EventsPage, late Late, result *EventsResult) error {
+func (s *EventsSweep) apply(ctx context.Context, account string, page stripeapi.EventsPage, late Late, ledgers mirror.Ledgers, result *EventsResult) error {
 	now := s.o.Now()
 	for _, raw := range page.Unreadable {
 		if s.o.DryRun {
@@ -317,6 +334,7 @@ func (s *EventsSweep) apply(ctx context.Context, account string, page stripeapi.
 			continue
 		}
 		e.Account = account // the list is the account's; only Connect deliveries say so in the event
+		e.Ledgers = ledgers
 		if left := eventGrace - now.Sub(e.Created); left > 0 {
 			result.Left = append(result.Left, e)
 			// It exists already: a clock of ours that is behind adds nothing to its grace.
@@ -375,7 +393,7 @@ func (s *EventsSweep) mark(ctx context.Context, events []mirror.Event) error {
 		for _, t := range e.Targets() {
 			marks = append(marks, Mark{Target: t, Event: e.Ref()})
 		}
-		s.o.Log.Debug("event marked by the sweep", zap.String("event_id", e.ID), zap.String("event_type", e.Type), zap.String("account", e.Account))
+		s.o.Log.Debug("sweep enqueued an event's targets", zap.String("event_id", e.ID), zap.String("event_type", e.Type), zap.String("account", e.Account))
 	}
 	return s.queue.MarkLive(ctx, marks)
 }
@@ -386,6 +404,16 @@ func (s *EventsSweep) record(ctx context.Context, account string, missed []mirro
 	if len(missed) == 0 {
 		return nil
 	}
+	cause := result.cause
+	if s.o.Lost != nil {
+		lost, err := s.o.Lost(ctx)
+		if err != nil {
+			return err
+		}
+		if lost {
+			cause = mirror.CauseRewound
+		}
+	}
 	now := s.o.Now()
 	var list []mirror.Finding
 	for _, e := range missed {
@@ -395,7 +423,7 @@ func (s *EventsSweep) record(ctx context.Context, account string, missed []mirro
 		}
 		f := mirror.Finding{
 			Kind: mirror.DriftMissedEvent, Account: account, Scope: mirror.ScopeBalance, Object: e.ID,
-			Expected: e.Type, Cause: result.cause, FoundAt: now,
+			Expected: e.Type, Cause: cause, FoundAt: now,
 		}
 		if late.judge(e.Created) == whileAway {
 			f.Cause = mirror.CauseAway

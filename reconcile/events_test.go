@@ -37,6 +37,29 @@ func (b *bench) watermark(t testing.TB) time.Time {
 	return sweep.Watermark
 }
 
+// One event that is dated ahead does not move the watermark there, which would leave out
+// all that happens until then; and one that a version before has moved comes back.
+func TestWatermarkIsNotAheadOfTheClock(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.since(t, t0.Add(-time.Hour))
+	b.stripe.events = []mirror.Event{updated(1, -365*24*time.Hour), updated(2, 5*time.Minute)}
+	if _, err := b.events(true).Run(t.Context(), ""); err != nil {
+		t.Fatal(err)
+	}
+	if got := b.watermark(t); !got.Equal(t0.Add(-5 * time.Minute)) {
+		t.Errorf("watermark %v, want that of the newest event which is not dated ahead", got)
+	}
+	b.since(t, t0.Add(365*24*time.Hour))
+	result, err := b.events(true).Run(t.Context(), "")
+	if err != nil || result.Seen == 0 {
+		t.Errorf("from a watermark that lies ahead: %+v, %v", result, err)
+	}
+	if got := b.watermark(t); got.After(t0.Add(clockTolerance)) {
+		t.Errorf("watermark %v is still ahead", got)
+	}
+}
+
 func TestEventsBounds(t *testing.T) {
 	t.Parallel()
 	day := 24 * time.Hour

@@ -6,7 +6,7 @@ import (
 	"github.com/creditmirror/creditmirror/mirror"
 )
 
-// repairs tells whether a sweep may repair what it finds.
+// repairs reports whether a sweep may repair what it finds.
 func repairs(repair *bool, dryRun bool) bool { return !dryRun && (repair == nil || *repair) }
 
 // openAll records findings and counts those that are new. A dry run has nowhere

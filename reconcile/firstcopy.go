@@ -6,10 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
 
+	"github.com/creditmirror/creditmirror/backoff"
 	"github.com/creditmirror/creditmirror/internal/failpoint"
 	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/stripeapi"
@@ -35,6 +37,19 @@ var ErrCopying = errors.New("another process makes the first copy of this accoun
 // errCopyLeaseLost ends a copy whose lease went elsewhere; whoever has it goes on.
 var errCopyLeaseLost = errors.New("the lease of the first copy was lost")
 
+// AllCopied reports whether first copies were begun and all of them have ended. Before
+// that a mirror whose every history is complete can lack customers.
+func AllCopied(ctx context.Context, store mirror.Progress) (bool, error) {
+	sweeps, err := store.Sweeps(ctx)
+	begun, copied := false, true
+	for _, s := range sweeps {
+		if s.Name == SweepBackfill {
+			begun, copied = true, copied && !s.LastSuccess.IsZero()
+		}
+	}
+	return begun && copied, err
+}
+
 // FirstCopyOptions tune a FirstCopy.
 type FirstCopyOptions struct {
 	// TestMode: customers on test clocks are listed clock by clock, since the plain
@@ -43,13 +58,17 @@ type FirstCopyOptions struct {
 	// Readers is how many parts of the list of customers are read side by side.
 	// Defaults to 16: what 20 calls a second need when each takes 800 ms.
 	Readers int
+	// Ledgers are those that are mirrored.
+	Ledgers mirror.Ledgers
+	// Probe, where set, makes one call that reads a history, to see whether the key may.
+	Probe func(ctx context.Context, t mirror.Target) error
 	// LeaseWait is how long to wait for the lease of another process, which may be
 	// a dead one. Defaults to not at all.
 	LeaseWait time.Duration
 	// Poll is how often the queue is looked at while histories are read. Defaults
 	// to 250 ms.
 	Poll time.Duration
-	// Calls, where set, tells how many calls first copies have made so far, in all
+	// Calls, where set, returns how many calls first copies have made so far, in all
 	// processes. Without it the rate is that of this process's lists and of
 	// histories, a call each.
 	Calls func(ctx context.Context) (int64, error)
@@ -65,6 +84,7 @@ type FirstCopy struct {
 	store  Store
 	queue  Queue
 	o      FirstCopyOptions
+	told   toldOnce
 }
 
 // NewFirstCopy returns a FirstCopy.
@@ -91,6 +111,10 @@ type Copied struct {
 	// Since is when the account was first copied: what happened before is no event
 	// that the mirror could have missed. A copy that is made anew keeps it.
 	Since time.Time `json:"since,omitzero"`
+	// Without are the ledgers that were not copied: not wanted then, or not to be read
+	// by the key. Adds are those of them that a finished copy is adding.
+	Without []mirror.Scope `json:"without,omitempty"`
+	Adds    []mirror.Scope `json:"adds,omitempty"`
 	// Customers and Grants listed so far.
 	Customers int64 `json:"customers"`
 	Grants    int64 `json:"grants"`
@@ -106,7 +130,7 @@ type Copied struct {
 	Pace `json:"-"`
 }
 
-// Done tells whether the first copy of the account has been completed.
+// Done reports whether the first copy of the account has been completed.
 func (f *FirstCopy) Done(ctx context.Context, account string) (bool, error) {
 	sweep, err := f.store.Sweep(ctx, account, SweepBackfill)
 	return !sweep.LastSuccess.IsZero(), err
@@ -123,7 +147,7 @@ func (f *FirstCopy) Standing(ctx context.Context, account string) (Copied, error
 	return at, err
 }
 
-// Run copies the account, going on where an earlier run broke off, and tells
+// Run copies the account, resuming where an earlier run stopped, and reports
 // progress after each page. A completed copy is made anew: what is held stays,
 // and what is missing is added. ErrCopying when another process is at it.
 func (f *FirstCopy) Run(ctx context.Context, account string, progress func(Copied)) error {
@@ -156,7 +180,7 @@ func (f *FirstCopy) lease(ctx context.Context, account string) (context.Context,
 		if !asked.Before(deadline) {
 			return nil, nil, ErrCopying
 		}
-		if err := pause(ctx, CopyLease/12); err != nil {
+		if err := backoff.Sleep(ctx, CopyLease/12); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -166,7 +190,7 @@ func (f *FirstCopy) lease(ctx context.Context, account string) (context.Context,
 		defer close(ended)
 		// Only another owner ends the copy: a database that is slow to answer lets
 		// nobody else in either, and if one got in, the fence keeps both from harm.
-		for pause(leased, CopyLease/3) == nil {
+		for backoff.Sleep(leased, CopyLease/3) == nil {
 			ask, done := context.WithTimeout(leased, CopyLease)
 			held, err := f.store.AcquireLease(ask, name, owner, CopyLease)
 			done()
@@ -183,7 +207,7 @@ func (f *FirstCopy) lease(ctx context.Context, account string) (context.Context,
 		giveBack, done := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 		defer done()
 		if err := f.store.ReleaseLease(giveBack, name, owner); err != nil {
-			f.o.Log.Debug("lease of the first copy not released", zap.Error(err))
+			f.o.Log.Debug("could not release the first copy's lease", zap.Error(err))
 		}
 	}, nil
 }
@@ -200,7 +224,7 @@ func (f *FirstCopy) run(ctx context.Context, account string, progress func(Copie
 		if sweep.LastSuccess.IsZero() {
 			since = sweep.StartedAt
 		}
-		at = Copied{Phase: phaseCustomers, Since: since, Ranges: []*CustomerRange{{}}}
+		at = Copied{Phase: phaseCustomers, Since: since, Ranges: []*CustomerRange{{}}, Without: f.o.Ledgers.Left()}
 		if err := f.beginEvents(ctx, account, sweep.StartedAt); err != nil {
 			return err
 		}
@@ -221,35 +245,49 @@ func (f *FirstCopy) run(ctx context.Context, account string, progress func(Copie
 		failpoint.Hit("copy.saving")
 		return f.store.SaveSweep(ctx, sweep)
 	}
-	// A key may lack the permission for billing credits: the balances are copied all
-	// the same, and the rest once it is given.
 	failpoint.Hit("copy.begun")
-	var creditsRefused error
+	limits := f.limits()
+	// leave leaves a ledger out that the key may not read: the rest is copied all the
+	// same, and the ledger once it may.
+	leave := func(ledger mirror.Scope, err error) error {
+		refused, err := limits.judge(ctx, account, Part(ledger), err)
+		if refused && !slices.Contains(at.Without, ledger) {
+			at.Without = append(at.Without, ledger)
+		}
+		return err
+	}
 	for at.Phase != phaseDone {
 		switch at.Phase {
 		case phaseCustomers:
-			err = f.copyRanges(ctx, account, &at, pace, save)
+			if at.has(mirror.ScopeBalance) {
+				err = leave(mirror.ScopeBalance, f.copyRanges(ctx, account, &at, pace, save))
+			}
+			at.Ranges = nil
 			at.Phase = phaseGrants
 			if f.o.TestMode {
 				at.Phase = phaseClocks
 			}
 		case phaseClocks:
-			err = f.copyClocks(ctx, account, &at, pace, save)
+			if at.has(mirror.ScopeBalance) {
+				_, err = limits.judge(ctx, account, PartClocks, f.copyClocks(ctx, account, &at, pace, save))
+			}
 			at.Phase = phaseGrants
 		case phaseGrants:
-			err = f.copyGrantsBesideHistories(ctx, account, &at, pace, save)
-			if errors.Is(err, stripeapi.ErrForbidden) && !errors.Is(err, stripeapi.ErrAccountRefused) {
-				creditsRefused, err = err, nil
+			if at.has(mirror.ScopeCredits) {
+				err = leave(mirror.ScopeCredits, f.copyGrantsBesideHistories(ctx, account, &at, pace, save))
 			}
 			at.Phase = phaseHistories
 		case phaseHistories:
-			err = f.copyHistories(ctx, account, &at, pace, tell)
-			at.Phase = phaseDone
-			if creditsRefused != nil {
-				at.Phase = phaseGrants
+			if err = f.probe(ctx, account, &at, leave); err != nil {
 				break
 			}
+			err = f.copyHistories(ctx, account, &at, pace, tell)
+			at.Phase = phaseDone
+			if err == nil && !at.has(mirror.ScopeBalance) && !at.has(mirror.ScopeCredits) {
+				return errNothingReadable
+			}
 			failpoint.Hit("copy.done")
+			at.Adds = nil
 			sweep.LastSuccess = f.o.Now().UTC()
 			sweep.LastFound = at.Customers
 		default:
@@ -262,11 +300,118 @@ func (f *FirstCopy) run(ctx context.Context, account string, progress func(Copie
 		if err := save(); err != nil {
 			return err
 		}
-		if at.Phase == phaseGrants && creditsRefused != nil {
-			return creditsRefused
+	}
+	return nil
+}
+
+// errNothingReadable ends a first copy of an account of which the key may read no
+// ledger at all; it is tried again.
+var errNothingReadable = errors.New("the key may read neither customers nor billing credits")
+
+func (f *FirstCopy) limits() limiter { return limiter{store: f.store, log: f.o.Log, now: f.o.Now} }
+
+// has reports whether the copy includes a ledger.
+func (at *Copied) has(ledger mirror.Scope) bool { return !slices.Contains(at.Without, ledger) }
+
+// probe asks for the first history of each ledger, so that one that the key may not
+// read is left out and not waited for.
+func (f *FirstCopy) probe(ctx context.Context, account string, at *Copied, leave func(mirror.Scope, error) error) error {
+	for _, ledger := range []mirror.Scope{mirror.ScopeBalance, mirror.ScopeCredits} {
+		if f.o.Probe == nil || !at.has(ledger) {
+			continue
+		}
+		list, err := f.store.Unsynced(ctx, account, ledger, mirror.Unread{}, 1)
+		if err != nil {
+			return err
+		}
+		if len(list) == 0 {
+			continue
+		}
+		err = f.o.Probe(ctx, mirror.Target{Account: account, Scope: ledger, ID: list[0].Customer})
+		if _, refused := stripeapi.Permission(err); !refused {
+			continue // whatever it is, the history's own reading meets it, and is patient
+		}
+		if err := leave(ledger, err); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// Add copies the ledgers that a finished copy left out, which are wanted and which the
+// key may read now, and goes on where it broke off. It makes a call for each ledger that
+// is left out, and no more where the key may still not read it.
+func (f *FirstCopy) Add(ctx context.Context, account string, progress func(Copied)) error {
+	ctx, release, err := f.lease(ctx, account)
+	if err != nil {
+		return err
+	}
+	defer release()
+	sweep, err := f.store.Sweep(ctx, account, SweepBackfill)
+	if err != nil {
+		return err
+	}
+	at, ok := copiedOf(sweep)
+	if !ok || sweep.LastSuccess.IsZero() {
+		return nil
+	}
+	begin := at.Phase
+	for _, ledger := range f.o.Ledgers.Scopes() {
+		if at.has(ledger) {
+			continue
+		}
+		refused, err := f.limits().judge(ctx, account, Part(ledger), f.firstPage(ctx, account, ledger))
+		switch {
+		case err != nil:
+			return err
+		case refused:
+			continue
+		}
+		at.Without = slices.DeleteFunc(at.Without, func(s mirror.Scope) bool { return s == ledger })
+		at.Adds = append(at.Adds, ledger)
+		// What came before is no event that this ledger could have missed.
+		at.Since = f.o.Now().UTC()
+		if ledger == mirror.ScopeBalance {
+			begin, at.Ranges = phaseCustomers, []*CustomerRange{{}}
+		} else if begin == phaseDone {
+			begin = phaseGrants
+		}
+	}
+	if len(at.Adds) == 0 {
+		return nil
+	}
+	if begin != at.Phase {
+		at.Phase, at.Cursor, at.Clock = begin, "", ""
+		if sweep.State, err = json.Marshal(at); err != nil {
+			return err
+		}
+		if err := f.store.SaveSweep(ctx, sweep); err != nil {
+			return err
+		}
+	}
+	return f.run(ctx, account, progress)
+}
+
+// firstPage makes the first call of the copy of a ledger, with a single row.
+func (f *FirstCopy) firstPage(ctx context.Context, account string, ledger mirror.Scope) (err error) {
+	if ledger == mirror.ScopeBalance {
+		_, err = f.stripe.CustomersPage(ctx, account, stripeapi.CustomersQuery{Limit: 1})
+	} else {
+		_, err = f.stripe.GrantsPage(ctx, account, "", "", 1)
+	}
+	return err
+}
+
+// Missing reports whether a finished copy has yet to add a ledger that is wanted.
+func (f *FirstCopy) Missing(sweep mirror.Sweep) bool {
+	at, ok := copiedOf(sweep)
+	return ok && !sweep.LastSuccess.IsZero() &&
+		(len(at.Adds) > 0 || slices.ContainsFunc(f.o.Ledgers.Scopes(), func(s mirror.Scope) bool { return !at.has(s) }))
+}
+
+// copiedOf reads the checkpoint of a first copy.
+func copiedOf(sweep mirror.Sweep) (at Copied, ok bool) {
+	return at, len(sweep.State) > 0 && json.Unmarshal(sweep.State, &at) == nil
 }
 
 // beginEvents sets the watermark of the events sweep to the begin of the first
@@ -288,40 +433,38 @@ func (f *FirstCopy) copyClock(ctx context.Context, account, clock string, at *Co
 		if cursorGone(err) && at.Cursor != "" {
 			// The customer that the copy stopped at was deleted: list the clock again from
 			// the top. What is held stays as it is, so this costs calls and nothing else.
-			f.o.Log.Info("list of customers begins again", zap.String("account", account))
+			f.o.Log.Info("cursor is gone; listing customers from the start", zap.String("account", account))
 			at.Cursor = ""
 			continue
 		}
 		if err != nil {
 			return fmt.Errorf("list customers of account %q: %w", account, err)
 		}
-		if _, err := f.store.InsertCustomers(ctx, account, f.mirrorable(account, page.Rows)); err != nil {
+		if err := f.leaveOut(ctx, account, whatCustomer, page.Bad); err != nil {
+			return err
+		}
+		if _, err := f.store.InsertCustomers(ctx, account, page.Rows); err != nil {
 			return err
 		}
 		at.Customers += int64(len(page.Rows))
-		if !page.HasMore || len(page.Rows) == 0 {
+		if !page.HasMore || page.Last == "" {
 			return nil
 		}
-		at.Cursor = page.Rows[len(page.Rows)-1].ID
+		at.Cursor = page.Last
 		if err := save(); err != nil {
 			return err
 		}
 	}
 }
 
-// mirrorable leaves out customers whose self-chosen id cannot be used in a path
-// or a key, and says so.
-func (f *FirstCopy) mirrorable(account string, rows []mirror.Customer) []mirror.Customer {
-	good := make([]mirror.Customer, 0, len(rows))
-	for _, c := range rows {
-		if !mirror.ValidCustomerID(c.ID) {
-			f.o.Log.Error("a customer is not mirrored: its id has letters that ids cannot have",
-				zap.String("account", account), zap.String("customer_id", c.ID))
-			continue
-		}
-		good = append(good, c)
-	}
-	return good
+// What can be left out of a list.
+const (
+	whatCustomer = "customer"
+	whatGrant    = "credit grant"
+)
+
+func (f *FirstCopy) leaveOut(ctx context.Context, account, what string, bad []stripeapi.BadRow) error {
+	return f.told.leaveOut(ctx, f.store, f.o.Log, f.o.Now().UTC(), account, what, bad)
 }
 
 func (f *FirstCopy) copyClocks(ctx context.Context, account string, at *Copied, pace *pacer, save func() error) error {
@@ -345,11 +488,6 @@ func (f *FirstCopy) copyClocks(ctx context.Context, account string, at *Copied, 
 		if cursorGone(err) && after != "" {
 			after = "" // that clock was deleted: list again from the top
 			continue
-		}
-		if errors.Is(err, stripeapi.ErrForbidden) && !errors.Is(err, stripeapi.ErrAccountRefused) {
-			f.o.Log.Error("the key may not list test clocks: customers on them are mirrored only once an event names them",
-				zap.String("account", account), zap.Error(err))
-			return nil
 		}
 		if err != nil {
 			return fmt.Errorf("list test clocks of account %q: %w", account, err)
@@ -377,28 +515,20 @@ func (f *FirstCopy) copyGrants(ctx context.Context, account string, at *Copied, 
 		if err != nil {
 			return fmt.Errorf("list credit grants of account %q: %w", account, err)
 		}
+		if err := f.leaveOut(ctx, account, whatGrant, page.Bad); err != nil {
+			return err
+		}
 		if _, err := f.store.InsertGrants(ctx, account, page.Rows); err != nil {
 			return err
 		}
 		failpoint.Hit("copy.grants")
 		at.Grants += int64(len(page.Rows))
-		if !page.HasMore || len(page.Rows) == 0 {
+		if !page.HasMore || page.Last == "" {
 			return nil
 		}
-		at.Cursor = page.Rows[len(page.Rows)-1].ID
+		at.Cursor = page.Last
 		if err := save(); err != nil {
 			return err
 		}
-	}
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
 	}
 }

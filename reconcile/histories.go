@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/creditmirror/creditmirror/backoff"
 	"github.com/creditmirror/creditmirror/internal/failpoint"
 	"github.com/creditmirror/creditmirror/mirror"
 )
@@ -26,7 +27,12 @@ const (
 // is the checkpoint: what is complete is not listed again. Both scopes are fed side
 // by side, since they are read from different endpoints, each with a rate of its own.
 func (f *FirstCopy) copyHistories(ctx context.Context, account string, at *Copied, pace *pacer, tell func()) (err error) {
-	feeds := []*feed{{scope: mirror.ScopeBalance}, {scope: mirror.ScopeCredits}}
+	var feeds []*feed
+	for _, scope := range []mirror.Scope{mirror.ScopeBalance, mirror.ScopeCredits} {
+		if at.has(scope) {
+			feeds = append(feeds, &feed{scope: scope})
+		}
+	}
 	counted := time.Time{}
 	for {
 		backlog, err := f.queue.Backlog(ctx)
@@ -41,7 +47,7 @@ func (f *FirstCopy) copyHistories(ctx context.Context, account string, at *Copie
 			tell()
 		}
 		if backlog >= feedBacklog {
-			if err := pause(ctx, f.o.Poll); err != nil {
+			if err := backoff.Sleep(ctx, f.o.Poll); err != nil {
 				return err
 			}
 			continue
@@ -70,7 +76,7 @@ func (f *FirstCopy) copyHistories(ctx context.Context, account string, at *Copie
 			break
 		}
 		if !fed { // a pass is over: look later whether it left anything
-			if err := pause(ctx, f.o.Poll); err != nil {
+			if err := backoff.Sleep(ctx, f.o.Poll); err != nil {
 				return err
 			}
 		}
@@ -89,7 +95,7 @@ func (f *FirstCopy) copyGrantsBesideHistories(ctx context.Context, account strin
 		return f.copyGrants(ctx, account, at, pace, save)
 	})
 	both.Go(func() error {
-		balances := &feed{scope: mirror.ScopeBalance}
+		balances := &feed{scope: mirror.ScopeBalance, done: !at.has(mirror.ScopeBalance)}
 		for listed.Err() == nil && !balances.done {
 			backlog, err := f.queue.Backlog(ctx)
 			if err != nil {
@@ -103,7 +109,7 @@ func (f *FirstCopy) copyGrantsBesideHistories(ctx context.Context, account strin
 			}
 			if len(list) > 0 {
 				err = f.markNew(ctx, list)
-			} else if pause(listed, f.o.Poll) != nil {
+			} else if backoff.Sleep(listed, f.o.Poll) != nil {
 				return nil // the grants are listed; the next phase goes on from here
 			}
 			if err != nil {
@@ -141,13 +147,13 @@ func (f *feed) next(ctx context.Context, store Store, account string) ([]mirror.
 	return targets, nil
 }
 
-// MarkUnfinished marks every history of the account that is unfinished and that
+// MarkUnfinished marks every history of these ledgers of the account that is unfinished and that
 // the queue does not know of, and returns how many: those that were never read to
 // their end, and those with an open walk. The database alone knows of them once
 // Redis has forgotten.
-func MarkUnfinished(ctx context.Context, store Store, queue Queue, account string) (int, error) {
+func MarkUnfinished(ctx context.Context, store Store, queue Queue, account string, ledgers mirror.Ledgers) (int, error) {
 	marked := 0
-	for _, scope := range []mirror.Scope{mirror.ScopeBalance, mirror.ScopeCredits} {
+	for _, scope := range ledgers.Scopes() {
 		for at := (feed{scope: scope}); ; {
 			targets, err := at.next(ctx, store, account)
 			if err != nil || len(targets) == 0 {

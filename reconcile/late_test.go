@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -60,8 +61,20 @@ func TestI18_EventsOfAStop(t *testing.T) {
 		}},
 		{"an orderly stop a moment ago", func(t *testing.T, b *bench) {
 			b.listens(t)
-			if err := NoteReceiverStops(t.Context(), b.store.Store, t0.Add(-100*time.Second)); err != nil {
+			if err := NoteReceiverStops(t.Context(), b.store.Store, "one", t0.Add(-100*time.Second)); err != nil {
 				t.Fatal(err)
+			}
+		}},
+		{"a receiver that answered 503", func(t *testing.T, b *bench) {
+			b.receives(t, t0.Add(-10*time.Minute), true)
+			for ago := 100 * time.Second; ago >= 20*time.Second; ago -= time.Second { // as it is written down, bit by bit
+				if err := NoteRefusals(t.Context(), b.store.Store, t0.Add(-ago-time.Second), t0.Add(-ago)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			b.receives(t, t0, false)
+			if _, state, err := readReceivers(t.Context(), b.store.Store); err != nil || len(state.Stops) > 3 {
+				t.Errorf("%+v, %v; want what is refused without a pause to be one stop", state, err)
 			}
 		}},
 		{"a database that was away", func(t *testing.T, b *bench) {
@@ -113,6 +126,136 @@ func TestLateEventsOfTheFirstReceiver(t *testing.T) {
 	}
 }
 
+// A stop that touches the last one becomes part of it, from the first of both to the last.
+func TestStopsThatTouch(t *testing.T) {
+	t.Parallel()
+	at := func(from, to int) stop {
+		return stop{From: t0.Add(time.Duration(from) * time.Second), To: t0.Add(time.Duration(to) * time.Second)}
+	}
+	first := stop{To: at(0, 10).To}
+	var many []stop
+	for n := range maxAways {
+		many = append(many, at(100*n, 100*n+1))
+	}
+	for name, c := range map[string]struct {
+		stops []stop
+		s     stop
+		want  []stop
+	}{
+		"the first":                 {nil, at(0, 10), []stop{at(0, 10)}},
+		"apart":                     {[]stop{at(0, 10)}, at(20, 30), []stop{at(0, 10), at(20, 30)}},
+		"just after":                {[]stop{at(0, 10)}, at(12, 30), []stop{at(0, 30)}},
+		"from before":               {[]stop{at(10, 20)}, at(5, 30), []stop{at(5, 30)}},
+		"within":                    {[]stop{at(0, 10)}, at(2, 5), []stop{at(0, 10)}},
+		"since before any receiver": {[]stop{first}, at(5, 20), []stop{{To: at(0, 20).To}}},
+		"one too many":              {many, at(10000, 10001), append(slices.Clone(many[1:]), at(10000, 10001))},
+	} {
+		before := slices.Clone(c.stops)
+		if got := joined(c.stops, c.s); !slices.Equal(got, c.want) || !slices.Equal(c.stops, before) {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+	}
+}
+
+// A receiver that could not say that it started, and could that it refused, was away
+// since the last one said that it runs, not since it refused.
+func TestARefusalBeforeTheStart(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.receives(t, t0.Add(-10*time.Minute), true)
+	if err := NoteRefusals(t.Context(), b.store.Store, t0.Add(-5*time.Second), t0); err != nil {
+		t.Fatal(err)
+	}
+	b.receives(t, t0.Add(time.Second), true)
+	late, err := LateEvents(t.Context(), b.store.Store, "", t0.Add(time.Second))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for ago, want := range map[time.Duration]bool{9 * time.Minute: true, time.Minute: true, 0: true} {
+		if got := late.Excused(t0.Add(-ago)); got != want {
+			t.Errorf("%v ago: excused %v, want %v", ago, got, want)
+		}
+	}
+}
+
+// Two receivers: while one of them says that it runs, somebody listens, whatever the
+// other does.
+func TestI18_OneOfTwoReceiversStops(t *testing.T) {
+	t.Parallel()
+	type says struct {
+		id     string
+		ago    int // seconds
+		starts bool
+		stops  bool
+	}
+	both := []says{{id: "one", ago: 100, starts: true}, {id: "two", ago: 98, starts: true}, {id: "one", ago: 90}, {id: "two", ago: 88}}
+	for name, c := range map[string]struct {
+		says []says
+		now  int // seconds ago
+		away []int
+		ran  []int
+	}{
+		"one stops in order":             {[]says{{id: "one", ago: 80}, {id: "one", ago: 79, stops: true}, {id: "two", ago: 78}, {id: "two", ago: 68}}, 65, nil, []int{85, 79, 75, 68}},
+		"one stops, the other speaks up": {[]says{{id: "one", ago: 79, stops: true}, {id: "two", ago: 70}}, 65, nil, []int{85, 75, 72}},
+		"before the other speaks up":     {[]says{{id: "one", ago: 79, stops: true}}, 74, nil, []int{85, 77, 75}},
+		"one is killed":                  {[]says{{id: "two", ago: 78}, {id: "two", ago: 68}, {id: "two", ago: 58}, {id: "two", ago: 48}}, 40, nil, []int{85, 75, 65, 50}},
+		"one starts again":               {[]says{{id: "one", ago: 79, stops: true}, {id: "three", ago: 74, starts: true}, {id: "two", ago: 72}}, 65, nil, []int{85, 77, 70}},
+		"a third starts":                 {[]says{{id: "three", ago: 82, starts: true}, {id: "one", ago: 80}, {id: "two", ago: 78}}, 65, nil, []int{86, 84, 79}},
+		"both stop": {
+			[]says{{id: "one", ago: 79, stops: true}, {id: "two", ago: 77, stops: true}, {id: "three", ago: 60, starts: true}},
+			55,
+			[]int{76, 70, 62},
+			[]int{85, 81},
+		},
+		"both are killed, one starts again": {[]says{{id: "three", ago: 80, starts: true}, {id: "three", ago: 70}}, 65, []int{87, 84, 81}, []int{95, 75}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t)
+			at := func(ago int) time.Time { return t0.Add(-time.Duration(ago) * time.Second) }
+			for _, s := range append(slices.Clone(both), c.says...) {
+				note := func() error { return NoteReceiver(t.Context(), b.store.Store, s.id, at(s.ago), s.starts) }
+				if s.stops {
+					note = func() error { return NoteReceiverStops(t.Context(), b.store.Store, s.id, at(s.ago)) }
+				}
+				if err := note(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			late, err := LateEvents(t.Context(), b.store.Store, "", at(c.now))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, ago := range c.away {
+				if !late.Excused(at(ago)) {
+					t.Errorf("%d s ago nobody listened, and it counts as if somebody had: %v", ago, late.stops)
+				}
+			}
+			for _, ago := range c.ran {
+				if late.Excused(at(ago)) {
+					t.Errorf("%d s ago somebody listened, and it counts as if nobody had: %v", ago, late.stops)
+				}
+			}
+		})
+	}
+}
+
+// What a receiver refused stays refused, though it says that it runs.
+func TestI18_RefusedWhileItRan(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.receives(t, t0.Add(-60*time.Second), true)
+	if err := NoteRefusals(t.Context(), b.store.Store, t0.Add(-55*time.Second), t0.Add(-52*time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	b.receives(t, t0.Add(-50*time.Second), false)
+	b.receives(t, t0.Add(-40*time.Second), false)
+	late, err := LateEvents(t.Context(), b.store.Store, "", t0.Add(-35*time.Second))
+	if err != nil || !late.Excused(t0.Add(-53*time.Second)) || late.Excused(t0.Add(-45*time.Second)) {
+		t.Errorf("%+v, %v; want what was refused excused, and nothing else", late.stops, err)
+	}
+}
+
 // listens is a receiver that says for ten minutes, until 100 s ago, that it runs.
 func (b *bench) listens(t testing.TB) {
 	t.Helper()
@@ -123,7 +266,7 @@ func (b *bench) listens(t testing.TB) {
 
 func (b *bench) receives(t testing.TB, at time.Time, starts bool) {
 	t.Helper()
-	if err := NoteReceiver(t.Context(), b.store.Store, at, starts); err != nil {
+	if err := NoteReceiver(t.Context(), b.store.Store, "one", at, starts); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -185,7 +328,7 @@ func TestI18_EventsAnsweredMeanwhile(t *testing.T) {
 }
 
 // The same for the look at the inbox after a loss of Redis: nothing is marked, nor
-// told, that was answered in between.
+// reported, that was answered in between.
 func TestI18_RemarkAnsweredMeanwhile(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

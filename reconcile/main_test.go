@@ -154,6 +154,9 @@ func (f *fakeStripe) CustomersPage(_ context.Context, account string, q stripeap
 			return p, missing("starting_after")
 		}
 		p.Rows, p.HasMore, err = page(all, "", f.pageCap, func(c mirror.Customer) string { return c.ID })
+		if len(p.Rows) > 0 {
+			p.Last = p.Rows[len(p.Rows)-1].ID
+		}
 		return p, err
 	})
 }
@@ -165,7 +168,7 @@ func (f *fakeStripe) GrantsPage(_ context.Context, account, _, after string, _ i
 		defer f.mu.Unlock()
 		p.Rows, p.HasMore, err = page(f.grants, after, f.pageCap, func(g mirror.CreditGrant) string { return g.ID })
 		for i := range p.Rows {
-			p.Rows[i].Account = account
+			p.Rows[i].Account, p.Last = account, p.Rows[i].ID
 		}
 		return p, err
 	})
@@ -217,6 +220,8 @@ type fakeQueue struct {
 	peak   int // the longest backlog
 	incs   []mirror.Incarnation
 	stamps int
+	// database is how the database was seen last.
+	database string
 	// afterRead happens once, after the incarnations were read.
 	afterRead func()
 }
@@ -294,6 +299,24 @@ func (q *fakeQueue) Stamp(_ context.Context, was, is mirror.Incarnation) (bool, 
 		q.stamps++
 		return true, nil
 	})
+}
+
+func (q *fakeQueue) DatabaseMark(context.Context) (string, error) {
+	return try(q.faults, "database mark", func() (string, error) {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		return q.database, nil
+	})
+}
+
+func (q *fakeQueue) KeepDatabaseMark(_ context.Context, mark string) error {
+	_, err := try(q.faults, "keep database mark", func() (struct{}, error) {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		q.database = mark
+		return struct{}{}, nil
+	})
+	return err
 }
 
 // marked are the live marks made so far, sorted, each once.

@@ -159,7 +159,7 @@ func (l *listing) readRange(ctx context.Context, r *CustomerRange) error {
 		l.pace.called()
 		if cursorGone(err) && q.After != "" {
 			// The customer that the range stopped at was deleted: list its second again.
-			l.o.Log.Info("list of customers goes on without its cursor", zap.String("account", l.account))
+			l.o.Log.Info("cursor is gone; listing customers of its second again", zap.String("account", l.account))
 			if err := l.turn.take(ctx); err != nil {
 				return err
 			}
@@ -169,13 +169,16 @@ func (l *listing) readRange(ctx context.Context, r *CustomerRange) error {
 			l.turn.give()
 			continue
 		}
-		if err == nil && page.HasMore && len(page.Rows) == 0 {
+		if err == nil && page.HasMore && page.Last == "" {
 			err = fmt.Errorf("a page without rows that is not the last one")
 		}
 		if err != nil {
 			return fmt.Errorf("list customers of account %q: %w", l.account, err)
 		}
-		if _, err := l.store.InsertCustomers(ctx, l.account, l.mirrorable(l.account, page.Rows)); err != nil {
+		if err := l.leaveOut(ctx, l.account, whatCustomer, page.Bad); err != nil {
+			return err
+		}
+		if _, err := l.store.InsertCustomers(ctx, l.account, page.Rows); err != nil {
 			return err
 		}
 		failpoint.Hit("copy.customers")
@@ -194,7 +197,7 @@ func (l *listing) advance(ctx context.Context, r *CustomerRange, page stripeapi.
 		return false, err
 	}
 	defer l.turn.give()
-	if len(page.Rows) > 0 {
+	if page.Last != "" {
 		l.pages++
 	}
 	done = !page.HasMore
@@ -210,6 +213,9 @@ func (l *listing) advance(ctx context.Context, r *CustomerRange, page stripeapi.
 		r.After, r.Edge = c.ID, second
 		r.Rows++
 		l.at.Customers++
+	}
+	if !done {
+		r.After = page.Last
 	}
 	if done {
 		l.at.Ranges = slices.DeleteFunc(l.at.Ranges, func(other *CustomerRange) bool { return other == r })

@@ -284,7 +284,7 @@ func TestFirstCopyLargestFirst(t *testing.T) {
 	}
 }
 
-// One process at a time copies an account; who comes second is told so, waits for
+// One process at a time copies an account; the second one learns it, waits for
 // a dead one, and a copy that lost its lease ends.
 func TestFirstCopyLease(t *testing.T) {
 	t.Parallel()

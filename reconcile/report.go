@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/creditmirror/creditmirror/backoff"
 	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/stripeapi"
 )
@@ -29,13 +30,14 @@ const (
 	reportPerCustomer = 20
 )
 
-// ReportStripe tells whether Stripe answers at all. *stripeapi.Client is one.
+// ReportStripe reports whether Stripe answers at all. *stripeapi.Client is one.
 type ReportStripe interface {
 	GrantsPage(ctx context.Context, account, customer, after string, limit int) (stripeapi.GrantsPage, error)
 }
 
 // ReportStore is where findings are recorded. Every mirror.Store is one.
 type ReportStore interface {
+	mirror.Progress
 	mirror.Findings
 	ObservedAt(ctx context.Context, targets []mirror.Target) ([]time.Time, error)
 }
@@ -48,7 +50,7 @@ var ErrUnread = errors.New("the history could not be read")
 type Rehearsal interface {
 	// Histories is as that of mirror.Rehearser.
 	Histories(ctx context.Context, account, after string, limit int) ([]mirror.Target, error)
-	// Rehearse tells the differences that a sync of the whole history would record or
+	// Rehearse returns the differences that a sync of the whole history would record or
 	// repair. ErrUnread where Stripe's reply could not be had.
 	Rehearse(ctx context.Context, t mirror.Target) ([]mirror.Finding, error)
 }
@@ -57,6 +59,8 @@ type Rehearsal interface {
 type ReportOptions struct {
 	// Grace is how long a difference must last. Defaults to 10 s.
 	Grace time.Duration
+	// Ledgers are those that are mirrored.
+	Ledgers mirror.Ledgers
 	// DryRun keeps the findings to itself; else they are recorded.
 	DryRun bool
 	Log    *zap.Logger
@@ -95,7 +99,7 @@ type Reported struct {
 	// Histories read, of both scopes.
 	Histories int
 	// Unread are customers for whom Stripe did not answer, however often it was asked,
-	// or not often enough to tell whether a difference lasts.
+	// or not often enough to know whether a difference lasts.
 	Unread   int
 	Findings []mirror.Finding
 	// Opened is how many of them were recorded that were not open before.
@@ -105,9 +109,13 @@ type Reported struct {
 }
 
 // Run reads up to limit customers after the given one, by id; limit 0 reads all.
-// progress, where set, is told how many customers and differences there were.
+// progress, where set, is called with how many customers and differences there were.
 func (r *ScrubReport) Run(ctx context.Context, account, after string, limit int, progress func(Reported)) (Reported, error) {
 	var all Reported
+	ledgers, err := readable(ctx, r.store, account, r.o.Ledgers)
+	if err != nil {
+		return all, err
+	}
 	for {
 		n := reportPage
 		if limit > 0 {
@@ -122,7 +130,7 @@ func (r *ScrubReport) Run(ctx context.Context, account, after string, limit int,
 			return all, nil
 		}
 		histories := map[string][]mirror.Target{}
-		for _, t := range list {
+		for _, t := range ledgers.Of(list) {
 			histories[t.ID] = append(histories[t.ID], t)
 		}
 		if err := r.batch(ctx, account, histories, &all); err != nil {
@@ -161,7 +169,7 @@ func (r *ScrubReport) batch(ctx context.Context, account string, histories map[s
 		if len(first) == 0 || looks == reportLooks {
 			break
 		}
-		if err := pause(ctx, r.o.Grace); err != nil {
+		if err := backoff.Sleep(ctx, r.o.Grace); err != nil {
 			return err
 		}
 		next, err := r.look(ctx, histories, slices.Sorted(maps.Keys(first)))
@@ -191,7 +199,7 @@ func (r *ScrubReport) batch(ctx context.Context, account string, histories map[s
 		return err
 	}
 	for _, id := range slices.Sorted(maps.Keys(first)) {
-		r.o.Log.Warn("customer not compared: stripe does not answer for it",
+		r.o.Log.Warn("could not compare customer: stripe did not answer",
 			zap.String("account", account), zap.String("customer_id", id), zap.Error(first[id].failed))
 	}
 	all.Unread += len(first)
@@ -202,6 +210,9 @@ func (r *ScrubReport) batch(ctx context.Context, account string, histories map[s
 // for whom it did not.
 func (r *ScrubReport) away(ctx context.Context, account string) error {
 	_, err := r.stripe.GrantsPage(ctx, account, "", "", 1)
+	if _, refused := stripeapi.Permission(err); refused {
+		return nil // it answers; the key may not read this
+	}
 	return err
 }
 
@@ -209,7 +220,7 @@ func sameDifference(a, b mirror.Finding) bool {
 	return a.Kind == b.Kind && a.Scope == b.Scope && a.Currency == b.Currency && a.Object == b.Object && a.Actual == b.Actual
 }
 
-// record tells what was not told before.
+// record logs and stores the findings that are new.
 func (r *ScrubReport) record(ctx context.Context, found []mirror.Finding, all *Reported) error {
 	found = slices.DeleteFunc(found, func(f mirror.Finding) bool {
 		return slices.ContainsFunc(all.Findings, func(before mirror.Finding) bool {
@@ -233,21 +244,21 @@ func (r *ScrubReport) record(ctx context.Context, found []mirror.Finding, all *R
 // looked is what the looks at a customer have shown.
 type looked struct {
 	// findings are the differences of the last look that was answered; none once all
-	// of them are told.
+	// of them are reported.
 	findings []mirror.Finding
 	lag      bool
 	// histories is how many were read.
 	histories int
-	// silent tells that the last look was not answered, and failed why the last one of
+	// silent means that the last look was not answered, and failed why the last one of
 	// those was not.
 	silent bool
 	failed error
 }
 
-// again tells whether another look has to follow: nothing is told that was seen once.
+// again reports whether another look has to follow: nothing is reported that was seen once.
 func (l looked) again() bool { return l.silent || len(l.findings) > 0 }
 
-// after tells what a look shows as the one before did, with no work about to change
+// after returns what a look shows as the one before did, with no work about to change
 // it, and what the two leave for the next.
 func (l looked) after(before looked) (lasting []mirror.Finding, left looked) {
 	if l.silent { // what was seen once stays seen

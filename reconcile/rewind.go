@@ -34,11 +34,11 @@ func NewRewindDetector(store Store, queue Queue, log *zap.Logger) *RewindDetecto
 	return &RewindDetector{store: store, queue: queue, log: log}
 }
 
-// Check compares the marks on both sides and tells which partitions lost state.
-// Partitions that are sound get a higher counter. Lost ones keep being told
+// Check compares the marks on both sides and returns the partitions that lost state.
+// Partitions that are sound get a higher counter. Lost ones are reported again
 // until Heal stamps them, so that a crash in between repairs again.
 //
-// Fresh tells that nothing was ever stamped for them: a first start.
+// Fresh means that nothing was ever stamped for them: a first start.
 func (d *RewindDetector) Check(ctx context.Context) (lost []mirror.Incarnation, fresh bool, err error) {
 	inRedis, err := d.queue.Incarnations(ctx)
 	if err != nil {
@@ -65,7 +65,7 @@ func (d *RewindDetector) Check(ctx context.Context) (lost []mirror.Incarnation, 
 		if err != nil {
 			return nil, false, err
 		}
-		if !stamped { // lost since it was read: the next check tells
+		if !stamped { // lost since it was read: the next check finds it
 			d.log.Debug("redis changed while it was checked")
 		}
 	}
@@ -93,7 +93,7 @@ func (d *RewindDetector) Begin(ctx context.Context, lost []mirror.Incarnation) (
 // errLostAgain: what was marked again since Begin may be lost too.
 var errLostAgain = errors.New("redis was lost once more while it was healed")
 
-// Heal tells the database the ids that Begin gave, once everything is marked again,
+// Heal stores in the database the ids that Begin gave, once everything is marked again,
 // unless Redis was lost meanwhile.
 func (d *RewindDetector) Heal(ctx context.Context, begun []mirror.Incarnation) error {
 	for _, was := range begun {

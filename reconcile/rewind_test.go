@@ -14,7 +14,7 @@ import (
 
 func (b *bench) detector() *RewindDetector { return NewRewindDetector(b.store, b.queue, zap.NewNop()) }
 
-// check tells the partitions that are found lost.
+// check returns the partitions that are found lost.
 func (b *bench) check(t testing.TB) (parts []int, lost []mirror.Incarnation) {
 	t.Helper()
 	lost, _, err := b.detector().Check(t.Context())

@@ -12,6 +12,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 
+	"github.com/creditmirror/creditmirror/backoff"
 	"github.com/creditmirror/creditmirror/internal/failpoint"
 	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/stripeapi"
@@ -27,6 +28,9 @@ const (
 	// copyInterval is how often accounts without a first copy are looked for, and
 	// how long a failed one waits: not longer than a refused key may.
 	copyInterval = 10 * time.Second
+	// addInterval is how often a key is asked that could not read a ledger: not more
+	// seldom than a refused one.
+	addInterval = 25 * time.Second
 	// copiesAtOnce is how many first copies run side by side.
 	copiesAtOnce = 4
 	// eventsKept is how long answered events stay in the mirror's database: longer
@@ -46,11 +50,13 @@ type RunnerOptions struct {
 	AllAccounts bool
 	// Gate is asked before an account is called. Defaults to none.
 	Gate Gate
-	// EmbeddedRedis tells that Redis runs in this process.
+	// EmbeddedRedis means that Redis runs in this process.
 	EmbeddedRedis bool
-	// Webhooks tells that this process has a webhook secret, so that events are
-	// expected to be brought; otherwise a receiver that was heard of tells it.
+	// Webhooks means that this process has a webhook secret, so that events are
+	// expected to be brought; otherwise a receiver that reported itself shows it.
 	Webhooks bool
+	// Ledgers are those that are mirrored; work for another ledger is set aside.
+	Ledgers mirror.Ledgers
 	// EventsInterval is the time between two passes over events. Defaults to 1 min.
 	EventsInterval time.Duration
 	// Balances and Scrub are run where they are set, Balances every
@@ -58,6 +64,10 @@ type RunnerOptions struct {
 	Balances         *BalancesSweep
 	BalancesInterval time.Duration
 	Scrub            *Scrub
+	// Days is called every DaysInterval, which defaults to 1 min, to keep the day table
+	// of the books up to date; an error is logged and it is called again. Defaults to none.
+	Days         func(ctx context.Context) error
+	DaysInterval time.Duration
 	// Beside is run beside the sweeps while the lease is held. It must return soon
 	// after its context has ended, and may return before. Defaults to none.
 	Beside     func(ctx context.Context)
@@ -75,8 +85,12 @@ type Runner struct {
 	events   *EventsSweep
 	copier   *FirstCopy
 	detector *RewindDetector
+	database *DatabaseWatch
 	o        RunnerOptions
 	m        *runnerMetrics
+
+	failing  sync.Mutex
+	failures map[[2]string]failures // by sweep and account
 
 	// balancesNow asks for a pass at once, with the cause of what it will find.
 	balancesNow chan string
@@ -95,12 +109,18 @@ type Runner struct {
 	leading bool
 	// moved is when each sweep last got a step further.
 	moved map[string]time.Time
+	// controls are what is asked of each sweep, as it was last read, and running the calls
+	// under way that a pause ends.
+	controls map[string]Control
+	running  map[string]map[int]context.CancelCauseFunc
+	calls    int
 }
 
 type runnerMetrics struct {
 	lastSuccess *prometheus.GaugeVec
 	missed      prometheus.Counter
 	lost        prometheus.Counter
+	rewound     prometheus.Counter
 	failures    *prometheus.CounterVec
 	remarked    prometheus.Counter
 	found       *prometheus.CounterVec
@@ -116,6 +136,9 @@ func NewRunner(store Store, queue Queue, events *EventsSweep, copier *FirstCopy,
 	if o.BalancesInterval <= 0 {
 		o.BalancesInterval = time.Hour
 	}
+	if o.DaysInterval <= 0 {
+		o.DaysInterval = time.Minute
+	}
 	if o.Log == nil {
 		o.Log = zap.NewNop()
 	}
@@ -125,22 +148,26 @@ func NewRunner(store Store, queue Queue, events *EventsSweep, copier *FirstCopy,
 	f := promauto.With(o.Registerer)
 	r := &Runner{
 		store: store, queue: queue, events: events, copier: copier, o: o, eventsTurn: newTurn(),
-		detector: NewRewindDetector(store, queue, o.Log), balancesNow: make(chan string, 1), eventsNow: make(chan struct{}, 1), moved: map[string]time.Time{},
+		detector: NewRewindDetector(store, queue, o.Log), database: NewDatabaseWatch(store, queue, o.Log), balancesNow: make(chan string, 1), eventsNow: make(chan struct{}, 1), moved: map[string]time.Time{}, failures: map[[2]string]failures{},
+		controls: map[string]Control{}, running: map[string]map[int]context.CancelCauseFunc{},
 		m: &runnerMetrics{
 			lastSuccess: f.NewGaugeVec(prometheus.GaugeOpts{
-				Name: "creditmirror_reconcile_last_success_timestamp_seconds", Help: "When each sweep last ended well, Unix time.",
+				Name: "creditmirror_reconcile_last_success_timestamp_seconds", Help: "When each sweep last succeeded, Unix time.",
 			}, []string{"sweep"}),
 			missed: f.NewCounter(prometheus.CounterOpts{
-				Name: "creditmirror_missed_events_total", Help: "Events found at Stripe that no webhook had brought.",
+				Name: "creditmirror_missed_events_total", Help: "Events found at Stripe that no webhook had delivered.",
 			}),
 			lost: f.NewCounter(prometheus.CounterOpts{
-				Name: "creditmirror_redis_lost_total", Help: "Times that Redis was found flushed, rewound or exchanged.",
+				Name: "creditmirror_redis_lost_total", Help: "Times that Redis was found flushed, rewound or replaced.",
+			}),
+			rewound: f.NewCounter(prometheus.CounterOpts{
+				Name: "creditmirror_database_rewound_total", Help: "Times that the mirror's database was found restored, promoted or replaced.",
 			}),
 			failures: f.NewCounterVec(prometheus.CounterOpts{
 				Name: "creditmirror_reconcile_failures_total", Help: "Passes of a sweep that failed and will be tried again.",
 			}, []string{"sweep"}),
 			remarked: f.NewCounter(prometheus.CounterOpts{
-				Name: "creditmirror_remarked_targets_total", Help: "Targets of unanswered inbox events, and unfinished histories, that had to be marked again.",
+				Name: "creditmirror_remarked_targets_total", Help: "Targets of unanswered inbox events, and unfinished histories, that had to be enqueued again.",
 			}),
 			found: driftFound(o.Registerer),
 			compared: f.NewCounterVec(prometheus.CounterOpts{
@@ -151,13 +178,13 @@ func NewRunner(store Store, queue Queue, events *EventsSweep, copier *FirstCopy,
 			}, []string{"sweep"}),
 		},
 	}
-	for _, sweep := range []string{SweepEvents, SweepBackfill, SweepBalances, SweepScrub, "webhooks", "redis", "dead_letters", "prune"} {
+	for _, sweep := range []string{SweepEvents, SweepBackfill, SweepBalances, SweepScrub, "webhooks", "redis", "database", "dead_letters", "prune", "days"} {
 		r.m.failures.WithLabelValues(sweep) // so that the first failure counts as an increase
 	}
 	return r
 }
 
-// Leading tells whether this replica holds the lease.
+// Leading reports whether this replica holds the lease.
 func (r *Runner) Leading() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -166,56 +193,66 @@ func (r *Runner) Leading() bool {
 
 // Run holds the lease as long as it can and works while it has it, until ctx ends.
 func (r *Runner) Run(ctx context.Context) error {
+	r.events.o.Lost = r.databaseLost
 	defer func() {
 		// Give the lease back, so that another replica need not wait for it to run out.
 		release, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 		defer cancel()
 		if err := r.store.ReleaseLease(release, leaseName, r.o.Owner); err != nil {
-			r.o.Log.Debug("reconcile lease not released", zap.Error(err))
+			r.o.Log.Debug("could not release the reconcile lease", zap.Error(err))
 		}
 	}()
 	for {
 		asked := r.o.Now()
 		held, err := r.store.AcquireLease(ctx, leaseName, r.o.Owner, leaseTTL)
 		if err != nil && ctx.Err() == nil {
-			r.o.Log.Warn("reconcile lease not asked for", zap.Error(err))
+			r.o.Log.Warn("could not acquire the reconcile lease", zap.Error(err))
 		}
 		if held {
 			r.lead(ctx, asked.Add(leaseTTL))
 		}
-		if pause(ctx, leaseTTL/3) != nil {
+		if backoff.Sleep(ctx, leaseTTL/3) != nil {
 			return nil
 		}
 	}
 }
 
 // lead runs every loop until the lease is lost or ctx ends. The lease expires no
-// earlier than told: it counts from when it was asked for.
+// earlier than reported: it counts from the request.
 func (r *Runner) lead(ctx context.Context, expires time.Time) {
 	ctx, cancel := context.WithCancel(mirror.WithLease(ctx, mirror.Lease{Name: leaseName, Owner: r.o.Owner}))
 	defer cancel()
 	r.setLeading(true)
 	defer r.setLeading(false)
-	defer r.m.stalled.Reset() // the next holder tells; a value left here would stand for ever
-	r.o.Log.Info("reconcile lease taken")
+	defer r.m.stalled.Reset() // the next holder sets it; a value left here would stand for ever
+	r.o.Log.Info("acquired the reconcile lease")
 	if r.eventsTurn.take(ctx) != nil {
 		return
 	}
+	r.database.Forget()
 	r.silence = newSilenceWatch(r.store, r.o.Webhooks, r.o.Now(), r.o.Log)
 	r.eventsTurn.give()
 	r.firstPass = make(chan struct{})
 	for _, sweep := range []string{SweepEvents, SweepBalances, SweepScrub} {
 		r.progress(sweep)
 	}
+	if limits, err := AllLimits(ctx, r.store); err == nil { // otherwise the first sweep finds them
+		for _, limit := range limits {
+			r.limits().tell(limit)
+		}
+	}
+	first, done := context.WithTimeout(ctx, leaseTTL/3) // a database that hangs must not cost the lease
+	r.readControls(first)
+	done()
 
 	var loops sync.WaitGroup
-	for _, loop := range []func(context.Context){r.eventsLoop, r.copyLoop, r.redisLoop, r.deadLetterLoop, r.pruneLoop, r.balancesLoop, r.scrubLoop, r.stallLoop} {
+	for _, loop := range []func(context.Context){r.eventsLoop, r.copyLoop, r.redisLoop, r.deadLetterLoop, r.pruneLoop, r.balancesLoop, r.scrubLoop, r.stallLoop, r.daysLoop, r.controlLoop} {
 		loops.Go(func() { loop(ctx) })
 	}
 	if r.o.Beside != nil {
 		loops.Go(func() { r.o.Beside(ctx) })
 	}
-	for pause(ctx, leaseTTL/3) == nil {
+	for backoff.Sleep(ctx, leaseTTL/3) == nil {
 		asked := r.o.Now()
 		ask, done := context.WithTimeout(ctx, expires.Sub(asked))
 		held, err := r.store.AcquireLease(ask, leaseName, r.o.Owner, leaseTTL)
@@ -265,7 +302,7 @@ func (r *Runner) eventsLoop(ctx context.Context) {
 		}
 		next := time.NewTimer(r.o.EventsInterval)
 		if wait := left.wait(); wait > 0 {
-			if pause(ctx, min(wait, r.o.EventsInterval)) != nil {
+			if backoff.Sleep(ctx, min(wait, r.o.EventsInterval)) != nil {
 				next.Stop()
 				return
 			}
@@ -317,6 +354,7 @@ func (r *Runner) sweepEvents(ctx context.Context) leftEvents {
 		var result EventsResult
 		err := r.called(ctx, account, SweepEvents, func(ctx context.Context) (err error) {
 			result, err = r.events.Run(ctx, account)
+			_, err = r.limits().judge(ctx, account, PartEvents, err)
 			return err
 		})
 		r.told(account, result, unbrought)
@@ -372,19 +410,34 @@ func (r *Runner) told(account string, result EventsResult, unbrought map[Endpoin
 	r.count(result.Opened)
 	unbrought[EndpointOf(account)] = append(unbrought[EndpointOf(account)], result.Unbrought...)
 	if result.Missed > 0 {
-		r.o.Log.Warn("events were missed and are marked", zap.String("account", account), zap.Int("events", result.Missed))
+		r.o.Log.Warn("found missed events; enqueued their targets", zap.String("account", account), zap.Int("events", result.Missed))
 	}
 	if result.Late > 0 {
-		r.o.Log.Info("events of a time in which nothing here listened are marked", zap.String("account", account), zap.Int("events", result.Late))
+		r.o.Log.Info("enqueued events from a time when nothing was listening", zap.String("account", account), zap.Int("events", result.Late))
 	}
 }
+
+func (r *Runner) limits() limiter { return limiter{store: r.store, log: r.o.Log, now: r.o.Now} }
 
 // errGateClosed says that an account is not called at present.
 var errGateClosed = errors.New("stripe refuses the key of the account; it is tried again by itself")
 
-// called runs a sweep's calls for an account unless its key is refused, and tells
+// called runs a sweep's calls for an account unless its key is refused, and reports
 // the gate what Stripe made of the key.
 func (r *Runner) called(ctx context.Context, account, sweep string, calls func(context.Context) error) error {
+	if r.paused(sweep) {
+		return errPaused
+	}
+	begun := calls
+	calls = func(ctx context.Context) error {
+		ctx, done := r.untilPaused(ctx, sweep)
+		defer done()
+		err := begun(ctx)
+		if err != nil && errors.Is(context.Cause(ctx), errPaused) {
+			return errPaused
+		}
+		return err
+	}
 	t := mirror.Target{Account: account, Scope: mirror.Scope(sweep)}
 	if r.o.Gate == nil {
 		return r.traced(ctx, account, sweep, calls)
@@ -397,9 +450,10 @@ func (r *Runner) called(ctx context.Context, account, sweep string, calls func(c
 	case err == nil:
 		r.o.Gate.Answered(t)
 	case errors.Is(err, stripeapi.ErrUnauthorized), errors.Is(err, stripeapi.ErrForbidden):
-		r.o.Gate.Refused(t, err)
-		r.o.Log.Error("stripe refuses the key; calls for the account stop, its work waits",
-			zap.String("account", account), zap.String("sweep", sweep), zap.Error(err))
+		if _, first := r.o.Gate.Refused(t, err); first {
+			r.o.Log.Error("stripe refuses the key; calls for the account are paused",
+				zap.String("account", account), zap.String("sweep", sweep), zap.Error(err))
+		}
 	}
 	return err
 }
@@ -429,6 +483,7 @@ func (r *Runner) copyLoop(ctx context.Context) {
 	defer copies.Wait()
 	var mu sync.Mutex
 	copying := map[string]bool{}
+	asked := map[string]time.Time{} // when what a finished copy left out was last asked for
 	for {
 		accounts, err := r.accounts(ctx)
 		if err != nil {
@@ -443,22 +498,27 @@ func (r *Runner) copyLoop(ctx context.Context) {
 				r.failed(ctx, SweepBackfill, account, err)
 				continue
 			}
+			adds := r.copier.Missing(sweep) && r.o.Now().Sub(asked[account]) >= addInterval
 			if done := sweep.LastSuccess; !done.IsZero() {
 				if oldest.IsZero() || done.Before(oldest) {
 					oldest = done
 				}
-				continue
+				if !adds {
+					continue
+				}
+				asked[account] = r.o.Now()
+			} else {
+				all = false
 			}
-			all = false
 			mu.Lock()
-			start := !copying[account] && len(copying) < copiesAtOnce
+			start := !copying[account] && len(copying) < copiesAtOnce && !r.paused(SweepBackfill)
 			if start {
 				copying[account] = true
 			}
 			mu.Unlock()
 			if start {
 				copies.Go(func() {
-					r.copyAccount(ctx, account)
+					r.copyAccount(ctx, account, adds)
 					mu.Lock()
 					defer mu.Unlock()
 					delete(copying, account)
@@ -468,22 +528,29 @@ func (r *Runner) copyLoop(ctx context.Context) {
 		if all {
 			r.m.lastSuccess.WithLabelValues(SweepBackfill).Set(float64(oldest.Unix()))
 		}
-		if pause(ctx, copyInterval) != nil {
+		if backoff.Sleep(ctx, copyInterval) != nil {
 			return
 		}
 	}
 }
 
-func (r *Runner) copyAccount(ctx context.Context, account string) {
-	r.o.Log.Info("first copy begins or goes on", zap.String("account", account))
-	err := r.called(ctx, account, SweepBackfill, func(ctx context.Context) error { return r.copier.Run(ctx, account, func(Copied) {}) })
+func (r *Runner) copyAccount(ctx context.Context, account string, adds bool) {
+	run := r.copier.Add
+	if !adds {
+		run = r.copier.Run
+		r.o.Log.Info("first copy started or resumed", zap.String("account", account))
+	}
+	err := r.called(ctx, account, SweepBackfill, func(ctx context.Context) error { return run(ctx, account, func(Copied) {}) })
 	if errors.Is(err, ErrCopying) { // backfill beside this process; look later whether it got to the end
-		r.o.Log.Info("first copy is being made by another process", zap.String("account", account))
+		r.o.Log.Info("first copy is running in another process", zap.String("account", account))
 		return
 	}
 	if err != nil {
 		r.failed(ctx, SweepBackfill, account, err)
 		return
+	}
+	if sweep, err := r.store.Sweep(ctx, account, SweepBackfill); adds && (err != nil || r.copier.Missing(sweep)) {
+		return // not yet
 	}
 	r.o.Log.Info("first copy done", zap.String("account", account))
 }
@@ -492,6 +559,7 @@ func (r *Runner) copyAccount(ctx context.Context, account string) {
 func (r *Runner) redisLoop(ctx context.Context) {
 	lastRemark, healed, losing := time.Time{}, false, false
 	for {
+		r.lookAtDatabase(ctx)
 		lost, fresh, err := r.detector.Check(ctx)
 		switch {
 		case err != nil:
@@ -502,10 +570,10 @@ func (r *Runner) redisLoop(ctx context.Context) {
 				r.o.Log.Info("redis is used for the first time")
 			case r.o.EmbeddedRedis && !healed:
 				// It ends with the process, so this is what every start looks like.
-				r.o.Log.Info("embedded redis is new; marking again what was not answered")
+				r.o.Log.Info("embedded redis is new; enqueueing unanswered events again")
 			case !losing:
 				r.m.lost.Inc()
-				r.o.Log.Warn("redis was flushed, rewound or exchanged; marking again what it must have held", zap.Int("partitions", len(lost)))
+				r.o.Log.Warn("redis was flushed, rewound or replaced; enqueueing its work again", zap.Int("partitions", len(lost)))
 			}
 			losing = !r.heal(ctx, lost, fresh || r.o.EmbeddedRedis)
 			if !losing {
@@ -513,23 +581,52 @@ func (r *Runner) redisLoop(ctx context.Context) {
 			}
 		case r.o.Now().Sub(lastRemark) >= pendingAge:
 			lastRemark = r.o.Now()
+			if err := r.setAside(ctx); err != nil {
+				r.failed(ctx, "redis", "", err)
+			}
 			if n, err := RemarkPending(ctx, r.store, r.queue, r.o.Now(), pendingAge); err != nil {
 				r.failed(ctx, "redis", "", err)
 			} else if n > 0 {
 				r.m.remarked.Add(float64(n))
-				r.o.Log.Warn("events in the inbox had no mark in the queue", zap.Int("targets", n))
+				r.o.Log.Warn("inbox events were missing from the queue; enqueued their targets", zap.Int("targets", n))
 			}
 			if n, err := r.remarkUnfinished(ctx); err != nil {
 				r.failed(ctx, "redis", "", err)
 			} else if n > 0 {
 				r.m.remarked.Add(float64(n))
-				r.o.Log.Warn("unfinished histories had no mark in the queue", zap.Int("targets", n))
+				r.o.Log.Warn("unfinished histories were missing from the queue; enqueued their targets", zap.Int("targets", n))
 			}
 		}
-		if pause(ctx, checkInterval) != nil {
+		if backoff.Sleep(ctx, checkInterval) != nil {
 			return
 		}
 	}
+}
+
+// setAside ends what waits for ledgers that are not mirrored: those that are not wanted,
+// and those that a first copy left out because the key may not read them. Add reads all
+// of them once it may.
+func (r *Runner) setAside(ctx context.Context) error {
+	accounts, err := r.accounts(ctx)
+	for _, account := range accounts {
+		sweep, failed := r.store.Sweep(ctx, account, SweepBackfill)
+		if failed != nil {
+			return failed
+		}
+		at, _ := copiedOf(sweep)
+		left := r.o.Ledgers.Left()
+		for _, ledger := range at.Without {
+			if !slices.Contains(left, ledger) {
+				left = append(left, ledger)
+			}
+		}
+		for _, ledger := range left {
+			if err := r.store.SetAside(ctx, account, ledger); err != nil {
+				return err
+			}
+		}
+	}
+	return err
 }
 
 // heal marks again what Redis forgot; expected: that of one that ends with its
@@ -600,7 +697,15 @@ func (r *Runner) remarkUnfinished(ctx context.Context) (int, error) {
 			}
 			continue
 		}
-		n, err := MarkUnfinished(ctx, r.store, r.queue, account)
+		ledgers, err := copiedLedgers(ctx, r.store, account, r.o.Ledgers)
+		if err != nil {
+			return marked, err
+		}
+		limits, err := ReadLimits(ctx, r.store, account)
+		if err != nil {
+			return marked, err
+		}
+		n, err := MarkUnfinished(ctx, r.store, r.queue, account, limits.Ledgers(ledgers))
 		if marked += n; err != nil {
 			return marked, err
 		}
@@ -625,7 +730,7 @@ func (r *Runner) deadLetterLoop(ctx context.Context) {
 		if err != nil {
 			r.failed(ctx, "dead_letters", "", err)
 		}
-		if pause(ctx, 30*time.Second) != nil {
+		if backoff.Sleep(ctx, 30*time.Second) != nil {
 			return
 		}
 	}
@@ -637,16 +742,54 @@ func (r *Runner) pruneLoop(ctx context.Context) {
 		if _, err := r.store.PruneEvents(ctx, r.o.Now().Add(-eventsKept)); err != nil {
 			r.failed(ctx, "prune", "", err)
 		}
-		if pause(ctx, time.Hour) != nil {
+		if backoff.Sleep(ctx, time.Hour) != nil {
+			return
+		}
+	}
+}
+
+// daysLoop keeps the day table of the books up to date.
+func (r *Runner) daysLoop(ctx context.Context) {
+	for r.o.Days != nil {
+		if err := r.o.Days(ctx); err != nil {
+			r.failed(ctx, "days", "", err)
+		}
+		if backoff.Sleep(ctx, r.o.DaysInterval) != nil {
 			return
 		}
 	}
 }
 
 func (r *Runner) failed(ctx context.Context, sweep, account string, err error) {
-	if ctx.Err() != nil {
-		return // stopping, or the lease went elsewhere
+	if ctx.Err() != nil || errors.Is(err, errPaused) {
+		return // stopping, or the lease went elsewhere, or somebody wants it so
 	}
 	r.m.failures.WithLabelValues(sweep).Inc()
-	r.o.Log.Warn("sweep failed; it will be tried again", zap.String("sweep", sweep), zap.String("account", account), zap.Error(err))
+	key := [2]string{sweep, account}
+	now := r.o.Now()
+	r.failing.Lock()
+	defer r.failing.Unlock()
+	f := r.failures[key]
+	if now.Sub(f.last) > 5*failureInterval {
+		f = failures{}
+	}
+	f.times, f.last = f.times+1, now
+	if f.times > 1 && now.Sub(f.told) < failureInterval {
+		r.failures[key] = f // an outage fails all of them, again and again
+		return
+	}
+	r.o.Log.Warn("sweep failed; it will be retried", zap.String("sweep", sweep), zap.String("account", account),
+		zap.Int("failures", f.times), zap.Error(err))
+	f.told = now
+	r.failures[key] = f
+}
+
+// failureInterval is how often the failing of a sweep is logged; the count of one that has
+// not failed for five times as long begins anew.
+const failureInterval = time.Minute
+
+// failures counts those of a sweep and when they were logged last.
+type failures struct {
+	times      int
+	told, last time.Time
 }

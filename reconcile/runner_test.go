@@ -41,6 +41,7 @@ type memory struct {
 	dead     int
 	overdue  []mirror.FullRead
 	events   []mirror.Event // at Stripe
+	system   string
 }
 
 type held struct {
@@ -87,6 +88,15 @@ func (m *memory) Sweep(_ context.Context, account, name string) (mirror.Sweep, e
 	return s, nil
 }
 
+func (m *memory) Sweeps(context.Context) (list []mirror.Sweep, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, s := range m.sweeps {
+		list = append(list, s)
+	}
+	return list, nil
+}
+
 func (m *memory) SaveSweep(_ context.Context, s mirror.Sweep) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -120,8 +130,16 @@ func (m *memory) SaveIncarnation(_ context.Context, i mirror.Incarnation) error 
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.incs[i.Partition] = i
-	m.log = append(m.log, "stamp")
+	if i.Partition != mirror.DatabasePartition {
+		m.log = append(m.log, "stamp")
+	}
 	return nil
+}
+
+func (m *memory) DatabaseSystem(context.Context) (string, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.system, nil
 }
 
 func (m *memory) DueDeadLetters(_ context.Context, now, next time.Time, _ int) (due []mirror.DeadLetter, err error) {
@@ -224,7 +242,7 @@ func (m *memory) set(what string, err error) {
 	m.fail[what] = err
 }
 
-// count tells how often something was done since the last look.
+// count returns how often something was done since the last look.
 func (m *memory) count(what string) (n int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -354,8 +372,11 @@ func TestF10_RunnerHealsInOrder(t *testing.T) {
 		m.set("events", nil)
 		pass(time.Minute)
 		ids := []string{q.incs[0].ID, q.incs[1].ID}
-		if ids[0] == "" || m.incs[0].HighWater < 10 {
-			t.Errorf("%+v, %+v; want a counter that goes on", q.incs, m.incs)
+		m.mu.Lock()
+		counted := m.incs[0].HighWater
+		m.mu.Unlock()
+		if ids[0] == "" || counted < 10 {
+			t.Errorf("%+v, counted to %d; want a counter that goes on", q.incs, counted)
 		}
 		if n := testutil.ToFloat64(r.m.lost); n != 0 {
 			t.Errorf("%v losses counted, but it was a first start", n)
@@ -395,7 +416,7 @@ func TestF10_RunnerHealsWithItsClockBehind(t *testing.T) {
 }
 
 // A history that is unfinished and that no queue knows of is marked by the regular
-// look, although Redis never told of a loss: a first copy that is done marks nothing.
+// look, although Redis never reported a loss: a first copy that is done marks nothing.
 func TestI3_RunnerMarksUnfinishedHistories(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -434,11 +455,11 @@ func (g *oneRefused) Closed(t mirror.Target) time.Duration {
 	return 0
 }
 
-func (g *oneRefused) Refused(t mirror.Target, _ error) time.Duration {
+func (g *oneRefused) Refused(t mirror.Target, _ error) (time.Duration, bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.refused = append(g.refused, t.Account+" "+string(t.Scope))
-	return 15 * time.Second
+	return 15 * time.Second, true
 }
 
 func (g *oneRefused) Answered(t mirror.Target) {
@@ -564,6 +585,40 @@ func TestI6_RunnerBesideUnderTheLease(t *testing.T) {
 	})
 }
 
+// The day table is kept by one replica at a time; a failure is counted and tried again.
+func TestRunnerKeepsTheDays(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory()
+		q := newQueue(&faults{})
+		var calls [2]atomic.Int32
+		of := func(i int) RunnerOptions {
+			return RunnerOptions{Days: func(context.Context) error {
+				if calls[i].Add(1) == 2 {
+					return errors.New("no database")
+				}
+				return nil
+			}}
+		}
+		a := m.replica(t, q, "a", of(0))
+		pass(time.Second)
+		b := m.replica(t, q, "b", of(1))
+		pass(3 * time.Minute)
+		if calls[0].Load() != 4 || calls[1].Load() != 0 {
+			t.Errorf("called %d and %d times", calls[0].Load(), calls[1].Load())
+		}
+		if n := testutil.ToFloat64(a.m.failures.WithLabelValues("days")); n != 1 {
+			t.Errorf("%v failures, want 1", n)
+		}
+		a.end()
+		pass(leaseTTL)
+		if calls[0].Load() != 4 || calls[1].Load() != 1 {
+			t.Errorf("called %d and %d times after the lease went on", calls[0].Load(), calls[1].Load())
+		}
+		b.end()
+	})
+}
+
 func TestRunnerAccounts(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -617,7 +672,7 @@ func TestI19_RunnerFailuresAreCounted(t *testing.T) {
 func TestRunnerFailuresBeginAtNought(t *testing.T) {
 	t.Parallel()
 	r := NewRunner(newMemory(), nil, nil, nil, RunnerOptions{Registerer: prometheus.NewRegistry()})
-	const want = 8 // events, backfill, balances, scrub, webhooks, redis, dead_letters, prune
+	const want = 10 // events, backfill, balances, scrub, webhooks, redis, database, dead_letters, prune, days
 	if n := testutil.CollectAndCount(r.m.failures, "creditmirror_reconcile_failures_total"); n != want {
 		t.Errorf("%d series of failures before the first, want %d", n, want)
 	}
@@ -639,4 +694,54 @@ func TestRunnerMetricsAreSound(t *testing.T) {
 func pass(d time.Duration) {
 	time.Sleep(d)
 	synctest.Wait()
+}
+
+// Somebody pauses, resumes and starts sweeps; whoever holds the lease does it.
+func TestRunnerDoesWhatIsAsked(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory()
+		m.sweeps["/"+SweepEvents] = mirror.Sweep{Watermark: time.Now().Add(-time.Minute)}
+		m.sweeps["/"+SweepBackfill] = mirror.Sweep{Name: SweepBackfill, LastSuccess: time.Now().Add(-24 * time.Hour)}
+		a := m.replica(t, newQueue(&faults{}), "a", RunnerOptions{EventsInterval: time.Minute})
+		passes := func(d time.Duration) int {
+			m.mu.Lock()
+			m.log = nil
+			m.mu.Unlock()
+			pass(d)
+			return m.count("events of a")
+		}
+		if n := passes(5 * time.Minute); n == 0 {
+			t.Fatal("no pass over events")
+		}
+		if err := PauseSweep(t.Context(), m, SweepEvents, "on-call", "Stripe asked", time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		pass(2 * controlInterval)
+		if n := passes(10 * time.Minute); n != 0 {
+			t.Errorf("%d passes while paused", n)
+		}
+		if n := testutil.ToFloat64(a.m.failures.WithLabelValues(SweepEvents)); n != 0 {
+			t.Errorf("a pause counts as %v failures", n)
+		}
+		if err := ResumeSweep(t.Context(), m, SweepEvents, "on-call", time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		if n := passes(2 * controlInterval); n == 0 {
+			t.Error("no pass after it was resumed")
+		}
+		pass(30 * time.Second) // no pass is due
+		if err := StartSweep(t.Context(), m, SweepEvents, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		if n := passes(2 * controlInterval); n == 0 {
+			t.Error("no pass that was asked for")
+		}
+		for _, sweep := range []string{SweepBackfill, "odd", ""} {
+			if err := StartSweep(t.Context(), m, sweep, time.Now()); !errors.Is(err, ErrNoSweep) {
+				t.Errorf("start %q: %v", sweep, err)
+			}
+		}
+		a.end()
+	})
 }

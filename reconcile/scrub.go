@@ -7,6 +7,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/creditmirror/creditmirror/backoff"
 	"github.com/creditmirror/creditmirror/internal/failpoint"
 	"github.com/creditmirror/creditmirror/mirror"
 )
@@ -36,6 +37,8 @@ type ScrubStore interface {
 type ScrubOptions struct {
 	// Period in which every history is read in full once. Defaults to 720 h.
 	Period time.Duration
+	// Ledgers are those that are mirrored.
+	Ledgers mirror.Ledgers
 	// Report, where set, is asked to compare each customer instead: nothing is
 	// repaired, and nothing is marked.
 	Report *ScrubReport
@@ -44,7 +47,7 @@ type ScrubOptions struct {
 }
 
 // Scrub has every history read anew from its first row to its last, the longest
-// unread first: what no event and no balance tells of is found by nothing else.
+// unread first: what no event and no balance shows is found by nothing else.
 // The reads are syncs of the swept class, so that live work goes first. When a
 // history was read last is in the database, so there is nothing to resume.
 type Scrub struct {
@@ -83,6 +86,12 @@ type scrubState struct {
 	Unread int `json:"unread,omitempty"`
 }
 
+// readable are those of the wanted ledgers that the key may read.
+func readable(ctx context.Context, store mirror.Progress, account string, wanted mirror.Ledgers) (mirror.Ledgers, error) {
+	limits, err := ReadLimits(ctx, store, account)
+	return limits.Ledgers(wanted), err
+}
+
 // Urge makes every history due that was not read since t: after a gap that the
 // events sweep cannot close.
 func (s *Scrub) Urge(ctx context.Context, account string, t time.Time) error {
@@ -103,12 +112,12 @@ func (s *Scrub) save(ctx context.Context, sweep mirror.Sweep, st scrubState) (er
 	return s.store.SaveSweep(ctx, sweep)
 }
 
-// Reports tells whether the scrub only reports: then a step makes calls.
+// Reports reports whether the scrub only reports: then a step makes calls.
 func (s *Scrub) Reports() bool { return s.o.Report != nil }
 
 // Step asks for the full reads that have come due since the last step, spread
-// evenly over the period, and tells how many; a scrub that only reports makes them,
-// and tells what was found and not open before.
+// evenly over the period, and returns how many; a scrub that only reports makes them,
+// and returns what was found and was not open before.
 func (s *Scrub) Step(ctx context.Context, account string) (histories int, opened map[mirror.DriftKind]int, err error) {
 	sweep, err := s.store.Sweep(ctx, account, SweepScrub)
 	if err != nil {
@@ -120,7 +129,11 @@ func (s *Scrub) Step(ctx context.Context, account string) (histories int, opened
 		st = scrubState{Looked: now, Urgent: st.Urgent}
 		sweep.StartedAt = now
 	}
-	total, err := s.store.FullReadCount(ctx, account)
+	ledgers, err := readable(ctx, s.store, account, s.o.Ledgers)
+	if err != nil {
+		return 0, nil, err
+	}
+	total, err := s.store.FullReadCount(ctx, account, ledgers)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -149,7 +162,7 @@ func (s *Scrub) Step(ctx context.Context, account string) (histories int, opened
 		}
 	}
 	failpoint.Hit("scrub.asked")
-	overdue, err := s.store.FullReads(ctx, account, now.Add(-time.Duration((1+scrubSlack)*float64(s.o.Period))), 1)
+	overdue, err := s.store.FullReads(ctx, account, ledgers, now.Add(-time.Duration((1+scrubSlack)*float64(s.o.Period))), 1)
 	if err != nil {
 		return asked, nil, err
 	}
@@ -191,7 +204,7 @@ func (s *Scrub) report(ctx context.Context, account string, sweep mirror.Sweep, 
 	return reported.Histories, reported.Opened, s.save(ctx, sweep, st)
 }
 
-// ask marks up to n histories that were not read since before, and tells how many.
+// ask marks up to n histories that were not read since before, and returns how many.
 func (s *Scrub) ask(ctx context.Context, account string, before time.Time, n int) (int, error) {
 	backlog, err := s.queue.Backlog(ctx)
 	if err != nil || backlog >= scrubBacklog {
@@ -201,8 +214,12 @@ func (s *Scrub) ask(ctx context.Context, account string, before time.Time, n int
 	if err != nil {
 		return 0, err
 	}
+	ledgers, err := readable(ctx, s.store, account, s.o.Ledgers)
+	if err != nil {
+		return 0, err
+	}
 	// Those asked for earlier may still wait at the front of the list.
-	list, err := s.store.FullReads(ctx, account, before, n+backlog+stuck.count()+scrubBatch)
+	list, err := s.store.FullReads(ctx, account, ledgers, before, n+backlog+stuck.count()+scrubBatch)
 	if err != nil {
 		return 0, err
 	}
@@ -234,7 +251,7 @@ func (s *Scrub) ask(ctx context.Context, account string, before time.Time, n int
 	return len(due), s.queue.MarkSwept(ctx, due)
 }
 
-// pass asks for a batch of histories not read since before, and tells how many
+// pass asks for a batch of histories not read since before, and returns how many
 // are left that can be read, and how many that cannot.
 func (s *Scrub) pass(ctx context.Context, account string, before time.Time) (asked, left, unread int, err error) {
 	if asked, err = s.ask(ctx, account, before, scrubBatch); err != nil {
@@ -244,7 +261,11 @@ func (s *Scrub) pass(ctx context.Context, account string, before time.Time) (ask
 	if err != nil {
 		return asked, 0, 0, err
 	}
-	list, err := s.store.FullReads(ctx, account, before, stuck.count()+1)
+	ledgers, err := readable(ctx, s.store, account, s.o.Ledgers)
+	if err != nil {
+		return asked, 0, 0, err
+	}
+	list, err := s.store.FullReads(ctx, account, ledgers, before, stuck.count()+1)
 	for _, f := range list {
 		if stuck.has(f) {
 			unread++
@@ -262,7 +283,7 @@ type stuckReads struct{ dead, refused map[mirror.Target]bool }
 
 func (s stuckReads) count() int { return len(s.dead) + len(s.refused) }
 
-// has tells of a history that is still unread. One that was not asked for was read in
+// has reports whether a history is still unread. One that was not asked for was read in
 // part when its reply was refused, which says nothing of the rest.
 func (s stuckReads) has(f mirror.FullRead) bool {
 	return s.dead[f.Target] || s.refused[f.Target] && f.Requested
@@ -281,7 +302,7 @@ func (s *Scrub) stuck(ctx context.Context, account string, since time.Time) (stu
 	return stuck, err
 }
 
-// Passed tells what a pass of a Scrub did.
+// Passed is what a pass of a Scrub did.
 type Passed struct {
 	// Read are the histories read, and Unread those that could not be.
 	Read, Unread int
@@ -289,7 +310,7 @@ type Passed struct {
 
 // Pass reads every history once, now, and returns when all have been read that
 // can be: it does not wait for further tries of a reply that was refused. progress
-// is told of each batch.
+// is called for each batch.
 func (s *Scrub) Pass(ctx context.Context, account string, progress func(asked int)) (Passed, error) {
 	begun := s.o.Now().UTC()
 	var passed Passed
@@ -304,11 +325,15 @@ func (s *Scrub) Pass(ctx context.Context, account string, progress func(asked in
 		if passed.Unread = unread; left == 0 {
 			break
 		}
-		if err := pause(ctx, 100*time.Millisecond); err != nil {
+		if err := backoff.Sleep(ctx, 100*time.Millisecond); err != nil {
 			return passed, err
 		}
 	}
-	total, err := s.store.FullReadCount(ctx, account)
+	ledgers, err := readable(ctx, s.store, account, s.o.Ledgers)
+	if err != nil {
+		return passed, err
+	}
+	total, err := s.store.FullReadCount(ctx, account, ledgers)
 	if err != nil {
 		return passed, err
 	}

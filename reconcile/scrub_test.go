@@ -23,12 +23,12 @@ import (
 	"github.com/creditmirror/creditmirror/stripeapi"
 )
 
-func (s *flaky) FullReads(ctx context.Context, account string, before time.Time, limit int) ([]mirror.FullRead, error) {
-	return try(s.f, "full reads", func() ([]mirror.FullRead, error) { return s.Store.FullReads(ctx, account, before, limit) })
+func (s *flaky) FullReads(ctx context.Context, account string, ledgers mirror.Ledgers, before time.Time, limit int) ([]mirror.FullRead, error) {
+	return try(s.f, "full reads", func() ([]mirror.FullRead, error) { return s.Store.FullReads(ctx, account, ledgers, before, limit) })
 }
 
-func (s *flaky) FullReadCount(ctx context.Context, account string) (int64, error) {
-	return try(s.f, "full read count", func() (int64, error) { return s.Store.FullReadCount(ctx, account) })
+func (s *flaky) FullReadCount(ctx context.Context, account string, ledgers mirror.Ledgers) (int64, error) {
+	return try(s.f, "full read count", func() (int64, error) { return s.Store.FullReadCount(ctx, account, ledgers) })
 }
 
 func (s *flaky) Refused(ctx context.Context, account string, since time.Time) ([]mirror.Target, error) {
@@ -239,7 +239,7 @@ func (b *bench) syncAll(t *testing.T, l ledgers) {
 // unread are the histories that were not read in full since t.
 func (b *bench) unread(t *testing.T, since time.Time) []mirror.FullRead {
 	t.Helper()
-	list, err := b.store.Store.FullReads(context.Background(), "", since, 1000)
+	list, err := b.store.Store.FullReads(context.Background(), "", mirror.Ledgers{}, since, 1000)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -380,7 +380,7 @@ func TestF03_ScrubReportFailsEverywhere(t *testing.T) {
 }
 
 // A report goes on beside customers for whom Stripe does not answer, asks for them
-// again, and tells how many it could not compare; where Stripe answers for nobody it
+// again, and reports how many it could not compare; where Stripe answers for nobody it
 // breaks off.
 func TestScrubReportWithoutAnAnswer(t *testing.T) {
 	t.Parallel()
@@ -431,7 +431,7 @@ func TestScrubReportWithoutAnAnswer(t *testing.T) {
 }
 
 // Between two looks that show the same difference there may be one without an answer,
-// and it is told once, also where a new one has the customer looked at again.
+// and it is reported once, also where a new one has the customer looked at again.
 func TestScrubReportLooksBeyondAFailure(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -740,13 +740,13 @@ func (m *memory) OpenFindings(_ context.Context, list []mirror.Finding) ([]mirro
 	return list, nil
 }
 
-func (m *memory) FullReadCount(context.Context, string) (int64, error) {
+func (m *memory) FullReadCount(context.Context, string, mirror.Ledgers) (int64, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return 0, m.fail["full reads"]
 }
 
-func (m *memory) FullReads(context.Context, string, time.Time, int) ([]mirror.FullRead, error) {
+func (m *memory) FullReads(context.Context, string, mirror.Ledgers, time.Time, int) ([]mirror.FullRead, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.overdue, nil
@@ -797,7 +797,7 @@ func TestF10_BalancesAfterALostRedis(t *testing.T) {
 	})
 }
 
-// The metric of the scrub's last success is the time that its row tells: a scrub that
+// The metric of the scrub's last success is the time in its row: a scrub that
 // makes its steps and is behind its period is no success.
 func TestScrubTellsItsLastSuccess(t *testing.T) {
 	t.Parallel()

@@ -24,7 +24,7 @@ const (
 // Endpoints lists them.
 func Endpoints() []Endpoint { return []Endpoint{EndpointAccount, EndpointConnect} }
 
-// EndpointOf tells which endpoint brings an account's events.
+// EndpointOf returns the endpoint that delivers an account's events.
 func EndpointOf(account string) Endpoint {
 	if account == "" {
 		return EndpointAccount
@@ -52,7 +52,7 @@ const (
 	silenceReminder = time.Hour
 )
 
-// IsWebhookRow tells whether a row of the sweeps' table is about webhooks.
+// IsWebhookRow reports whether a row of the sweeps' table is about webhooks.
 func IsWebhookRow(name string) bool { return strings.HasPrefix(name, webhookRows) }
 
 // NoteArrival says that a webhook of an event brought by the endpoint has
@@ -86,7 +86,7 @@ type silence struct {
 	Silent bool `json:"silent"`
 }
 
-// arrived tells whether a webhook came after all.
+// arrived reports whether a webhook came after all.
 func (s silence) arrived(arrivals mirror.Sweep) bool {
 	return !arrivals.LastSuccess.Before(s.Since) || !arrivals.Watermark.Before(s.First)
 }
@@ -117,7 +117,7 @@ type WebhookState struct {
 	Endpoint Endpoint
 	// LastArrival is when one of its events last arrived; zero: never.
 	LastArrival time.Time
-	// Silent tells that Stripe has had events that it did not bring, since
+	// Silent means that Stripe has had events that it did not bring, since
 	// SilentSince, and that none has arrived.
 	Silent      bool
 	SilentSince time.Time
@@ -158,7 +158,7 @@ func readSilence(ctx context.Context, store mirror.Progress, endpoint Endpoint) 
 // is no proof against an endpoint.
 type silenceWatch struct {
 	store mirror.Progress
-	// configured tells that this process has a webhook secret.
+	// configured means that this process has a webhook secret.
 	configured bool
 	began      time.Time
 	told       map[Endpoint]time.Time // when it was last warned of
@@ -218,7 +218,7 @@ func (w *silenceWatch) judgeOne(ctx context.Context, endpoint Endpoint, unbrough
 	s.Silent = s.Silent || !s.Since.IsZero() && now.Sub(s.Since) >= silentGrace
 	if s.Silent && (w.told[endpoint].IsZero() || now.Sub(w.told[endpoint]) >= silenceReminder) {
 		w.told[endpoint] = now
-		w.log.Warn("stripe has events and no webhook brings them; look at the endpoint in stripe, its address and its secret",
+		w.log.Warn("stripe has events that no webhook delivered; check the endpoint, its URL and its secret",
 			zap.String("endpoint", string(endpoint)), zap.Int("events", s.Events), zap.Time("since", s.Since),
 			zap.Time("last_arrival", arrivals.LastSuccess))
 	}

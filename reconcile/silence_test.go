@@ -236,7 +236,7 @@ func TestI19_SilenceNeedsAReceiver(t *testing.T) {
 	l.want(false, 0)
 
 	// A receiver runs in another process; this one has no secret.
-	if err := NoteReceiver(t.Context(), l.store, l.now, true); err != nil {
+	if err := NoteReceiver(t.Context(), l.store, "one", l.now, true); err != nil {
 		t.Fatal(err)
 	}
 	polled(l, 30)

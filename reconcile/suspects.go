@@ -10,17 +10,18 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/creditmirror/creditmirror/backoff"
 	"github.com/creditmirror/creditmirror/internal/failpoint"
 	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/stripeapi"
 )
 
-// settle judges the suspects whose grace is over. It waits for it while there
+// settle judges the candidates whose grace is over. It waits for it while there
 // are more than keep of them.
 func (p *balancesPass) settle(ctx context.Context, keep int) error {
 	for {
 		now := p.o.Now()
-		due := slices.IndexFunc(p.at.Suspects, func(s suspect) bool { return now.Sub(s.Asked) < p.o.Grace })
+		due := slices.IndexFunc(p.at.Suspects, func(s candidate) bool { return now.Sub(s.Asked) < p.o.Grace })
 		if due < 0 {
 			due = len(p.at.Suspects)
 		}
@@ -37,7 +38,7 @@ func (p *balancesPass) settle(ctx context.Context, keep int) error {
 			return err
 		}
 		p.o.Progress(0)
-		if err := pause(ctx, min(p.o.Grace-now.Sub(p.at.Suspects[0].Asked), time.Second)); err != nil {
+		if err := backoff.Sleep(ctx, min(p.o.Grace-now.Sub(p.at.Suspects[0].Asked), time.Second)); err != nil {
 			return err
 		}
 	}
@@ -45,7 +46,7 @@ func (p *balancesPass) settle(ctx context.Context, keep int) error {
 
 // judge records and repairs the differences that nothing explains: no work that
 // waits, and no sync that began after Stripe was asked.
-func (p *balancesPass) judge(ctx context.Context, list []suspect) error {
+func (p *balancesPass) judge(ctx context.Context, list []candidate) error {
 	targets := make([]mirror.Target, len(list))
 	var customers, grants []string
 	for i, s := range list {
@@ -104,14 +105,14 @@ func (p *balancesPass) judge(ctx context.Context, list []suspect) error {
 	return p.act(ctx, v)
 }
 
-// verdicts are what became of suspects.
+// verdicts are what became of candidates.
 type verdicts struct {
 	findings  []mirror.Finding
 	customers []mirror.Customer
 	grants    []mirror.CreditGrant
 	targets   []mirror.Target
 	// whole are those whose whole history has to be read: what is held contradicts
-	// itself, and the newest rows may not tell of it.
+	// itself, and the newest rows may not show it.
 	whole []mirror.Target
 }
 
@@ -158,7 +159,7 @@ func (p *balancesPass) act(ctx context.Context, v verdicts) error {
 }
 
 // find makes a finding; otherwise is the cause where the pass has none.
-func (p *balancesPass) find(kind mirror.DriftKind, s suspect, otherwise string) mirror.Finding {
+func (p *balancesPass) find(kind mirror.DriftKind, s candidate, otherwise string) mirror.Finding {
 	t := s.target(p.account)
 	f := mirror.Finding{Kind: kind, Account: p.account, Customer: t.ID, Scope: t.Scope, Cause: p.cause, FoundAt: p.o.Now().UTC()}
 	if f.Cause == "" {
@@ -167,7 +168,7 @@ func (p *balancesPass) find(kind mirror.DriftKind, s suspect, otherwise string) 
 	return f
 }
 
-func (p *balancesPass) judgeCustomer(s suspect, held map[string]mirror.HeldCustomer, v *verdicts) {
+func (p *balancesPass) judgeCustomer(s candidate, held map[string]mirror.HeldCustomer, v *verdicts) {
 	h, ok := held[s.ID]
 	if !ok || h.Deleted {
 		f := p.find(mirror.DriftMissingCustomer, s, mirror.CauseMissedEvent)
@@ -194,7 +195,7 @@ func (p *balancesPass) judgeCustomer(s suspect, held map[string]mirror.HeldCusto
 	}
 }
 
-func (p *balancesPass) judgeGrant(s suspect, held map[string]mirror.HeldGrantRow, v *verdicts) {
+func (p *balancesPass) judgeGrant(s candidate, held map[string]mirror.HeldGrantRow, v *verdicts) {
 	h, ok := held[s.ID]
 	if ok && (h.Digest == s.Digest || h.Updated.After(s.Updated) && !s.Updated.IsZero()) {
 		return // the same, or written since in a newer state
@@ -215,7 +216,7 @@ func (p *balancesPass) judgeGrant(s suspect, held map[string]mirror.HeldGrantRow
 
 // judgeGone asks Stripe for a customer that its list leaves out: not listed is
 // not deleted.
-func (p *balancesPass) judgeGone(ctx context.Context, s suspect, held map[string]mirror.HeldCustomer, v *verdicts) error {
+func (p *balancesPass) judgeGone(ctx context.Context, s candidate, held map[string]mirror.HeldCustomer, v *verdicts) error {
 	if h, ok := held[s.ID]; !ok || h.Deleted {
 		return nil
 	}
@@ -229,6 +230,8 @@ func (p *balancesPass) judgeGone(ctx context.Context, s suspect, held map[string
 	reply, err := p.stripe.Customer(ctx, p.account, s.ID)
 	switch {
 	case errors.Is(err, stripeapi.ErrNotFound):
+	case errors.Is(err, stripeapi.ErrGarbled):
+		return nil // whatever it is, it is not gone; its own sync finds what is wrong with it
 	case err != nil:
 		return err
 	case !reply.Deleted:

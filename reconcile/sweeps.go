@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/creditmirror/creditmirror/backoff"
 	"github.com/creditmirror/creditmirror/mirror"
 )
 
@@ -90,6 +91,9 @@ func (r *Runner) balancesLoop(ctx context.Context) {
 		if ok {
 			r.progress(SweepBalances) // nothing due is no stall
 		}
+		if err == nil {
+			r.oldestBalances(ctx, accounts)
+		}
 		timer := time.NewTimer(max(next.Sub(r.o.Now()), time.Second))
 		cause, forced = "", false
 		select {
@@ -104,7 +108,34 @@ func (r *Runner) balancesLoop(ctx context.Context) {
 	}
 }
 
-// sweepBalances makes a pass over an account where one is due, and tells when
+// oldestBalances returns the last success of the account that had none for the longest time: the
+// sweep is no better than that. While one had none at all, nothing is reported.
+func (r *Runner) oldestBalances(ctx context.Context, accounts []string) {
+	var oldest time.Time
+	for _, account := range accounts {
+		copied, err := r.store.Sweep(ctx, account, SweepBackfill)
+		if err != nil {
+			return
+		}
+		sweep, err := r.store.Sweep(ctx, account, SweepBalances)
+		if err != nil {
+			return
+		}
+		last := sweep.LastSuccess
+		if !copied.LastSuccess.IsZero() && copied.StartedAt.After(last) {
+			last = copied.StartedAt // it began by reading every balance
+		}
+		if last.IsZero() {
+			return
+		}
+		if oldest.IsZero() || last.Before(oldest) {
+			oldest = last
+		}
+	}
+	r.m.lastSuccess.WithLabelValues(SweepBalances).Set(float64(oldest.Unix()))
+}
+
+// sweepBalances makes a pass over an account where one is due, and returns when
 // the next one is. An account without a first copy has nothing to compare.
 func (r *Runner) sweepBalances(ctx context.Context, account, cause string, forced bool) (due time.Time, err error) {
 	now := r.o.Now()
@@ -121,7 +152,6 @@ func (r *Runner) sweepBalances(ctx context.Context, account, cause string, force
 		last = copied.StartedAt // it began by reading every balance
 	}
 	if due = last.Add(r.o.BalancesInterval); due.After(now) && !forced {
-		r.m.lastSuccess.WithLabelValues(SweepBalances).Set(float64(last.Unix()))
 		return due, nil
 	}
 	var result BalancesResult
@@ -133,7 +163,6 @@ func (r *Runner) sweepBalances(ctx context.Context, account, cause string, force
 	if err != nil {
 		return now, err
 	}
-	r.m.lastSuccess.WithLabelValues(SweepBalances).Set(float64(r.o.Now().Unix()))
 	r.o.Log.Info("balances compared", zap.String("account", account), zap.Int64("customers", result.Customers),
 		zap.Int64("grants", result.Grants), zap.Int("findings", len(result.Findings)))
 	return now.Add(r.o.BalancesInterval), nil
@@ -165,15 +194,18 @@ func (r *Runner) scrubLoop(ctx context.Context) {
 				r.m.lastSuccess.WithLabelValues(SweepScrub).Set(float64(last.Unix()))
 			}
 		}
-		if pause(ctx, min(scrubTick, r.o.Scrub.o.Period/20)) != nil {
+		if backoff.Sleep(ctx, min(scrubTick, r.o.Scrub.o.Period/20)) != nil {
 			return
 		}
 	}
 }
 
-// scrub makes a step and tells when the account's scrub was last within its period;
+// scrub makes a step and returns when the account's scrub was last within its period;
 // only one that reports makes calls of its own.
 func (r *Runner) scrub(ctx context.Context, account string) (lastSuccess time.Time, err error) {
+	if r.paused(SweepScrub) {
+		return lastSuccess, errPaused
+	}
 	step := func(ctx context.Context) error {
 		n, opened, err := r.o.Scrub.Step(ctx, account)
 		r.m.compared.WithLabelValues(SweepScrub).Add(float64(n))
@@ -203,7 +235,7 @@ func (r *Runner) progress(sweep string) {
 	r.moved[sweep] = r.o.Now()
 }
 
-// stallLoop tells of sweeps that get no further.
+// stallLoop reports sweeps that make no progress.
 func (r *Runner) stallLoop(ctx context.Context) {
 	patience := map[string]time.Duration{SweepEvents: r.o.EventsInterval}
 	if r.o.Balances != nil {
@@ -216,13 +248,13 @@ func (r *Runner) stallLoop(ctx context.Context) {
 		r.mu.Lock()
 		for sweep, interval := range patience {
 			stalled := 0.0
-			if r.o.Now().Sub(r.moved[sweep]) > 2*interval+2*time.Minute {
+			if r.o.Now().Sub(r.moved[sweep]) > 2*interval+2*time.Minute && !r.controls[sweep].Paused {
 				stalled = 1
 			}
 			r.m.stalled.WithLabelValues(sweep).Set(stalled)
 		}
 		r.mu.Unlock()
-		if pause(ctx, 10*time.Second) != nil {
+		if backoff.Sleep(ctx, 10*time.Second) != nil {
 			return
 		}
 	}

@@ -58,7 +58,7 @@ func bucket(days []int, expires, asOf time.Time) (place int, name string) {
 	return len(days) + 1, BucketLater
 }
 
-// Ageing tells what is left of billing credits, by when it expires.
+// Ageing reports what is left of billing credits, by when it expires.
 func Ageing(ctx context.Context, from Reader, q Query, days []int) ([]Age, Outcome, error) {
 	var out Outcome
 	type key struct {

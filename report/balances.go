@@ -19,7 +19,20 @@ type Query struct {
 	All bool
 	// Pending counts grants from their creation on, before they are effective.
 	Pending bool
+	// Check is how a roll-forward looks whether rows add up to their ending balances.
+	Check Check
 }
+
+// Check is which chains of the balance ledger are looked at.
+type Check uint8
+
+const (
+	// CheckDoubted looks at those that were not proven, or may have changed since, by what
+	// the day table keeps; where that does not tell, at all.
+	CheckDoubted Check = iota
+	// CheckAll looks at all.
+	CheckAll
+)
 
 // Ledgers lists both, or the one that is named.
 func Ledgers(only Ledger) []Ledger {
@@ -39,7 +52,7 @@ func (q Query) dating() Dating {
 // named is how many customers an Outcome names.
 const named = 20
 
-// Outcome tells what a report could not say.
+// Outcome is what a report could not say.
 type Outcome struct {
 	// Unproven counts the customers without a figure, since their history is not wholly
 	// held and proven; Names are the first of them.

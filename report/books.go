@@ -67,7 +67,7 @@ type Total struct {
 	Amount               int64
 }
 
-// Split is by what movements are told apart, beside their type. The zero value: by
+// Split is what separates movements beside their type. The zero value: by
 // nothing.
 type Split struct {
 	// Metadata is a key of the metadata; Description takes the description (in the
@@ -135,6 +135,7 @@ type Books interface {
 // Reader reads one snapshot. Memory does not grow with the rows. Streams come in the
 // order of account, customer and currency, by bytes; an error ends a stream.
 type Reader interface {
+	DayReader
 	// Standings lists the customers of a ledger that stand apart.
 	Standings(ctx context.Context, l Ledger, f Filter) iter.Seq2[Standing, error]
 	// Sums lists the plain sums of rows dated before until. With apart it lists them
@@ -153,13 +154,13 @@ type Reader interface {
 	Grants(ctx context.Context, f Filter, until time.Time) iter.Seq2[Grant, error]
 	// Knows reports in which accounts the customer is known.
 	Knows(ctx context.Context, f Filter) ([]string, error)
-	// SyncState tells of both ledgers of a customer how they were last proven.
+	// SyncState returns how both ledgers of a customer were last proven.
 	SyncState(ctx context.Context, k Key) ([]Sync, error)
 	// Position is the place of the snapshot in the change feed.
 	Position(ctx context.Context) (string, error)
 	// Since lists what came into a ledger of an account after a position of the feed and
 	// is dated before until: rows that were inserted or rewritten, and deletions. Findings
-	// that were open at a time or later tell why.
+	// that were open at a time or later say why.
 	Since(ctx context.Context, l Ledger, account, position string, sealed, until time.Time) iter.Seq2[Arrival, error]
 	// Seals lists the seals of a period, or (empty) of all, by account, period, seal,
 	// ledger, currency; reopened ones too.
@@ -203,9 +204,9 @@ type Arrival struct {
 	Amount   int64
 	Dated    time.Time
 	Arrived  time.Time
-	// Inserted tells a new row from one that was rewritten.
+	// Inserted is false for a row that was rewritten.
 	Inserted bool
-	// Cause is why the row was missing or wrong, where a finding tells; Was is the
+	// Cause is why the row was missing or wrong, where a finding says it; Was is the
 	// amount that the finding saw, where WasKnown.
 	Cause    string
 	Was      int64

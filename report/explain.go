@@ -1,6 +1,7 @@
 package report
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -9,16 +10,52 @@ import (
 	"time"
 )
 
-// Explain writes why the balances of one customer are what they are: the chain of its
-// rows from first to last, what each came from, and against what the end was proven. It
-// returns how many links do not hold.
-func Explain(ctx context.Context, from Reader, k Key, w io.Writer, redact bool) (wrong int, err error) {
-	e := &explainer{w: w, key: k, redact: redact}
+// What a Link is.
+const (
+	LinkProof   = "proof"   // how the ledger was last proven
+	LinkDeleted = "deleted" // that the customer was deleted
+	LinkGrant   = "grant"   // a grant, before its rows
+	LinkRow     = "row"     // a movement
+	LinkEnd     = "end"     // where the rows of a currency end
+)
+
+// Link is one step of why a balance is what it is. Of an amount that a kind of link does
+// not have the pointer is nil; amounts are in minor units.
+type Link struct {
+	Ledger Ledger
+	Kind   string
+	// Holds is whether the step holds; of a grant and of a deletion it always does. Why
+	// says why a proof does not.
+	Holds bool
+	Why   string
+	// Currency, and Grant of a grant and its rows.
+	Currency, Grant string
+	// Row is the movement of a row (Position 0: it has no place).
+	Row Row
+	// Before and After are what is held before and after the row, or what is left of the
+	// grant. Of an end, After is where the rows end.
+	Before, After *int64
+	// Told is what Stripe says of it: the ending balance of a row, the amount of a grant,
+	// the balance or the summary at the end.
+	Told *int64
+	// Category, EffectiveAt and ExpiresAt are of a grant.
+	Category               string
+	EffectiveAt, ExpiresAt time.Time
+	// ProvenAt and FullReadAt are of a proof, DeletedAt of a deletion, zero where there
+	// was none; Synced is false where the ledger was never read.
+	ProvenAt, FullReadAt, DeletedAt time.Time
+	Synced                          bool
+}
+
+// Links yields why the balances of one customer are what they are: how each ledger was
+// last proven, the chain of its rows from first to last, and what Stripe says of the
+// end. It returns how many links do not hold, without the proofs.
+func Links(ctx context.Context, from Reader, k Key, yield func(Link) error) (wrong int, err error) {
+	e := &explainer{yield: yield}
 	states, err := from.SyncState(ctx, k)
 	if err != nil {
 		return 0, err
 	}
-	e.say("customer %s, account %q\n", k.Customer, k.Account)
 	f := Filter{Account: &k.Account, Customer: k.Customer}
 	for _, l := range Ledgers("") {
 		i := slices.IndexFunc(states, func(s Sync) bool { return s.Ledger == l })
@@ -32,84 +69,50 @@ func Explain(ctx context.Context, from Reader, k Key, w io.Writer, redact bool) 
 			}
 			sync.Standing = s
 		}
-		e.ledger(sync, i >= 0)
+		e.proof(sync, i >= 0)
+		if e.err != nil {
+			return e.wrong, e.err
+		}
 		if l == LedgerBalance {
 			err = e.chain(ctx, from, f, sync)
 		} else {
 			err = e.grants(ctx, from, f, sync)
 		}
-		if err != nil || e.err != nil {
-			return e.wrong, cmpErr(err, e.err)
+		if err = cmp.Or(err, e.err); err != nil {
+			return e.wrong, err
 		}
 	}
-	switch e.wrong {
-	case 0:
-		e.say("\nEvery link holds.\n")
-	default:
-		e.say("\n%d links do not hold: they are marked WRONG. creditmirror verify names them, and reconcile repairs them.\n", e.wrong)
-	}
-	return e.wrong, e.err
-}
-
-func cmpErr(a, b error) error {
-	if a != nil {
-		return a
-	}
-	return b
+	return e.wrong, nil
 }
 
 type explainer struct {
-	w      io.Writer
-	err    error
-	key    Key
-	redact bool
-	wrong  int
+	yield func(Link) error
+	err   error
+	wrong int
 }
 
-func (e *explainer) say(format string, args ...any) {
+func (e *explainer) link(l Link) {
+	if !l.Holds && l.Kind != LinkProof {
+		e.wrong++
+	}
 	if e.err == nil {
-		_, e.err = fmt.Fprintf(e.w, format, args...)
+		e.err = e.yield(l)
 	}
 }
 
-// holds says whether a link holds.
-func (e *explainer) holds(ok bool) string {
-	if ok {
-		return "ok"
+// proof shows how the ledger was last proven.
+func (e *explainer) proof(s Sync, synced bool) {
+	l := Link{Ledger: s.Ledger, Kind: LinkProof, Holds: synced && s.Standing.Proven(), Synced: synced, ProvenAt: s.ObservedAt, FullReadAt: s.FullReadAt}
+	if l.Why = s.Standing.Why(); !synced {
+		l.Why = "the mirror has met nothing of this ledger"
 	}
-	e.wrong++
-	return "WRONG"
-}
-
-// ledger tells how the ledger was last proven.
-func (e *explainer) ledger(s Sync, synced bool) {
-	e.say("\n%s\n", ledgerTitles[s.Ledger])
-	switch {
-	case !synced:
-		e.say("  never read: the mirror has met nothing of this ledger\n")
-		return
-	case s.Standing.Proven():
-		e.say("  the whole history is held; it was last proven against Stripe by the reads of %s", stamp(s.ObservedAt))
-	default:
-		e.say("  NOT PROVEN: %s; the last reads that joined began at %s", s.Standing.Why(), stamp(s.ObservedAt))
-	}
-	if !s.FullReadAt.IsZero() {
-		e.say(", and read from its first row to its last at %s", stamp(s.FullReadAt))
-	}
-	e.say("\n")
-	if !s.Standing.DeletedAt.IsZero() {
-		e.say("  the customer was deleted at %s and holds nothing from then on\n", stamp(s.Standing.DeletedAt))
+	e.link(l)
+	if synced && !s.Standing.DeletedAt.IsZero() {
+		e.link(Link{Ledger: s.Ledger, Kind: LinkDeleted, Holds: true, DeletedAt: s.Standing.DeletedAt})
 	}
 }
 
-func stamp(t time.Time) string {
-	if t.IsZero() {
-		return "never"
-	}
-	return t.UTC().Format(time.RFC3339)
-}
-
-// chain tells the links of the balance ledger, per currency.
+// chain lists the links of the balance ledger, per currency.
 func (e *explainer) chain(ctx context.Context, from Reader, f Filter, s Sync) error {
 	currency := ""
 	var held int64
@@ -120,23 +123,23 @@ func (e *explainer) chain(ctx context.Context, from Reader, f Filter, s Sync) er
 		}
 		if r.Currency != currency {
 			currency, held = r.Currency, 0
-			e.say("  %s: begins with 0\n", currency)
 		}
-		place := fmt.Sprint(r.Position)
-		if r.Position == 0 {
-			place = "unplaced"
+		before, after := held, held+r.Amount
+		e.link(Link{
+			Ledger: LedgerBalance, Kind: LinkRow, Currency: currency, Row: r, Before: &before, After: &after, Told: &r.EndingBalance,
+			Holds: after == r.EndingBalance && r.Position > 0,
+		})
+		if e.err != nil {
+			return e.err
 		}
-		e.say("  %6s  %s  %d %+d = %d, Stripe says %d: %s\n", place, stamp(r.Dated), held, r.Amount, held+r.Amount, r.EndingBalance,
-			e.holds(held+r.Amount == r.EndingBalance && r.Position > 0))
-		e.source(r)
 		held = r.EndingBalance
 		ends[currency] = held
 	}
-	e.told(s, ends, "Stripe's balance of the customer")
+	e.ends(s, ends)
 	return nil
 }
 
-// grants tells the rows of the credits ledger, per grant.
+// grants lists the rows of the credits ledger, per grant.
 func (e *explainer) grants(ctx context.Context, from Reader, f Filter, s Sync) error {
 	type line struct {
 		grant Grant
@@ -164,50 +167,155 @@ func (e *explainer) grants(ctx context.Context, from Reader, f Filter, s Sync) e
 		ends[r.Currency] += r.Amount
 	}
 	for _, id := range order {
-		l := list[id]
-		e.say("  grant %s: %d %s, %s; effective %s, expires %s\n", id, l.grant.Amount, l.grant.Currency, l.grant.Category,
-			stamp(l.grant.EffectiveAt), stamp(l.grant.ExpiresAt))
+		g := list[id].grant
+		e.link(Link{
+			Ledger: LedgerCredits, Kind: LinkGrant, Holds: true, Currency: g.Currency, Grant: id, Told: &g.Amount, Category: g.Category,
+			EffectiveAt: g.EffectiveAt, ExpiresAt: g.ExpiresAt,
+		})
 		var left int64
-		for _, r := range l.rows {
-			e.say("          %s  %d %+d = %d left of %d: %s\n", stamp(r.Dated), left, r.Amount, left+r.Amount, l.grant.Amount,
-				e.holds(left+r.Amount >= 0 && left+r.Amount <= l.grant.Amount))
-			left += r.Amount
-			e.source(r)
+		for _, r := range list[id].rows {
+			before, after := left, left+r.Amount
+			e.link(Link{
+				Ledger: LedgerCredits, Kind: LinkRow, Currency: r.Currency, Grant: id, Row: r, Before: &before, After: &after, Told: &g.Amount,
+				Holds: after >= 0 && after <= g.Amount,
+			})
+			if e.err != nil {
+				return e.err
+			}
+			left = after
 		}
 	}
-	e.told(s, ends, "the ledger balance of Stripe's summary")
+	e.ends(s, ends)
 	return nil
 }
 
-// source tells what a row came from.
-func (e *explainer) source(r Row) {
-	e.say("          %s %s", r.Type, r.ID)
-	for _, ref := range []string{r.Invoice, r.CreditNote} {
-		if ref != "" {
-			e.say(", %s", ref)
-		}
-	}
-	if r.Description != "" && !e.redact {
-		e.say(", %q", r.Description)
-	}
-	e.say(" (written here at %s)\n", stamp(r.SyncedAt))
-}
-
-// told holds the ends of the rows against what Stripe itself says.
-func (e *explainer) told(s Sync, ends map[string]int64, what string) {
+// ends holds the ends of the rows against what Stripe itself says.
+func (e *explainer) ends(s Sync, ends map[string]int64) {
 	all := map[string]bool{}
 	for _, m := range []map[string]int64{ends, s.Told} {
 		for currency := range m {
 			all[currency] = true
 		}
 	}
-	deleted := !s.Standing.DeletedAt.IsZero()
 	for _, currency := range slices.Sorted(maps.Keys(all)) {
 		end, told := ends[currency], s.Told[currency]
-		if deleted {
-			e.say("  %s: the rows end at %d, released by the deletion; held now %d: %s\n", currency, end, told, e.holds(told == 0))
-			continue
+		l := Link{Ledger: s.Ledger, Kind: LinkEnd, Currency: currency, After: &end, Told: &told, DeletedAt: s.Standing.DeletedAt, Holds: end == told}
+		if !l.DeletedAt.IsZero() {
+			l.Holds = told == 0
 		}
-		e.say("  %s: the rows end at %d, %s is %d: %s\n", currency, end, what, told, e.holds(end == told))
+		e.link(l)
 	}
+}
+
+// Explain writes the links of one customer in words and numbers. It returns how many do
+// not hold.
+func Explain(ctx context.Context, from Reader, k Key, w io.Writer, redact bool) (wrong int, err error) {
+	t := &explanation{w: w, redact: redact}
+	t.say("customer %s, account %q\n", k.Customer, k.Account)
+	wrong, err = Links(ctx, from, k, func(l Link) error {
+		t.link(l)
+		return t.err
+	})
+	switch {
+	case err != nil:
+		return wrong, err
+	case wrong == 0:
+		t.say("\nEvery link holds.\n")
+	default:
+		t.say("\n%d links do not hold: they are marked WRONG. creditmirror verify names them, and reconcile repairs them.\n", wrong)
+	}
+	return wrong, t.err
+}
+
+// explanation writes links in words.
+type explanation struct {
+	w        io.Writer
+	err      error
+	redact   bool
+	currency string // of the row before
+}
+
+func (t *explanation) say(format string, args ...any) {
+	if t.err == nil {
+		_, t.err = fmt.Fprintf(t.w, format, args...)
+	}
+}
+
+func (t *explanation) link(l Link) {
+	holds := "ok"
+	if !l.Holds {
+		holds = "WRONG"
+	}
+	switch l.Kind {
+	case LinkProof:
+		t.proof(l)
+	case LinkDeleted:
+		t.say("  the customer was deleted at %s and holds nothing from then on\n", stamp(l.DeletedAt))
+	case LinkGrant:
+		t.say("  grant %s: %d %s, %s; effective %s, expires %s\n", l.Grant, *l.Told, l.Currency, l.Category, stamp(l.EffectiveAt), stamp(l.ExpiresAt))
+	case LinkRow:
+		t.row(l, holds)
+	case LinkEnd:
+		what := "Stripe's balance of the customer"
+		if l.Ledger == LedgerCredits {
+			what = "the ledger balance of Stripe's summary"
+		}
+		if l.DeletedAt.IsZero() {
+			t.say("  %s: the rows end at %d, %s is %d: %s\n", l.Currency, *l.After, what, *l.Told, holds)
+		} else {
+			t.say("  %s: the rows end at %d, released by the deletion; held now %d: %s\n", l.Currency, *l.After, *l.Told, holds)
+		}
+	}
+}
+
+func (t *explanation) proof(l Link) {
+	t.currency = ""
+	t.say("\n%s\n", ledgerTitles[l.Ledger])
+	switch {
+	case !l.Synced:
+		t.say("  never read: %s\n", l.Why)
+		return
+	case l.Holds:
+		t.say("  the whole history is held; it was last proven against Stripe by the reads of %s", stamp(l.ProvenAt))
+	default:
+		t.say("  NOT PROVEN: %s; the last reads that joined began at %s", l.Why, stamp(l.ProvenAt))
+	}
+	if !l.FullReadAt.IsZero() {
+		t.say(", and read from its first row to its last at %s", stamp(l.FullReadAt))
+	}
+	t.say("\n")
+}
+
+func (t *explanation) row(l Link, holds string) {
+	r := l.Row
+	if l.Ledger == LedgerBalance {
+		if l.Currency != t.currency {
+			t.currency = l.Currency
+			t.say("  %s: begins with 0\n", l.Currency)
+		}
+		place := fmt.Sprint(r.Position)
+		if r.Position == 0 {
+			place = "unplaced"
+		}
+		t.say("  %6s  %s  %d %+d = %d, Stripe says %d: %s\n", place, stamp(r.Dated), *l.Before, r.Amount, *l.After, *l.Told, holds)
+	} else {
+		t.say("          %s  %d %+d = %d left of %d: %s\n", stamp(r.Dated), *l.Before, r.Amount, *l.After, *l.Told, holds)
+	}
+	t.say("          %s %s", r.Type, r.ID)
+	for _, ref := range []string{r.Invoice, r.CreditNote} {
+		if ref != "" {
+			t.say(", %s", ref)
+		}
+	}
+	if r.Description != "" && !t.redact {
+		t.say(", %q", r.Description)
+	}
+	t.say(" (written here at %s)\n", stamp(r.SyncedAt))
+}
+
+func stamp(t time.Time) string {
+	if t.IsZero() {
+		return "never"
+	}
+	return t.UTC().Format(time.RFC3339)
 }

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// A moment of the past is told by the first one that no longer belongs to it: rows
+// A moment of the past is named by the first one that no longer belongs to it: rows
 // count that are dated before it. Stripe dates in whole seconds, so an instant
 // includes its second, and a date its last one.
 

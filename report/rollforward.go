@@ -79,15 +79,6 @@ func Rollforward(ctx context.Context, from Reader, q Query, bounds []time.Time, 
 	return moved.lines(q.Ledgers, bounds), out, nil
 }
 
-// check looks whether the rows of the balance ledger add up to its ending balances.
-func check(ctx context.Context, from Reader, q Query, out *Outcome) error {
-	totals, err := from.Totals(ctx, LedgerBalance, q.Filter, ByLedger, q.Until)
-	if err == nil && slices.ContainsFunc(totals, func(t Total) bool { return t.Differing > 0 }) {
-		err = differences(ctx, from, q, out)
-	}
-	return err
-}
-
 // correct takes the plain rows of customers that stand apart out, and puts their
 // movements in as the rules say.
 func (f flows) correct(ctx context.Context, from Reader, q Query, ledger int, bounds []time.Time, split Split, out *Outcome) error {

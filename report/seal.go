@@ -20,10 +20,10 @@ import (
 // ErrSealed says that the period is sealed already.
 var ErrSealed = errors.New("the period is sealed already")
 
-// CauseLate is the cause of a row of which no finding tells.
+// CauseLate is the cause of a row that no finding explains.
 const CauseLate = "arrived after the period was sealed"
 
-// Explain takes what a finding told: its cause and the amount that it saw, with a unit
+// Explain takes what a finding recorded: its cause and the amount that it saw, with a unit
 // separator between them; empty without a finding.
 func (a *Arrival) Explain(found string) {
 	a.Cause = CauseLate
@@ -79,7 +79,7 @@ func (d digest) String() string {
 }
 
 // all yields the movements of a ledger before until, by the rules, with the standing
-// of their customer; customers without a figure are told and left out.
+// of their customer; customers without a figure are reported and left out.
 func all(ctx context.Context, from Reader, f Filter, l Ledger, until time.Time, out *Outcome) iter.Seq2[Row, error] {
 	return func(yield func(Row, error) bool) {
 		apart := pull(from.Standings(ctx, l, f))
@@ -157,7 +157,7 @@ func Draw(ctx context.Context, from Reader, f Filter, period string, start, end,
 			}
 		}
 	}
-	if err := check(ctx, from, Query{Filter: f, Ledgers: Ledgers(""), Until: end}, &out); err != nil {
+	if err := check(ctx, from, Query{Filter: f, Ledgers: Ledgers(""), Until: end, Check: CheckAll}, &out); err != nil {
 		return nil, out, err
 	}
 	position, err := from.Position(ctx)

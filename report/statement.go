@@ -11,7 +11,7 @@ type Movement struct {
 	Row
 	Ledger  Ledger
 	Balance int64
-	// Edge tells opening and closing, which have no amount.
+	// Edge marks opening and closing, which have no amount.
 	Edge bool
 }
 

@@ -4,7 +4,7 @@
 //
 // Every call that leaves a process (Stripe, database, Redis, an incoming webhook) is
 // an await point: the caller stops there, and one seeded scheduler decides which call
-// goes on next and when, whether it fails, and whether its process still lives. The
+// continues next and when, whether it fails, and whether its process is killed. The
 // same seed gives the same trace.
 package simulation
 

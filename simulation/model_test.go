@@ -51,7 +51,7 @@ type grantHistory struct {
 	seen   int     // the newest state that the mirror held
 }
 
-// sent is an event, with what it tells of: the customer as it was then.
+// sent is an event, with what it announces: the customer as it was then.
 type sent struct {
 	typ           string
 	ledger        *ledger

@@ -36,7 +36,7 @@ func (w *world) rewindDB() error {
 	if err != nil {
 		return err
 	}
-	if err := w.db.Close(); err != nil {
+	if err := w.closeDB(); err != nil {
 		return err
 	}
 	if err := w.openDB(content); err != nil {

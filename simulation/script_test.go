@@ -63,16 +63,16 @@ type plan struct {
 
 func (p plan) has(f feature) bool { return p.features&f != 0 }
 
-// lagging tells that replies may be older than what was told before, of which no
+// lagging means that replies may be older than what was shown before, of which no
 // reader of them can know.
 func (p plan) lagging() bool { return p.has(featListLag | featReplica) }
 
-// drifts tells that there may be findings other than missed events.
+// drifts means that there may be findings other than missed events.
 func (p plan) drifts() bool {
 	return p.has(featListLag | featReplica | featRewind | featDamage | featLost)
 }
 
-// calm tells that nothing fails, so that everything is expected in time.
+// calm means that nothing fails, so that everything is expected in time.
 func (p plan) calm() bool {
 	return p.features&^(featTwo|featWrites|featCredits|featDelete) == 0
 }
@@ -170,6 +170,9 @@ func (s *script) add(a action) {
 	slices.SortStableFunc(s.actions, func(x, y action) int { return cmp.Compare(x.at, y.at) })
 }
 
+// callTakes is about how long a call to Stripe takes, with the commit of a piece.
+const callTakes = 120 * time.Millisecond
+
 // write makes the plan and the script of a seed. Features that are forced are set.
 func writeScript(seed uint64, forced, banned feature) (plan, []action) {
 	r := rand.New(rand.NewPCG(seed, 0x51a))
@@ -205,7 +208,15 @@ func writeScript(seed uint64, forced, banned feature) (plan, []action) {
 		p.skew[r.IntN(2)] = time.Duration(r.IntN(240)-120) * time.Second
 	}
 	g := generator{r: r, p: p}
-	return p, g.actions()
+	actions := g.actions()
+	for _, a := range actions {
+		// A history that grew by more than a piece while it was read is begun once more:
+		// two readings, page by page, are on their way when the trouble ends.
+		if a.op == opStorm {
+			p.bound += 2 * time.Duration(a.n/p.page) * callTakes
+		}
+	}
+	return p, actions
 }
 
 // generator draws a script.
@@ -394,8 +405,8 @@ func (w *world) act(a action) {
 		}
 		w.windows[a.fault] = window{time.Now().Add(a.last), a.odds}
 	case opSim:
-		err = w.stripe.SetFaults(append(w.stripeFaults(), simFaults(feature(a.n))...)) //nolint:gosec // it was one
-		w.simFeatures |= feature(a.n)                                                  //nolint:gosec // as above
+		err = w.stripe.SetFaults(append(w.stripeFaults(), simFaults(feature(a.n))...)) // it was one
+		w.simFeatures |= feature(a.n)                                                  // as above
 	default:
 		err = w.actProcess(a)
 	}

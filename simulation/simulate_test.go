@@ -25,7 +25,7 @@ var (
 	flagBan   = flag.String("sim.without", "", "features that no seed has, comma separated")
 	flagTwice = flag.Bool("sim.twice", false, "run each seed twice and compare the traces")
 	flagAll   = flag.Bool("sim.all", false, "go on after a broken invariant, and list all that break")
-	flagStuck = flag.Duration("sim.stuck", 2*time.Minute, "how long a seed may take, of the real clock")
+	flagStuck = flag.Duration("sim.stuck", 15*time.Minute, "how long a seed may take, of the real clock")
 	flagLimit = flag.Duration("sim.for", 0, "end after this time, of the real clock; no limit by default")
 )
 
@@ -51,6 +51,11 @@ type outcome struct {
 // simulate lives one world through: trouble, then quiet, then equality.
 func simulate(t *testing.T, seed uint64, p plan, actions []action, trace func(string)) (out outcome) {
 	t.Helper()
+	// Memory is collected between lives alone, so that the collector's goroutines take
+	// part in none; twice, so that no sync.Pool has anything left of the life before: to
+	// make it anew draws from the runtime's chance.
+	runtime.GC()
+	runtime.GC()
 	cryptotest.SetGlobalRandom(t, seed)
 	if _, err := template(); err != nil {
 		t.Fatal(err)
@@ -152,6 +157,87 @@ func scriptOf(t testing.TB, seed uint64) (plan, []action) {
 	return p, kept
 }
 
+// shrinkRuns bounds how many lives a failing seed is lived again to find which actions
+// it takes.
+const shrinkRuns = 80
+
+// shrink finds few of a script's actions that break the same rule: first the shortest
+// beginning, then without what is not needed.
+func shrink(t *testing.T, seed uint64, p plan, actions []action, rule string) []int {
+	t.Helper()
+	runs := 0
+	breaks := func(keep []int) bool {
+		if runs++; runs > shrinkRuns {
+			return false
+		}
+		some := make([]action, len(keep))
+		for i, n := range keep {
+			some[i] = actions[n]
+		}
+		out := simulate(t, seed, p, some, nil)
+		return out.broken != nil && out.broken.rule == rule
+	}
+	kept := make([]int, len(actions))
+	for i := range kept {
+		kept[i] = i
+	}
+	return fewer(kept, breaks)
+}
+
+// fewer leaves out of a list what breaks does not need.
+func fewer(kept []int, breaks func(keep []int) bool) []int {
+	for low, high := 0, len(kept); low < high; {
+		middle := (low + high) / 2
+		if breaks(kept[:middle]) {
+			kept, high = kept[:middle], middle
+		} else {
+			low = middle + 1
+		}
+	}
+	for size := max(len(kept)/2, 1); ; size /= 2 {
+		for i := 0; i < len(kept); {
+			without := append(slices.Clone(kept[:i]), kept[min(i+size, len(kept)):]...)
+			if breaks(without) {
+				kept = without
+			} else {
+				i += size
+			}
+		}
+		if size <= 1 {
+			return kept
+		}
+	}
+}
+
+func numbers(kept []int) string {
+	texts := make([]string, len(kept))
+	for i, n := range kept {
+		texts[i] = strconv.Itoa(n)
+	}
+	return strings.Join(texts, ",")
+}
+
+func told(actions []action, kept []int) string {
+	lines := make([]string, len(kept))
+	for i, n := range kept {
+		lines[i] = "  " + actions[n].String()
+	}
+	return strings.Join(lines, "\n")
+}
+
+func TestFewer(t *testing.T) {
+	t.Parallel()
+	all := []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}
+	for _, need := range [][]int{{}, {0}, {12}, {3}, {2, 9}, {0, 5, 6, 12}, all} {
+		got := fewer(slices.Clone(all), func(keep []int) bool {
+			return !slices.ContainsFunc(need, func(n int) bool { return !slices.Contains(keep, n) })
+		})
+		if !slices.Equal(got, need) {
+			t.Errorf("%v are left where %v are needed", got, need)
+		}
+	}
+}
+
 func TestReplay(t *testing.T) {
 	if *flagSeed == 0 {
 		t.Skip("give -sim.seed to replay one")
@@ -197,14 +283,13 @@ func TestSeeds(t *testing.T) {
 			}
 			if out.broken != nil {
 				failed++
-				t.Errorf("%s\n%s\nreplay: go test ./simulation -run TestReplay -sim.seed=%d", out.broken, p, seed)
+				kept := shrink(t, seed, p, actions, out.broken.rule)
+				t.Errorf("%s\n%s\n%d of %d actions are enough:\n%s\nreplay: make simulate SEED=%d KEEP=%s", out.broken, p, len(kept), len(actions),
+					told(actions, kept), seed, numbers(kept))
 			}
 		})
-		if i%10 == 9 {
-			runtime.GC()
-		}
 	}
 	took := time.Since(began)
-	t.Logf("%d seeds, %d failed, in %v: %.0f seeds and %.1f virtual hours an hour of one core", ran, failed, took.Round(time.Millisecond),
+	fmt.Printf("%d seeds, %d failed, in %v: %.0f seeds and %.1f virtual hours an hour\n", ran, failed, took.Round(time.Millisecond),
 		float64(ran)/took.Hours(), virtual.Hours()/took.Hours())
 }

@@ -242,6 +242,16 @@ func (s *store) Damaged(ctx context.Context, a1 mirror.Target, a2 []string) (r0 
 	return
 }
 
+func (s *store) DatabaseSystem(ctx context.Context) (r0 string, err error) {
+	c, err := s.enter(ctx, "DatabaseSystem", []any{})
+	if err != nil {
+		return
+	}
+	r0, err = s.db().DatabaseSystem(ctx)
+	err = s.leave(c, err)
+	return
+}
+
 func (s *store) DeadLetter(ctx context.Context, a1 string) (r0 mirror.DeadLetter, err error) {
 	c, err := s.enter(ctx, "DeadLetter", []any{a1})
 	if err != nil {
@@ -322,22 +332,22 @@ func (s *store) Freshness(ctx context.Context, a1 int) (r0 []mirror.AnsweredEven
 	return
 }
 
-func (s *store) FullReadCount(ctx context.Context, a1 string) (r0 int64, err error) {
-	c, err := s.enter(ctx, "FullReadCount", []any{a1})
+func (s *store) FullReadCount(ctx context.Context, a1 string, a2 mirror.Ledgers) (r0 int64, err error) {
+	c, err := s.enter(ctx, "FullReadCount", []any{a1, a2})
 	if err != nil {
 		return
 	}
-	r0, err = s.db().FullReadCount(ctx, a1)
+	r0, err = s.db().FullReadCount(ctx, a1, a2)
 	err = s.leave(c, err)
 	return
 }
 
-func (s *store) FullReads(ctx context.Context, a1 string, a2 time.Time, a3 int) (r0 []mirror.FullRead, err error) {
-	c, err := s.enter(ctx, "FullReads", []any{a1, a2, a3})
+func (s *store) FullReads(ctx context.Context, a1 string, a2 mirror.Ledgers, a3 time.Time, a4 int) (r0 []mirror.FullRead, err error) {
+	c, err := s.enter(ctx, "FullReads", []any{a1, a2, a3, a4})
 	if err != nil {
 		return
 	}
-	r0, err = s.db().FullReads(ctx, a1, a2, a3)
+	r0, err = s.db().FullReads(ctx, a1, a2, a3, a4)
 	err = s.leave(c, err)
 	return
 }
@@ -638,6 +648,16 @@ func (s *store) SeeAccount(ctx context.Context, a1 string) (err error) {
 		return
 	}
 	err = s.db().SeeAccount(ctx, a1)
+	err = s.leave(c, err)
+	return
+}
+
+func (s *store) SetAside(ctx context.Context, a1 string, a2 mirror.Scope) (err error) {
+	c, err := s.enter(ctx, "SetAside", []any{a1, a2})
+	if err != nil {
+		return
+	}
+	err = s.db().SetAside(ctx, a1, a2)
 	err = s.leave(c, err)
 	return
 }

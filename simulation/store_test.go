@@ -47,7 +47,7 @@ func (s *store) leave(c *call, err error) error {
 	return s.p.answer(c)
 }
 
-// about tells what a call is about, so that calls of one moment have names of their own.
+// about returns what a call is about, so that calls of one moment have names of their own.
 func (w *world) about(args []any) string {
 	for _, arg := range args {
 		if t, ok := targetOf(arg); ok {

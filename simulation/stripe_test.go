@@ -46,7 +46,7 @@ func (t toStripe) RoundTrip(r *http.Request) (*http.Response, error) {
 // serve lets the simulator answer a request, or, while replies lag as a whole, the
 // simulator as it was some time ago.
 func (w *world) serve(r *http.Request) *http.Response {
-	target := w.stripe
+	target := w.answers
 	if r.Method == http.MethodGet {
 		if q := r.URL.Query(); q.Get("limit") != "" {
 			n, _ := strconv.Atoi(q.Get("limit"))
@@ -55,7 +55,7 @@ func (w *world) serve(r *http.Request) *http.Response {
 			r.URL.RawQuery = q.Encode()
 		}
 		if w.replica != nil && w.window(faultReplica) && r.URL.Path != "/v1/events" {
-			target = w.replica
+			target = w.stale
 		}
 	}
 	rec := httptest.NewRecorder()
@@ -65,7 +65,7 @@ func (w *world) serve(r *http.Request) *http.Response {
 				rec.Code = 0
 			}
 		}()
-		target.Handler().ServeHTTP(rec, r)
+		target.ServeHTTP(rec, r)
 	}()
 	if r.Method != http.MethodGet {
 		w.observe()
@@ -297,7 +297,7 @@ func (w *world) newReplica() error {
 		w.replica.Close()
 	}
 	replica, err := stripesim.New(stripesim.Options{
-		Seed: int64(w.seed), LogSize: 1, Delivery: stripesim.Delivery{Transport: nowhere{}, Attempts: 1}, //nolint:gosec // any number will do
+		Seed: int64(w.seed), LogSize: 1, Delivery: stripesim.Delivery{Transport: nowhere{}, Attempts: 1}, // any number will do
 	})
 	if err != nil {
 		return err
@@ -306,6 +306,6 @@ func (w *world) newReplica() error {
 		replica.Close()
 		return err
 	}
-	w.replica = replica
+	w.replica, w.stale = replica, replica.Handler()
 	return nil
 }

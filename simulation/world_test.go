@@ -2,6 +2,8 @@ package simulation
 
 import (
 	"context"
+	"database/sql"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -49,9 +51,13 @@ type world struct {
 	folder  string
 	stripe  *stripesim.Server
 	replica *stripesim.Server
+	answers http.Handler // the simulator's
+	stale   http.Handler // its replica's
 	redis   *miniredis.Miniredis
 	copied  *redisCopy
 	db      mirror.Store
+	look    *sql.DB // the same file, for the checks
+	looks   map[string]*sql.Stmt
 	dbFile  string
 	dbCount int
 	// oldDB is a copy of the database that it can be rewound to.
@@ -160,7 +166,7 @@ func newWorld(t testing.TB, seed uint64, p plan, trace func(string)) (*world, er
 	}
 	w := &world{
 		t: t, seed: seed, plan: p, sched: newSched(seed), redis: miniredis.NewMiniRedis(), windows: map[fault]window{},
-		embedded: p.embedded, page: p.page, slow: p.slow, strictBudget: true, offered: map[string]bool{}, touched: map[string]bool{},
+		embedded: p.embedded, page: p.page, slow: p.slow, strictBudget: true, offered: map[string]bool{}, touched: map[string]bool{}, looks: map[string]*sql.Stmt{},
 	}
 	w.sched.trace = trace
 	w.model = newModel()
@@ -171,12 +177,13 @@ func newWorld(t testing.TB, seed uint64, p plan, trace func(string)) (*world, er
 		return nil, err
 	}
 	w.stripe, err = stripesim.New(stripesim.Options{
-		Seed: int64(seed), LogSize: 100_000, //nolint:gosec // any number will do
+		Seed: int64(seed), LogSize: 100_000, // any number will do
 		Delivery: stripesim.Delivery{Transport: fromStripe{w}, RetryFirst: 2 * time.Second, RetryMax: 20 * time.Second, Attempts: p.deliveries},
 	})
 	if err != nil {
 		return nil, err
 	}
+	w.answers = w.stripe.Handler()
 	hook, err := w.post(http.MethodPost, "/v1/webhook_endpoints", url.Values{
 		"url": {"http://mirror.test/webhooks/stripe"}, "enabled_events[]": mirror.EventTypes(),
 	})
@@ -199,7 +206,20 @@ func (w *world) openDB(content []byte) error {
 		return err
 	}
 	w.db = db
+	if w.look, err = sql.Open("sqlite", (&url.URL{Scheme: "file", Path: w.dbFile, RawQuery: "_pragma=query_only(1)"}).String()); err != nil {
+		return err
+	}
+	w.look.SetMaxOpenConns(1)
+	clear(w.looks)
 	return nil
+}
+
+// closeDB closes the database.
+func (w *world) closeDB() error {
+	for _, s := range w.looks {
+		_ = s.Close()
+	}
+	return errors.Join(w.look.Close(), w.db.Close())
 }
 
 // close ends the world and everything that runs in it.
@@ -219,7 +239,7 @@ func (w *world) close() {
 		w.replica.Close()
 	}
 	w.redis.Close()
-	if err := w.db.Close(); err != nil {
+	if err := w.closeDB(); err != nil {
 		w.t.Errorf("close the database: %v", err)
 	}
 	if err := os.RemoveAll(w.folder); err != nil {

@@ -92,9 +92,9 @@ func decodeBalanceReply(body []byte, account, customer, id string) (mirror.Balan
 }
 
 func balancePath(customer, id string) string {
-	p := "/v1/customers/" + customer + "/balance_transactions"
+	p := "/v1/customers/" + url.PathEscape(customer) + "/balance_transactions"
 	if id != "" {
-		p += "/" + id
+		p += "/" + url.PathEscape(id)
 	}
 	return p
 }

@@ -18,6 +18,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 
+	"github.com/creditmirror/creditmirror/backoff"
 	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/tracing"
 )
@@ -38,9 +39,12 @@ type Reply struct {
 type request struct {
 	endpoint string
 	method   string
-	path     string // ids in it have passed validID
+	path     string // ids in it have passed mirror.ValidID, and are escaped
 	account  string
 	values   *form.Values
+	// v2 reports that the path is of the v2 API, and json is then the body, nil for none.
+	v2   bool
+	json []byte
 	// idempotencyKey is required for writes.
 	idempotencyKey string
 	// makesSense, where set, judges a whole reply: one that makes no sense is as good as
@@ -52,9 +56,9 @@ type request struct {
 type result struct {
 	reply Reply
 	err   *Error
-	// retry tells that another attempt may end better.
+	// retry means that another attempt may end better.
 	retry bool
-	// throttled tells of a 429 for too many requests.
+	// throttled means a 429 for too many requests.
 	throttled bool
 }
 
@@ -115,7 +119,7 @@ func (c *Client) attempts(ctx context.Context, r request, span trace.Span) (Repl
 		}
 		c.log.Warn("stripe call retried", zap.String("endpoint", r.endpoint), zap.Int("attempt", n),
 			zap.String("outcome", res.err.Kind.String()), zap.Duration("wait", wait), zap.Error(res.err))
-		if err := sleep(ctx, wait); err != nil {
+		if err := backoff.Sleep(ctx, wait); err != nil {
 			return Reply{}, &Error{
 				Kind: KindCanceled, Endpoint: r.endpoint, Unsettled: unsettled,
 				cause: fmt.Errorf("wait for a retry after %s: %w", res.err.Kind, err),
@@ -143,13 +147,13 @@ func (c *Client) try(ctx context.Context, r request) result {
 	}
 	var raw rawReply
 	start := time.Now()
-	err := c.backend.CallRaw(r.method, r.path, c.key, r.values, params, &raw)
+	err := c.send(actx, r, params, &raw)
 	took := time.Since(start)
 	var body []byte
 	if raw.LastResponse != nil {
 		body = raw.LastResponse.RawJSON
 	}
-	res := c.judge(ctx, seen, body, err)
+	res := c.judge(ctx, seen, body, err, r.account != "" && r.method == http.MethodGet)
 	if res.err == nil && r.makesSense != nil {
 		if err := r.makesSense(res.reply); err != nil {
 			res = result{err: c.garbled(r.endpoint, res.reply, err), retry: true}
@@ -170,19 +174,19 @@ func (c *Client) try(ctx context.Context, r request) result {
 	return res
 }
 
-// refusal tells that Stripe itself said no, so that nothing has happened. A key
+// refusal reports whether Stripe itself said no, so that nothing has happened. A key
 // that is in use may be that of an earlier attempt.
 func refusal(res result) bool {
 	return res.reply.Body != nil && res.err.Status >= 400 && res.err.Status < 500 && res.err.Status != http.StatusConflict
 }
 
-// judge tells what an attempt came to. The status counts before anything else,
+// judge returns what an attempt came to. The status counts before anything else,
 // for stripe-go has errors without one for bodies that are not JSON; body is
 // not nil when a whole reply below 400 was read.
-func (c *Client) judge(ctx context.Context, seen attempt, body []byte, err error) result {
+func (c *Client) judge(ctx context.Context, seen attempt, body []byte, err error, ofAccount bool) result {
 	switch {
 	case seen.status >= 400:
-		return c.judgeStatus(ctx, seen, err)
+		return c.judgeStatus(ctx, seen, err, ofAccount)
 	case body != nil && (seen.status < 200 || seen.status > 299):
 		return c.garbledResult(seen, "a redirect, which is not followed", false)
 	case body != nil && err != nil:
@@ -208,8 +212,9 @@ func (c *Client) garbledResult(seen attempt, message string, retry bool) result 
 	}
 }
 
-// judgeStatus judges a reply of 400 and above.
-func (c *Client) judgeStatus(ctx context.Context, seen attempt, err error) result {
+// judgeStatus judges a reply of 400 and above; ofAccount: to a read of a connected
+// account.
+func (c *Client) judgeStatus(ctx context.Context, seen attempt, err error, ofAccount bool) result {
 	e := &Error{
 		Status: seen.status, RequestID: c.requestID(seen),
 		RetryAfter: parseRetryAfter(seen.header, time.Now()),
@@ -230,6 +235,9 @@ func (c *Client) judgeStatus(ctx context.Context, seen attempt, err error) resul
 		e.Message = "no error of Stripe's in the body"
 	}
 	e.Kind, res.retry = judgeCode(e.Status, e.Code, envelope)
+	if e.Kind == KindRefused && e.Status == http.StatusBadRequest && ofAccount && envelope && e.Code == "" && e.Param == "" {
+		e.Kind = KindAccountRefused // nothing of the request is at fault but whose it is
+	}
 	res.throttled = e.Kind == KindRateLimited
 	switch seen.header.Get("Stripe-Should-Retry") {
 	case "true":
@@ -337,6 +345,13 @@ func write[T any](ctx context.Context, c *Client, r request, params url.Values, 
 		return zero, Reply{}, refused(r.endpoint, "Idempotency-Key", "must be 1 to 255 printable characters")
 	}
 	r.method, r.idempotencyKey, r.values = http.MethodPost, key, formOf(params)
+	return replyTo(ctx, c, r, decode)
+}
+
+// replyTo makes a call that changes something and decodes its reply, which is returned
+// with the error where that fails.
+func replyTo[T any](ctx context.Context, c *Client, r request, decode func(body []byte) (T, error)) (T, Reply, error) {
+	var zero T
 	reply, err := c.call(ctx, r)
 	if err != nil {
 		return zero, reply, err
@@ -370,14 +385,12 @@ func formOf(params url.Values) *form.Values {
 	return f
 }
 
-var validID = regexp.MustCompile(`^[A-Za-z0-9_]{1,255}$`)
-
 // checkIDs refuses what is no id before it gets into a path or a query; pairs
 // are name, value. Cursors, named with a question mark at the end, may be empty.
 func checkIDs(endpoint string, pairs ...string) error {
 	for i := 0; i < len(pairs); i += 2 {
 		name, optional := strings.CutSuffix(pairs[i], "?")
-		if v := pairs[i+1]; !validID.MatchString(v) && (v != "" || !optional) {
+		if v := pairs[i+1]; !mirror.ValidID(v) && (v != "" || !optional) { // #nosec G602 -- callers give pairs
 			return refused(endpoint, name, "not an id")
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -16,7 +17,7 @@ import (
 )
 
 // DefaultVersion is the Stripe-Version that this package was written against.
-const DefaultVersion = "2026-08-26.dahlia"
+const DefaultVersion = "2026-11-18.endive"
 
 // Defaults of Options.
 const (
@@ -25,7 +26,7 @@ const (
 	DefaultRetries  = 2
 )
 
-// Purposes that calls are made for. A Limiter tells them apart to let live work
+// Purposes that calls are made for. A Limiter distinguishes them to let live work
 // go first.
 const (
 	PurposeLive     = "live"
@@ -92,6 +93,7 @@ type Client struct {
 type core struct {
 	backend       stripe.Backend
 	http          *http.Client
+	base          string
 	key           string
 	version       string
 	limiter       Limiter
@@ -161,6 +163,7 @@ func newClient(o Options, transport http.RoundTripper) (*Client, error) {
 		core: &core{
 			backend:       backend,
 			http:          hc,
+			base:          strings.TrimSuffix(strings.TrimSuffix(o.Base, "/"), "/v1"),
 			key:           o.Key,
 			version:       o.Version,
 			limiter:       o.Limiter,
@@ -197,7 +200,7 @@ func (o Options) validate() error {
 	return errors.Join(errs...)
 }
 
-// printable tells whether s can be a header value of one word.
+// printable reports whether s can be a header value of one word.
 func printable(s string) bool {
 	for _, c := range []byte(s) {
 		if c <= ' ' || c >= 0x7f {

@@ -96,10 +96,11 @@ func TestReadRequests(t *testing.T) {
 			},
 		},
 		{
-			EndpointEventsList, "/v1/events", "limit=100&ending_before=evt_1&created[gte]=1700000000&types[]=customer.updated&types[]=invoice.voided", empty,
+			EndpointEventsList, "/v1/events", "limit=100&ending_before=evt_1&created[gte]=1700000000&created[lt]=1700000060&types[]=customer.updated&types[]=invoice.voided", empty,
 			func(ctx context.Context, c *Client) error {
 				_, err := c.EventsPage(ctx, "acct_1", EventsQuery{
-					Types: []string{"customer.updated", "invoice.voided"}, Before: "evt_1", CreatedGTE: time.Unix(1700000000, 0),
+					Types: []string{"customer.updated", "invoice.voided"}, Before: "evt_1",
+					CreatedGTE: time.Unix(1700000000, 0), CreatedLT: time.Unix(1700000060, 0),
 				})
 				return err
 			},
@@ -384,7 +385,7 @@ func TestOptions(t *testing.T) {
 	if tr.TLSClientConfig.MinVersion < tls.VersionTLS12 || tr.MaxIdleConnsPerHost < 64 || tr.MaxIdleConns < 64 || tr.ResponseHeaderTimeout == 0 {
 		t.Errorf("%+v", tr)
 	}
-	if got := Endpoints(); len(got) != 21 {
+	if got := Endpoints(); len(got) != 29 {
 		t.Errorf("%d endpoints", len(got))
 	}
 }

@@ -19,7 +19,7 @@ type CreditPage struct {
 	HasMore bool
 }
 
-// SummaryFilter tells which credits a summary adds up.
+// SummaryFilter says which credits a summary adds up.
 type SummaryFilter struct {
 	// Grant is the only grant that counts. Empty: all grants whose scope is
 	// metered prices.
@@ -45,7 +45,7 @@ func (c *Client) CreditPage(ctx context.Context, account, customer, after string
 	})
 }
 
-// CreditSummary tells the customer's credits per currency, in minor units, at
+// CreditSummary returns the customer's credits per currency, in minor units, at
 // this moment. Credits that are not money are left out.
 func (c *Client) CreditSummary(ctx context.Context, account, customer string, filter SummaryFilter) (map[string]mirror.CreditBalance, error) {
 	const endpoint = EndpointCreditSummary

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
+	"net/url"
 	"strconv"
 	"time"
 
@@ -39,6 +41,10 @@ type CustomersQuery struct {
 type CustomersPage struct {
 	Rows    []mirror.Customer
 	HasMore bool
+	// Last is the cursor for the next page; the last one of Rows need not be it.
+	Last string
+	// Bad are customers that cannot be mirrored.
+	Bad []BadRow
 }
 
 // Customer retrieves a customer with its balances in all currencies.
@@ -49,7 +55,7 @@ func (c *Client) Customer(ctx context.Context, account, id string) (CustomerRepl
 	}
 	v := &form.Values{}
 	v.Add("expand[]", "invoice_credit_balance")
-	r := request{endpoint: endpoint, path: "/v1/customers/" + id, account: account, values: v}
+	r := request{endpoint: endpoint, path: "/v1/customers/" + url.PathEscape(id), account: account, values: v}
 	return read(ctx, c, r, func(body []byte) (CustomerReply, error) {
 		return decodeCustomerReply(body, account, id, c.fullCustomers)
 	})
@@ -86,14 +92,24 @@ func decodeCustomersPage(body []byte, account string, q CustomersQuery, full boo
 	if err != nil {
 		return CustomersPage{}, err
 	}
-	rows, err := decodeRows(l, func(r row) (mirror.Customer, error) {
+	rows, bad := goodRows(l, func(r row) (mirror.Customer, error) {
 		cu, err := decodeCustomer(r, account, full)
-		if err == nil && q.TestClock != "" && cu.TestClock != q.TestClock {
-			err = fmt.Errorf("test_clock is %.60q, asked was %q", cu.TestClock, q.TestClock)
+		if err == nil {
+			err = cu.Storable()
 		}
 		return cu, err
 	})
-	return CustomersPage{Rows: rows, HasMore: l.hasMore}, err
+	for _, cu := range rows { // a filter that is ignored is a fault of the whole list
+		if q.TestClock != "" && cu.TestClock != q.TestClock {
+			return CustomersPage{}, fmt.Errorf("test_clock is %.60q, asked was %q", cu.TestClock, q.TestClock)
+		}
+	}
+	for i, b := range bad { // names and addresses are not kept for being beside a fault
+		if !full {
+			bad[i].Raw = creditFieldsOf(b.Raw)
+		}
+	}
+	return CustomersPage{Rows: rows, HasMore: l.hasMore, Last: l.last, Bad: bad}, nil
 }
 
 func decodeCustomerReply(body []byte, account, id string, full bool) (CustomerReply, error) {
@@ -153,6 +169,9 @@ func (f *fields) balances(key string) map[string]int64 {
 		if err != nil {
 			f.fail(key, err.Error())
 		}
+		if n == math.MinInt64 { // the balance is its opposite, which 64 bits do not hold
+			f.fail(key, "is beyond what a balance can be")
+		}
 		if !currency(b.key) {
 			f.fail(key, "has a key that is not a currency")
 		}
@@ -167,6 +186,21 @@ func (f *fields) balances(key string) map[string]int64 {
 var customerKeys = []string{
 	"id", "object", "balance", "created", "currency", "customer_account",
 	"invoice_credit_balance", "livemode", "test_clock",
+}
+
+// creditFieldsOf is what is kept of a customer that cannot be read.
+func creditFieldsOf(raw []byte) []byte {
+	o, err := parseObject(raw)
+	if err != nil {
+		return []byte("null") // whatever it is, it may hold anything
+	}
+	kept := object{}
+	for _, k := range customerKeys {
+		if i, ok := o.index[k]; ok && k != "test_clock" {
+			kept.members = append(kept.members, o.members[i])
+		}
+	}
+	return kept.with("", "")
 }
 
 func creditFields(f fields, testClock string) json.RawMessage {

@@ -1,6 +1,7 @@
 package stripeapi
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 )
@@ -12,10 +13,24 @@ type row struct {
 	id   string
 }
 
+// BadRow is an object of a list that cannot be mirrored.
+type BadRow struct {
+	// ID is the object's own, empty where it has none that can be used.
+	ID string
+	// Raw is its JSON; of a customer what is kept of one at most.
+	Raw []byte
+	// Err says what is wrong with it.
+	Err error
+}
+
 // list is a checked envelope.
 type list struct {
 	rows    []row
 	hasMore bool
+	// bad are the elements that are no objects with an id.
+	bad []BadRow
+	// last is the cursor for the next page: the id of the last row that has one.
+	last string
 }
 
 // decodeList checks the envelope of a list. Its url is not looked at: Stripe
@@ -49,17 +64,23 @@ func decodeList(body []byte, cursors ...string) (list, error) {
 	for i, raw := range elements {
 		o, err := parseObject(raw)
 		if err != nil {
-			return list{}, fmt.Errorf("row %d is %w", i, err)
+			l.bad = append(l.bad, BadRow{Raw: bytes.Clone(raw), Err: fmt.Errorf("row %d is %w", i, err)})
+			continue
 		}
 		r := row{fields: fields{object: o}, json: raw}
 		if r.id = r.fields.id("id"); r.err != nil {
-			return list{}, fmt.Errorf("row %d: %w", i, r.err)
+			l.bad = append(l.bad, BadRow{Raw: bytes.Clone(raw), Err: fmt.Errorf("row %d: %w", i, r.err)})
+			continue
 		}
 		if seen[r.id] {
 			return list{}, fmt.Errorf("row %d: %.60q comes twice", i, r.id)
 		}
 		seen[r.id] = true
 		l.rows = append(l.rows, r)
+		l.last = r.id
+	}
+	if more && l.last == "" {
+		return list{}, fmt.Errorf("has_more is true, but no row has an id to go on from: %w", l.bad[0].Err)
 	}
 	return l, nil
 }
@@ -91,8 +112,27 @@ func decodeOne(body []byte) (row, error) {
 	return r, r.err
 }
 
-// decodeRows decodes every row of a list, and names the one at fault.
+// goodRows decodes the rows of a list whose objects have nothing to do with each other:
+// one that cannot be mirrored costs only itself.
+func goodRows[T any](l list, decode func(r row) (T, error)) ([]T, []BadRow) {
+	rows, bad := make([]T, 0, len(l.rows)), l.bad
+	for _, r := range l.rows {
+		v, err := decode(r)
+		if err != nil {
+			bad = append(bad, BadRow{ID: r.id, Raw: bytes.Clone(r.json), Err: err})
+			continue
+		}
+		rows = append(rows, v)
+	}
+	return rows, bad
+}
+
+// decodeRows decodes every row of a list of which one row proves the other, and names
+// the one at fault.
 func decodeRows[T any](l list, decode func(r row) (T, error)) ([]T, error) {
+	if len(l.bad) > 0 {
+		return nil, l.bad[0].Err
+	}
 	rows := make([]T, 0, len(l.rows))
 	for _, r := range l.rows {
 		v, err := decode(r)

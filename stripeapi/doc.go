@@ -6,9 +6,9 @@
 // that is read here, so every call goes through its Backend.CallRaw with the
 // pinned Stripe-Version, and the reply is decoded by this package from the raw
 // JSON: exact integers, keys in their exact case, Stripe's own bytes kept. A
-// reply that does not make sense is ErrGarbled and never half a page.
+// reply that does not make sense is ErrGarbled; no part of it is returned.
 //
-// Around stripe-go, because v79 lacks it: bounds on the time and the size of
+// This package adds what v79 lacks: limits on the time and the size of
 // every reply, no redirects, and retries under the caller's context.
 //
 //	reply                                  retried  error after the last attempt
@@ -23,13 +23,15 @@
 //	reply over Options.MaxReply            no       ErrGarbled
 //	401                                    no       ErrUnauthorized
 //	403 account_invalid                    no       ErrAccountRefused
+//	400 without code and param to a read
+//	with Stripe-Account                    no       ErrAccountRefused
 //	403                                    no       ErrForbidden
 //	404 resource_missing                   no       ErrNotFound
 //	404 without Stripe's error envelope    yes      ErrGarbled
 //	any other 4xx                          no       ErrRefused
 //
-// Stripe-Should-Retry, where Stripe sends it, overrules the second column for
+// Stripe-Should-Retry, if Stripe sends it, overrides the second column for
 // errors. The wait before retry n is random between 0 and 250 ms * 2^(n-1), at
-// most 4 s, or Retry-After where that is longer; a Retry-After above 10 s ends
-// the call, and Error.RetryAfter tells it to the caller, as five minutes at most.
+// most 4 s, or Retry-After if that is longer. A Retry-After above 10 s ends
+// the call; Error.RetryAfter then holds it, limited to a minute.
 package stripeapi

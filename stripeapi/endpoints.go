@@ -18,7 +18,10 @@ const (
 	EndpointGrantsExpire              = "credit_grants.expire"
 	EndpointGrantsVoid                = "credit_grants.void"
 	EndpointCreditTransactionsList    = "credit_balance_transactions.list"
+	EndpointCreditTransactionsGet     = "credit_balance_transactions.retrieve"
 	EndpointCreditSummary             = "credit_balance_summary.retrieve"
+	EndpointInvoicesRetrieve          = "invoices.retrieve"
+	EndpointCreditNotesRetrieve       = "credit_notes.retrieve"
 	EndpointEventsList                = "events.list"
 	EndpointTestClocksList            = "test_clocks.list"
 	EndpointTestClocksRetrieve        = "test_clocks.retrieve"
@@ -26,6 +29,11 @@ const (
 	EndpointWebhookEndpointsCreate    = "webhook_endpoints.create"
 	EndpointWebhookEndpointsUpdate    = "webhook_endpoints.update"
 	EndpointWebhookEndpointsDelete    = "webhook_endpoints.delete"
+	EndpointEventDestinationsList     = "event_destinations.list"
+	EndpointEventDestinationsCreate   = "event_destinations.create"
+	EndpointEventDestinationsUpdate   = "event_destinations.update"
+	EndpointEventDestinationsEnable   = "event_destinations.enable"
+	EndpointEventDestinationsDelete   = "event_destinations.delete"
 )
 
 var endpoints = []string{
@@ -42,7 +50,10 @@ var endpoints = []string{
 	EndpointGrantsExpire,
 	EndpointGrantsVoid,
 	EndpointCreditTransactionsList,
+	EndpointCreditTransactionsGet,
 	EndpointCreditSummary,
+	EndpointInvoicesRetrieve,
+	EndpointCreditNotesRetrieve,
 	EndpointEventsList,
 	EndpointTestClocksList,
 	EndpointTestClocksRetrieve,
@@ -50,6 +61,11 @@ var endpoints = []string{
 	EndpointWebhookEndpointsCreate,
 	EndpointWebhookEndpointsUpdate,
 	EndpointWebhookEndpointsDelete,
+	EndpointEventDestinationsList,
+	EndpointEventDestinationsCreate,
+	EndpointEventDestinationsUpdate,
+	EndpointEventDestinationsEnable,
+	EndpointEventDestinationsDelete,
 }
 
 // Endpoints lists every name that a Limiter or a metric can see.

@@ -77,7 +77,7 @@ type Error struct {
 	// Status is the HTTP status of the last attempt; 0 without a reply.
 	Status int
 	// Code and Param are Stripe's, as is Message, less anything that looks like a
-	// key; for KindGarbled, Message tells what is wrong with the reply.
+	// key; for KindGarbled, Message says what is wrong with the reply.
 	Code, Param, Message string
 	// RequestID is Stripe's name for the request.
 	RequestID string
@@ -85,14 +85,14 @@ type Error struct {
 	Endpoint string
 	// RetryAfter is how long Stripe asks to wait; 0 when it does not say.
 	RetryAfter time.Duration
-	// Unsettled tells of a write that it may have taken effect all the same: a
+	// Unsettled means that a write may have taken effect nevertheless: a
 	// request was sent, and what came back does not say that it was refused.
 	Unsettled bool
 
 	cause error
 }
 
-// Error tells endpoint, kind, status, code, parameter, message and request id.
+// Error names endpoint, kind, status, code, parameter, message and request id.
 func (e *Error) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "stripe %s: %s", e.Endpoint, e.Kind)

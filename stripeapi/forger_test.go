@@ -135,7 +135,7 @@ func TestI16_NoForgeryIsAccepted(t *testing.T) {
 	workers := runtime.GOMAXPROCS(0)
 	for w := range workers {
 		group.Go(func() {
-			f := &forger{r: rand.New(rand.NewPCG(uint64(w), 17)), now: now} //nolint:gosec // repeatable
+			f := &forger{r: rand.New(rand.NewPCG(uint64(w), 17)), now: now} // repeatable
 			for n := range total / workers {
 				f.secret = secrets[n%2]
 				way, payload, headers := f.forge()

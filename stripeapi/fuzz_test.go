@@ -179,3 +179,55 @@ func FuzzParseObject(f *testing.F) {
 		checkSplit(t, raw)
 	})
 }
+
+// FuzzDecodeOthers: single objects, webhook endpoints and event destinations. What is
+// accepted is what was asked for.
+func FuzzDecodeOthers(f *testing.F) {
+	for _, n := range []string{
+		"customer_balance_transaction.adjustment", "customer_balance_transaction.updated_metadata", "billing.credit_grant", "billing.credit_grant.voided",
+		"webhook_endpoint", "webhook_endpoint.on_create", "credit_note.trimmed", "test_helpers.test_clock",
+	} {
+		f.Add(fixture(f, "objects/"+n+".json"))
+	}
+	f.Add([]byte(`{"data":[{"id":"ed_1","object":"v2.core.event_destination","type":"webhook_endpoint","status":"enabled","event_payload":"thin",` +
+		`"enabled_events":["*"],"created":"2026-01-01T00:00:00.000Z","webhook_endpoint":{"url":"https://x.example/"}}],"next_page_url":"/v2/core/event_destinations?page=2"}`))
+	f.Add([]byte(`{"data":[],"next_page_url":"https://evil.example/?page=x&page=y"}`))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		if top, err := decodeOne(body); err == nil {
+			if !mirror.ValidID(top.id) {
+				t.Fatalf("accepted the id %q", top.id)
+			}
+			if r, err := decodeBalanceReply(body, "acct_1", cusBalance, top.id); err == nil {
+				checkRaw(t, r.Raw, r.ID)
+				if r.ID != top.id || r.Customer != cusBalance || r.Account != "acct_1" || !currency(r.Currency) {
+					t.Fatalf("accepted %+v", r)
+				}
+			}
+			if _, err := decodeBalanceReply(body, "acct_1", cusBalance, top.id+"x"); err == nil {
+				t.Fatal("accepted another row than the one asked for")
+			}
+			if g, err := decodeGrantReply(body, "acct_1", top.id); err == nil {
+				checkGrant(t, g, g.Customer)
+				if g.ID != top.id {
+					t.Fatalf("accepted %+v", g)
+				}
+			}
+			if _, err := decodeGrantReply(body, "acct_1", top.id+"x"); err == nil {
+				t.Fatal("accepted another grant than the one asked for")
+			}
+			if e, err := decodeWebhookEndpoint(top); err == nil && (e.ID != top.id || e.URL == "" || e.Status == "" || e.Created.Unix() <= 0) {
+				t.Fatalf("accepted %+v", e)
+			}
+		}
+		if e, _, err := decodeDestination(body, "ed_1"); err == nil && (e.ID != "ed_1" || e.Status == "" || e.Created.IsZero()) {
+			t.Fatalf("accepted %+v", e)
+		}
+		if p, err := decodeDestinations(body); err == nil {
+			for _, e := range p.rows {
+				if e.ID == "" || e.Status == "" || e.Created.IsZero() {
+					t.Fatalf("accepted %+v", e)
+				}
+			}
+		}
+	})
+}

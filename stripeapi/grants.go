@@ -15,6 +15,11 @@ import (
 type GrantsPage struct {
 	Rows    []mirror.CreditGrant
 	HasMore bool
+	// Last is the cursor for the next page; the last one of Rows need not be it.
+	Last string
+	// Bad are grants of the account that cannot be mirrored. One of a single customer
+	// makes its list ErrGarbled instead.
+	Bad []BadRow
 }
 
 // monetary is the only type of a credit amount that is known today.
@@ -92,7 +97,7 @@ func (c *Client) writeGrant(ctx context.Context, endpoint, account, id, action s
 func grantPath(id, action string) string {
 	p := "/v1/billing/credit_grants"
 	if id != "" {
-		p += "/" + id
+		p += "/" + url.PathEscape(id)
 	}
 	return p + action
 }
@@ -102,10 +107,20 @@ func decodeGrantsPage(body []byte, account, customer, after string) (GrantsPage,
 	if err != nil {
 		return GrantsPage{}, err
 	}
-	rows, err := decodeRows(l, func(r row) (mirror.CreditGrant, error) {
-		return decodeGrant(r, account, customer)
+	decode := func(r row) (mirror.CreditGrant, error) { return decodeGrant(r, account, customer) }
+	page := GrantsPage{HasMore: l.hasMore, Last: l.last}
+	if customer != "" { // a ledger that lacks one of its grants proves nothing
+		page.Rows, err = decodeRows(l, decode)
+		return page, err
+	}
+	page.Rows, page.Bad = goodRows(l, func(r row) (mirror.CreditGrant, error) {
+		g, err := decode(r)
+		if err == nil {
+			err = g.Storable()
+		}
+		return g, err
 	})
-	return GrantsPage{Rows: rows, HasMore: l.hasMore}, err
+	return page, nil
 }
 
 // decodeGrantReply reads one grant; id is empty for a new one.

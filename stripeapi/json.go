@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"time"
 	"unicode/utf8"
+
+	"github.com/creditmirror/creditmirror/mirror"
 )
 
 // The reader below is used in place of encoding/json's struct decoding, which
@@ -29,7 +31,8 @@ type member struct {
 }
 
 // compactJSON checks that body is one JSON value in valid UTF-8 and takes the
-// blanks between tokens out; every other byte stays.
+// blanks between tokens out, and what no database holds (mirror.StorableJSON); every
+// other byte stays.
 func compactJSON(body []byte) ([]byte, error) {
 	if !utf8.Valid(body) {
 		return nil, errors.New("not valid UTF-8")
@@ -39,8 +42,19 @@ func compactJSON(body []byte) ([]byte, error) {
 	if err := json.Compact(&b, body); err != nil {
 		return nil, errors.New("not JSON")
 	}
-	return b.Bytes(), nil
+	if bytes.Count(b.Bytes(), []byte(`":`)) > maxNames {
+		return nil, fmt.Errorf("more than %d names", maxNames)
+	}
+	return mirror.StorableJSON(b.Bytes()), nil
 }
+
+// A page of 100 objects has about 5,000 names, and an array of an object a few dozen
+// elements. Each costs many times its length in memory; these keep a reply of the
+// largest size from costing more than its own bytes a few times over.
+const (
+	maxNames    = 100_000 // of a whole reply; one within a string counts too
+	maxElements = 10_000  // of one array
+)
 
 // parseObject splits an object. Its input comes from compactJSON, directly or
 // as a part of it, so that the syntax is known to be right.
@@ -74,6 +88,9 @@ func parseArray(raw []byte) ([][]byte, error) {
 	}
 	var elements [][]byte
 	for i := 1; i < len(raw) && raw[i] != ']'; {
+		if len(elements) == maxElements {
+			return nil, fmt.Errorf("an array of more than %d elements", maxElements)
+		}
 		end := skipValue(raw, i)
 		elements = append(elements, raw[i:end])
 		if i = end; i < len(raw) && raw[i] == ',' {
@@ -248,7 +265,7 @@ func (f *fields) id(key string) string {
 	return s
 }
 
-func identifier(s string) bool { return printable(s) && len(s) <= 255 }
+func identifier(s string) bool { return mirror.ValidID(s) }
 
 func (f *fields) boolean(key string) bool {
 	v := f.need(key)
@@ -381,5 +398,5 @@ func (f *fields) metadata() json.RawMessage {
 
 func sortedKeys(v url.Values) []string { return slices.Sorted(maps.Keys(v)) }
 
-// has tells whether a member is there and not null.
+// has reports whether a member is there and not null.
 func (f *fields) has(key string) bool { return f.raw(key) != nil }

@@ -1,12 +1,10 @@
 package stripeapi
 
 import (
-	"context"
 	"net/http"
-	"strconv"
 	"time"
 
-	"github.com/creditmirror/creditmirror/chance"
+	"github.com/creditmirror/creditmirror/backoff"
 )
 
 const (
@@ -14,9 +12,9 @@ const (
 	retryCap  = 4 * time.Second
 	// retryAfterMax is the longest Retry-After that a call itself waits for.
 	retryAfterMax = 10 * time.Second
-	// retryAfterSane bounds what is told to the caller: what comes from outside puts
-	// work off for minutes at most.
-	retryAfterSane = 5 * time.Minute
+	// retryAfterSane bounds what is reported to the caller: one reply says nothing of
+	// the next day, and what comes from outside puts work off for a minute at most.
+	retryAfterSane = time.Minute
 )
 
 // ceiling is the longest random wait before retry n (the first is 1).
@@ -34,32 +32,10 @@ func waitFor(n int, retryAfter time.Duration) (wait time.Duration, ok bool) {
 	if retryAfter > retryAfterMax {
 		return 0, false
 	}
-	return max(chance.N(ceiling(n)+1), retryAfter), true
+	return max(backoff.N(ceiling(n)+1), retryAfter), true
 }
 
-// parseRetryAfter reads seconds or an HTTP date; 0 for anything else.
+// parseRetryAfter reads what the reply asks for, bounded; 0 where it asks for nothing.
 func parseRetryAfter(h http.Header, now time.Time) time.Duration {
-	v := h.Get("Retry-After")
-	if v == "" {
-		return 0
-	}
-	if n, err := strconv.ParseUint(v, 10, 32); err == nil {
-		return min(time.Duration(n)*time.Second, retryAfterSane)
-	}
-	if t, err := http.ParseTime(v); err == nil {
-		return min(max(t.Sub(now), 0), retryAfterSane)
-	}
-	return 0
-}
-
-// sleep waits d or until the context ends, whose error it returns.
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
-		return ctx.Err()
-	}
+	return min(backoff.RetryAfter(h.Get("Retry-After"), now), retryAfterSane)
 }

@@ -129,8 +129,8 @@ func TestRetryAfter(t *testing.T) {
 	t.Parallel()
 	for header, want := range map[string]struct {
 		wait  time.Duration // exact lower bound of the wait
-		given time.Duration // told to the caller without a retry
-	}{"7": {wait: 7 * time.Second}, "10": {wait: 10 * time.Second}, "11": {given: 11 * time.Second}, "99999999": {given: 5 * time.Minute}, "-5": {}, "soon": {}} {
+		given time.Duration // returned to the caller without a retry
+	}{"7": {wait: 7 * time.Second}, "10": {wait: 10 * time.Second}, "11": {given: 11 * time.Second}, "99999999": {given: time.Minute}, "86400": {given: time.Minute}, "-5": {}, "soon": {}} {
 		synctest.Test(t, func(t *testing.T) {
 			limited := step{status: 429, body: errorBody("rate_limit"), header: map[string]string{"Retry-After": header}}
 			client, s := scripted(t, Options{}, limited, customerBody)

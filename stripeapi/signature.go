@@ -118,7 +118,7 @@ func VerifySignature(payload []byte, header http.Header, secrets []string, now t
 		}
 		usable = true
 		want := webhook.ComputeSignature(at, payload, secret)
-		for _, mac := range macs { // all of them: time must not tell which one matched
+		for _, mac := range macs { // all of them: time must not reveal which one matched
 			if hmac.Equal(mac, want) && secretIndex < 0 {
 				secretIndex = i
 			}
@@ -131,7 +131,7 @@ func VerifySignature(payload []byte, header http.Header, secrets []string, now t
 		return -1, 0, ErrWrongSignature
 	}
 	// The time is judged last, so that "too old" is only said of what Stripe really
-	// signed, and a wrong clock can be told from an attack.
+	// signed, and a wrong clock can be distinguished from an attack.
 	skew = now.Sub(at)
 	if err := withinTolerance(skew); err != nil {
 		return -1, skew, err

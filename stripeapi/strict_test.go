@@ -9,6 +9,40 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
+// firstBad is why a page was refused, or the first of its rows.
+func firstBad(bad []BadRow, err error) error {
+	if err == nil && len(bad) > 0 {
+		return bad[0].Err
+	}
+	return err
+}
+
+// A row that cannot be mirrored is left out of the lists of the account, with its JSON
+// less what is personal, and the cursor goes on behind it.
+func TestBadRowsAreLeftOut(t *testing.T) {
+	t.Parallel()
+	customer, grant := fixture(t, "objects/customer.with_credit.json"), fixture(t, "objects/billing.credit_grant.json")
+	odd := edit(t, edit(t, edit(t, customer, "balance", json.RawMessage("1e3")), "id", "cus_odd"), "email", "secret@example.com")
+	page, err := decodeCustomersPage(listOf(true, customer, []byte("5"), odd), "", CustomersQuery{}, false)
+	if err != nil || len(page.Rows) != 1 || len(page.Bad) != 2 || page.Last != "cus_odd" || !page.HasMore {
+		t.Fatalf("%+v, %v", page, err)
+	}
+	if raw := string(page.Bad[1].Raw); page.Bad[1].ID != "cus_odd" || !strings.Contains(raw, `"balance":1e3`) || strings.Contains(raw, "secret") {
+		t.Errorf("kept of a customer: %s", raw)
+	}
+	ghost := edit(t, edit(t, grant, "customer", nil), "id", "credgr_ghost")
+	grants, err := decodeGrantsPage(listOf(false, ghost, grant), "", "", "")
+	if err != nil || len(grants.Rows) != 1 || len(grants.Bad) != 1 || grants.Bad[0].ID != "credgr_ghost" {
+		t.Fatalf("%+v, %v", grants, err)
+	}
+	if _, err := decodeGrantsPage(listOf(false, ghost, grant), "", cusCredits, ""); err == nil {
+		t.Error("a list of one customer's grants lacks one of them")
+	}
+	if _, err := decodeCustomersPage(listOf(true, []byte("5")), "", CustomersQuery{}, false); err == nil {
+		t.Error("a page without any id to go on from passed")
+	}
+}
+
 // What must not pass, one fault at a time, in every object.
 func TestDecodeStrict(t *testing.T) {
 	t.Parallel()
@@ -19,11 +53,14 @@ func TestDecodeStrict(t *testing.T) {
 	}{
 		"customer": {
 			"objects/customer.with_credit.json",
-			func(b []byte) error { _, err := decodeCustomersPage(b, "", CustomersQuery{}, false); return err },
+			func(b []byte) error {
+				page, err := decodeCustomersPage(b, "", CustomersQuery{}, false)
+				return firstBad(page.Bad, err)
+			},
 			[]string{
 				"balance", "balance=null", "balance=1e3", "balance=1.0", "balance=9223372036854775808", `balance="5"`,
 				"currency=\"USD\"", "currency=\"\"", "currency=5", "currency=\"us\"", "livemode=1", "test_clock={}",
-				`invoice_credit_balance={"usd":1.5}`, `invoice_credit_balance={"USD":1}`, "invoice_credit_balance=[]",
+				`invoice_credit_balance={"usd":-9223372036854775808}`, `invoice_credit_balance={"usd":1.5}`, `invoice_credit_balance={"USD":1}`, "invoice_credit_balance=[]",
 				`invoice_credit_balance={"usd":1,"usd":2}`, "deleted=true", "deleted=1", "customer_account={}",
 			},
 		},

@@ -6,6 +6,7 @@ import (
 
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/tracing"
 )
 
@@ -31,7 +32,7 @@ func endSpan(span trace.Span, reply Reply, err error) {
 			if e.RequestID != "" {
 				span.SetAttributes(tracing.RequestID.String(e.RequestID))
 			}
-		} else if id := reply.Header.Get("Request-Id"); validID.MatchString(id) {
+		} else if id := reply.Header.Get("Request-Id"); mirror.ValidID(id) {
 			span.SetAttributes(tracing.RequestID.String(id))
 		}
 		if status != 0 {

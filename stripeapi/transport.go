@@ -76,7 +76,7 @@ func (b *boundedBody) Read(p []byte) (int, error) {
 	}
 	b.declared = -1 // net/http checks the rest of it
 	if int64(len(p)) > b.left+1 {
-		p = p[:b.left+1] // one more, to tell a full body from one too long
+		p = p[:b.left+1] // one more, to distinguish a full body from one too long
 	}
 	n, err := b.ReadCloser.Read(p)
 	if int64(n) > b.left {

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// Whether a write may have happened is told exactly: only what was never sent,
+// Whether a write may have happened is known exactly: only what was never sent,
 // and what Stripe itself refused, has not.
 func TestUnsettledWrites(t *testing.T) {
 	t.Parallel()

@@ -14,7 +14,7 @@ import (
 	"github.com/stripe/stripe-go/v79/form"
 )
 
-// WebhookEndpoint is where Stripe sends events to. Its signing secret is told
+// WebhookEndpoint is where Stripe sends events to. Its signing secret is shown
 // only once, by CreateWebhookEndpoint, and is not part of it.
 type WebhookEndpoint struct {
 	ID            string
@@ -26,6 +26,8 @@ type WebhookEndpoint struct {
 	Metadata      map[string]string
 	Created       time.Time
 	Livemode      bool
+	// Thin stands for an event destination of the v2 API that delivers thin events.
+	Thin bool
 }
 
 // WebhookEndpointsPage is a page of webhook endpoints, newest first.
@@ -60,8 +62,8 @@ type WebhookEndpointChange struct {
 
 const webhookPath = "/v1/webhook_endpoints"
 
-// CreateWebhookEndpoint makes an endpoint and tells its signing secret, which
-// Stripe never tells again. It carries an Idempotency-Key of its own.
+// CreateWebhookEndpoint creates an endpoint and returns its signing secret, which
+// Stripe never shows again. It carries an Idempotency-Key of its own.
 func (c *Client) CreateWebhookEndpoint(ctx context.Context, account string, n NewWebhookEndpoint) (endpoint WebhookEndpoint, secret string, err error) {
 	v := url.Values{"url": {n.URL}, "enabled_events[]": n.EnabledEvents}
 	setText(v, "api_version", n.APIVersion)

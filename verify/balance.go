@@ -18,7 +18,7 @@ type unplaced struct {
 type balances struct {
 	key      mirror.AuditKey
 	customer mirror.AuditCustomer
-	// complete tells that every row is held and placed, so that the ends count.
+	// complete reports that every row is held and placed, so that the ends count.
 	complete bool
 	chains   map[string]*chain
 	unplaced map[string]unplaced
@@ -30,7 +30,7 @@ type balances struct {
 func (b *balances) judge() {
 	c := b.customer
 	credit, err := creditBalance(c.InvoiceCreditBalance)
-	named := map[string]bool{} // columns that a finding has told of
+	named := map[string]bool{} // columns that a finding has named
 	if err != nil {
 		named["invoice_credit_balance"] = true
 		b.find(mirror.DriftFieldMismatch, "", "", "one integer per currency", c.InvoiceCreditBalance, "invoice_credit_balance of the customer cannot be read")
@@ -45,14 +45,14 @@ func (b *balances) judge() {
 	for _, s := range row.said {
 		currency := c.Currency
 		if s.column == "invoice_credit_balance" {
-			// The default currency is told twice, and judged by the other column.
+			// The default currency is held twice, and judged by the other column.
 			currency = ""
 		}
 		if !named[s.column] {
 			b.report(s.finding(b.finding(currency, c.Customer)))
 		}
 	}
-	row.tellRest(b.finding(c.Currency, c.Customer), b.report)
+	row.reportRest(b.finding(c.Currency, c.Customer), b.report)
 }
 
 // released reports what a deleted customer still holds.
@@ -65,7 +65,7 @@ func (b *balances) released() {
 }
 
 // ends compares where the chains end with what the customer's rows say; credit is
-// its invoice_credit_balance. Columns of the customer that it tells of are named.
+// its invoice_credit_balance. Columns of the customer that it covers are named.
 func (b *balances) ends(credit map[string]int64, said []contradiction, named map[string]bool) {
 	c := b.customer
 	if b.complete {
@@ -75,12 +75,12 @@ func (b *balances) ends(credit map[string]int64, said []contradiction, named map
 				fmt.Sprintf("the history is complete, but %d of its rows have no place in the chain, the first of them %s", u.rows, u.first))
 		}
 	}
-	tells := make(map[string]int64, len(credit)+1)
+	remote := make(map[string]int64, len(credit)+1)
 	for currency, amount := range credit {
-		tells[currency] = -amount
+		remote[currency] = -amount
 	}
 	if c.Currency != "" {
-		tells[c.Currency] = c.Balance
+		remote[c.Currency] = c.Balance
 	}
 	mismatch := func(currency, expected, actual, cause string) {
 		for _, s := range said {
@@ -94,8 +94,8 @@ func (b *balances) ends(credit map[string]int64, said []contradiction, named map
 	if c.Currency == "" && c.Balance != 0 {
 		mismatch("", "0", text(c.Balance), "the customer has a balance but no currency")
 	}
-	for _, currency := range b.currencies(tells) {
-		told, telling := tells[currency]
+	for _, currency := range b.currencies(remote) {
+		says, known := remote[currency]
 		held, holding := b.held[currency]
 		ch := b.chains[currency]
 		if ch == nil {
@@ -113,21 +113,21 @@ func (b *balances) ends(credit map[string]int64, said []contradiction, named map
 		switch {
 		case !b.complete:
 			// Where the chain ends is not known yet; both columns came in one commit.
-			if telling && told != held {
-				mismatch(currency, text(told), heldText, fmt.Sprintf("customer_balances has %s, %s tells %d", heldText, column, told))
+			if known && says != held {
+				mismatch(currency, text(says), heldText, fmt.Sprintf("customer_balances has %s, %s says %d", heldText, column, says))
 			}
-		case heldFits && (!telling || ch.reaches(told)):
+		case heldFits && (!known || ch.reaches(says)):
 		case heldFits:
-			mismatch(currency, text(ch.end()), text(told),
-				fmt.Sprintf("%s tells %d; its %d transactions and customer_balances %d", column, told, ch.rows, ch.end()))
-		case !telling || ch.reaches(told):
+			mismatch(currency, text(ch.end()), text(says),
+				fmt.Sprintf("%s says %d; its %d transactions and customer_balances %d", column, says, ch.rows, ch.end()))
+		case !known || ch.reaches(says):
 			mismatch(currency, text(ch.end()), heldText,
 				fmt.Sprintf("customer_balances has %s; the chain of %d transactions ends at %d", heldText, ch.rows, ch.end()))
 		default:
-			mismatch(currency, text(told), text(ch.end()),
-				fmt.Sprintf("the chain of %d transactions ends at %d; %s tells %d", ch.rows, ch.end(), column, told))
-			if held != told {
-				mismatch(currency, text(told), heldText, fmt.Sprintf("customer_balances has %s; %s tells %d", heldText, column, told))
+			mismatch(currency, text(says), text(ch.end()),
+				fmt.Sprintf("the chain of %d transactions ends at %d; %s says %d", ch.rows, ch.end(), column, says))
+			if held != says {
+				mismatch(currency, text(says), heldText, fmt.Sprintf("customer_balances has %s; %s says %d", heldText, column, says))
 			}
 		}
 	}
@@ -147,7 +147,7 @@ func (b *balances) finding(currency, object string) mirror.Finding {
 }
 
 // currencies lists all that anything is known of.
-func (b *balances) currencies(tells map[string]int64) []string {
+func (b *balances) currencies(remote map[string]int64) []string {
 	all := map[string]bool{}
 	for currency := range b.chains {
 		all[currency] = true
@@ -155,7 +155,7 @@ func (b *balances) currencies(tells map[string]int64) []string {
 	for currency := range b.held {
 		all[currency] = true
 	}
-	for currency := range tells {
+	for currency := range remote {
 		all[currency] = true
 	}
 	return slices.Sorted(maps.Keys(all))

@@ -97,7 +97,7 @@ func fill(tb testing.TB, d *database, name string, rows int) {
 	}
 }
 
-// BenchmarkVerify proves a mirror and tells the speed and the most memory that
+// BenchmarkVerify proves a mirror and reports the speed and the most memory that
 // this process (not the database's server) held.
 func BenchmarkVerify(b *testing.B) {
 	for _, driver := range drivers {
@@ -132,7 +132,7 @@ func BenchmarkVerify(b *testing.B) {
 }
 
 // processorTime is what this process has used of the processors: on a busy
-// machine it tells more than the clock.
+// machine it says more than the clock.
 func processorTime(b *testing.B) time.Duration {
 	b.Helper()
 	var u syscall.Rusage

@@ -2,6 +2,7 @@ package verify
 
 import (
 	"fmt"
+	"math/big"
 	"slices"
 	"strconv"
 	"time"
@@ -25,7 +26,7 @@ type chain struct {
 	place    int64
 	last     string // id of the last row
 	created  time.Time
-	// broken tells that the last row did not fit: the next one that does not belongs
+	// broken reports that the last row did not fit: the next one that does not belongs
 	// to the same break.
 	broken bool
 	report func(mirror.Finding)
@@ -48,7 +49,7 @@ func (c *chain) add(r *mirror.AuditTransaction) {
 		c.before = append(c.before[:0], c.ends...)
 	}
 	cause := ""
-	expected, actual := text(c.before[0]), text(r.EndingBalance-r.Amount)
+	expected, actual := text(c.before[0]), difference(r.EndingBalance, r.Amount)
 	switch {
 	case twice:
 		// In which order the two come is the database's choice.
@@ -69,19 +70,19 @@ func (c *chain) add(r *mirror.AuditTransaction) {
 	switch {
 	case cause != "" && !c.broken:
 		c.find(mirror.DriftChainGap, r.ID, expected, actual, c.because(cause, said))
-	case !twice: // a row of the same break is told only where its JSON says more
+	case !twice: // a row of the same break is reported only where its JSON says more
 		for _, s := range said {
 			c.report(s.finding(c.finding(r.ID)))
 		}
 	}
 	if row.hasRest() {
-		row.tellRest(c.finding(r.ID), c.report)
+		row.reportRest(c.finding(r.ID), c.report)
 	}
 	c.broken = cause != ""
 	c.step(r, said, twice)
 }
 
-// fits tells whether the row starts from the balance that was reached.
+// fits reports whether the row starts from the balance that was reached.
 func (c *chain) fits(r *mirror.AuditTransaction) bool {
 	return slices.ContainsFunc(c.before, func(end int64) bool {
 		sum, ok := add(end, r.Amount)
@@ -136,7 +137,7 @@ func (c *chain) finding(object string) mirror.Finding {
 	}
 }
 
-// reaches tells whether the chain may end at the balance.
+// reaches reports whether the chain may end at the balance.
 func (c *chain) reaches(balance int64) bool { return slices.Contains(c.ends, balance) }
 
 // end is where the chain ends.
@@ -146,6 +147,11 @@ func (c *chain) end() int64 { return c.ends[0] }
 func add(a, b int64) (int64, bool) {
 	sum := a + b
 	return sum, (sum > a) == (b > 0)
+}
+
+// difference is a - b, which 64 bits need not hold.
+func difference(a, b int64) string {
+	return new(big.Int).Sub(big.NewInt(a), big.NewInt(b)).String()
 }
 
 func text(n int64) string { return strconv.FormatInt(n, 10) }

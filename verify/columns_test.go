@@ -302,7 +302,7 @@ func findings(t *testing.T, d *database) []mirror.Finding {
 	return found
 }
 
-// wrongly tells what is wrong with how a changed column was found.
+// wrongly says what is wrong with how a changed column was found.
 func wrongly(found []mirror.Finding, customer, column, how string) string {
 	if len(found) == 0 {
 		return "not found"

@@ -55,15 +55,15 @@ type grantSum struct {
 // then rows, by grant.
 type credits struct {
 	key mirror.AuditKey
-	// sums tells that every row is held, so that sums count.
+	// sums reports that every row is held, so that sums count.
 	sums   bool
 	totals map[string]*total
 	// grant looks up a grant that is not the customer's.
 	grant  func(account, id string) (mirror.AuditGrant, error)
 	report func(mirror.Finding)
 
-	odd  []oddRow
-	told map[string]bool // ids of odd rows that a finding has named
+	odd   []oddRow
+	named map[string]bool // ids of odd rows that a finding has named
 }
 
 func (c *credits) find(kind mirror.DriftKind, currency, object, expected, actual, cause string) {
@@ -100,7 +100,7 @@ func (c *credits) row(g *grantSum, r *mirror.AuditCredit) {
 	c.total(r.Currency).rows.add(r.Amount)
 	row := creditJSON(r)
 	if row.hasRest() {
-		row.tellRest(c.finding(r.Currency, r.ID), c.report)
+		row.reportRest(c.finding(r.Currency, r.ID), c.report)
 	}
 	said := row.said
 	if len(said) == 0 {
@@ -137,7 +137,7 @@ func (c *credits) oddFields(o oddRow) {
 func (c *credits) because(cause string, concerns func(oddRow) bool) string {
 	for _, o := range c.odd {
 		if concerns(o) {
-			c.told[o.id] = true
+			c.named[o.id] = true
 			cause += "; of " + o.id + " " + texts(o.said)
 		}
 	}
@@ -177,9 +177,9 @@ func (c *credits) close(g *mirror.AuditGrant, s *grantSum) error {
 		}
 	}
 	if f := c.finding(g.Currency, g.ID); grantTold {
-		row.tellRest(f, c.report)
+		row.reportRest(f, c.report)
 	} else {
-		row.tell(f, c.report)
+		row.reportAll(f, c.report)
 	}
 	return nil
 }
@@ -201,7 +201,7 @@ func (c *credits) stray(s *grantSum) error {
 	default:
 		for _, said := range grantJSON(&other).said {
 			if said.column == "customer" && said.json == c.key.Customer {
-				return nil // the grant's own row is wrong, and told as such
+				return nil // the grant's own row is wrong, and reported as such
 			}
 		}
 		c.find(mirror.DriftFieldMismatch, s.currency, s.id, other.Customer, c.key.Customer,
@@ -218,7 +218,7 @@ func (c *credits) finish() {
 		}
 	}
 	for _, o := range c.odd {
-		if !c.told[o.id] {
+		if !c.named[o.id] {
 			c.oddFields(o)
 		}
 	}
@@ -237,7 +237,7 @@ func (c *credits) compare(currency string, t *total) {
 	}
 	concerns := func(o oddRow) bool { return o.currency == currency || o.saidCurrency == currency }
 	if new(big.Int).Add(&t.rows.n, &t.odd.n).Cmp(want) == 0 && slices.ContainsFunc(c.odd, func(o oddRow) bool {
-		return concerns(o) && c.told[o.id]
+		return concerns(o) && c.named[o.id]
 	}) {
 		return // a finding of a grant has named the row that is off
 	}

@@ -5,9 +5,9 @@ import (
 	"strings"
 )
 
-// members tells the members of the text of a JSON object, one after the other,
+// members yields the members of the text of a JSON object, one after the other,
 // without decoding what is in them. A value that is a text comes without its
-// quotes, null as the empty text. The text may come from anybody: it tells what
+// quotes, null as the empty text. The text may come from anybody: it yields what
 // there is up to the place where it stops being JSON.
 func members(object string) iter.Seq2[string, string] {
 	return func(yield func(name, value string) bool) {
@@ -55,7 +55,7 @@ func members(object string) iter.Seq2[string, string] {
 }
 
 // object is what the columns are made from of an object of Stripe's, of whatever
-// kind, each as members tells it.
+// kind, each as members yields it.
 type object struct {
 	object, id, kind, created, updated, livemode, testClock, metadata       string
 	customer, customerAccount, currency                                     string

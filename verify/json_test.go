@@ -35,7 +35,7 @@ func TestMembers(t *testing.T) {
 	}
 }
 
-// What members tells of a JSON object is what encoding/json finds in it.
+// What members returns for a JSON object is what encoding/json finds in it.
 func FuzzMembers(f *testing.F) {
 	f.Add(`{"id":"cbtxn_1","amount":-5,"customer":null,"metadata":{"a":"}"}}`)
 	f.Add(`{"a":[1,{"b":"\\"}],"c":1e2}`)

@@ -16,6 +16,8 @@ import (
 	"github.com/creditmirror/creditmirror/mirror"
 )
 
+func bothLedgers(string) mirror.Ledgers { return mirror.Ledgers{} }
+
 // tables are the ledgers of one range, in memory.
 type tables struct {
 	placed, unplaced []mirror.AuditTransaction
@@ -71,7 +73,7 @@ func (t *tables) ledgers() mirror.AuditLedgers {
 // found judges the tables.
 func (t *tables) found(tb interface{ Fatal(...any) }) []string {
 	var list []string
-	_, err := judge(t.ledgers(), func(f mirror.Finding) error {
+	_, err := judge(t.ledgers(), bothLedgers, func(f mirror.Finding) error {
 		list = append(list, fmt.Sprintf("%s %s %s %s: %s, %s", f.Kind, f.Customer, f.Currency, f.Object, f.Expected, f.Actual))
 		return nil
 	})
@@ -204,7 +206,12 @@ func TestJudge(t *testing.T) {
 		{"a balance that no two numbers add up to", func(t *tables) {
 			t.history("cus_1", "eur", 1<<63-1, 1)
 			t.customers = eur(-1 << 63)
-		}, []string{"chain_gap cus_1 eur eur_2: 9223372036854775807, 9223372036854775807"}},
+		}, []string{"chain_gap cus_1 eur eur_2: 9223372036854775807, -9223372036854775809"}},
+		{"a credit whose opposite is beyond 64 bits", func(t *tables) {
+			t.history("cus_1", "usd", -1<<63)
+			t.customers = eur(0)
+			t.customers[0].InvoiceCreditBalance = `{"usd":-9223372036854775808}`
+		}, []string{`field_mismatch cus_1  : one integer per currency, {"usd":-9223372036854775808}`}},
 		{"an unreadable invoice_credit_balance", func(t *tables) {
 			t.customers = eur(0)
 			t.customers[0].InvoiceCreditBalance = `[]`
@@ -565,7 +572,7 @@ func TestAnyChangedNumberIsFound(t *testing.T) {
 	})
 }
 
-// However many rows of a customer are odd, each is told and few are kept.
+// However many rows of a customer are odd, each is reported and few are kept.
 func TestManyOddRows(t *testing.T) {
 	t.Parallel()
 	l := tables{customers: []mirror.AuditCustomer{{AuditKey: key("cus_1")}}}
@@ -599,7 +606,7 @@ func TestStreamErrorsEndTheProof(t *testing.T) {
 			l.customers = []mirror.AuditCustomer{{AuditKey: key("cus_1"), Currency: "eur", Balance: 3}}
 			ledgers := l.ledgers()
 			spoil(&ledgers)
-			if _, err := judge(ledgers, func(mirror.Finding) error { return nil }); !errors.Is(err, broken) {
+			if _, err := judge(ledgers, bothLedgers, func(mirror.Finding) error { return nil }); !errors.Is(err, broken) {
 				t.Fatalf("the proof ends with %v", err)
 			}
 		})
@@ -609,11 +616,11 @@ func TestStreamErrorsEndTheProof(t *testing.T) {
 	l.customers = []mirror.AuditCustomer{{AuditKey: key("cus_1")}}
 	ledgers := l.ledgers()
 	ledgers.Grant = func(string, string) (mirror.AuditGrant, error) { return mirror.AuditGrant{}, broken }
-	if _, err := judge(ledgers, func(mirror.Finding) error { return nil }); !errors.Is(err, broken) {
+	if _, err := judge(ledgers, bothLedgers, func(mirror.Finding) error { return nil }); !errors.Is(err, broken) {
 		t.Fatalf("a lookup that fails: %v", err)
 	}
 	l.customers[0].Balance = 1
-	if _, err := judge(l.ledgers(), func(mirror.Finding) error { return broken }); !errors.Is(err, broken) {
+	if _, err := judge(l.ledgers(), bothLedgers, func(mirror.Finding) error { return broken }); !errors.Is(err, broken) {
 		t.Fatalf("nobody takes the finding: %v", err)
 	}
 }
@@ -627,5 +634,35 @@ func failing[Row any](rows iter.Seq2[Row, error], err error) iter.Seq2[Row, erro
 		}
 		var none Row
 		yield(none, err)
+	}
+}
+
+// A ledger that is not mirrored is never incomplete: its first copy will not end.
+func TestLedgersThatAreLeftOut(t *testing.T) {
+	t.Parallel()
+	l := &tables{
+		customers: []mirror.AuditCustomer{{AuditKey: key("cus_1")}},
+		states: []mirror.AuditState{
+			{AuditKey: key("cus_1"), Scope: mirror.ScopeBalance},
+			{AuditKey: key("cus_1"), Scope: mirror.ScopeCredits, HistoryComplete: true, WalkCursor: "cbtxn_1"},
+		},
+	}
+	for name, c := range map[string]struct {
+		ledgers    mirror.Ledgers
+		incomplete int64
+		walk       bool
+	}{
+		"both":            {mirror.Ledgers{}, 1, true},
+		"without balance": {mirror.Ledgers{NoBalance: true}, 0, true},
+		"without credits": {mirror.Ledgers{NoCredits: true}, 1, false},
+	} {
+		walk := false
+		result, err := judge(l.ledgers(), func(string) mirror.Ledgers { return c.ledgers }, func(f mirror.Finding) error {
+			walk = walk || f.Scope == mirror.ScopeCredits
+			return nil
+		})
+		if err != nil || result.Incomplete != c.incomplete || walk != c.walk {
+			t.Errorf("%s: %d incomplete, open walk %v, %v; want %d, %v", name, result.Incomplete, walk, err, c.incomplete, c.walk)
+		}
 	}
 }

@@ -38,7 +38,7 @@ func (s *stream[Row]) step() error {
 	return nil
 }
 
-// at tells whether the next row is of the customer.
+// at reports whether the next row is of the customer.
 func (s *stream[Row]) at(k mirror.AuditKey) bool { return s.more && s.head.Key() == k }
 
 // each runs fn over the rows of the customer.
@@ -63,14 +63,15 @@ type part struct {
 	summaries *stream[mirror.AuditBalance]
 	states    *stream[mirror.AuditState]
 
-	grant  func(account, id string) (mirror.AuditGrant, error)
-	report func(mirror.Finding)
-	result Result
+	grant   func(account, id string) (mirror.AuditGrant, error)
+	ledgers func(account string) mirror.Ledgers
+	report  func(mirror.Finding)
+	result  Result
 }
 
 // judge judges everything that the ledgers hold.
-func judge(l mirror.AuditLedgers, report func(mirror.Finding) error) (result Result, err error) {
-	p := &part{grant: l.Grant}
+func judge(l mirror.AuditLedgers, ledgers func(account string) mirror.Ledgers, report func(mirror.Finding) error) (result Result, err error) {
+	p := &part{grant: l.Grant, ledgers: ledgers}
 	var refused error
 	p.report = func(f mirror.Finding) {
 		p.result.Findings++
@@ -171,10 +172,10 @@ func (p *part) judge(k mirror.AuditKey) error {
 	if err := p.states.each(k, func(s *mirror.AuditState) { states[s.Scope] = *s }); err != nil {
 		return err
 	}
-	incomplete := false
+	incomplete, ledgers := false, p.ledgers(k.Account)
 	complete := func(scope mirror.Scope) bool {
 		s, held := states[scope]
-		incomplete = incomplete || held && !s.HistoryComplete && !customer.Deleted
+		incomplete = incomplete || held && !s.HistoryComplete && !customer.Deleted && ledgers.Has(scope)
 		return !held || s.HistoryComplete && s.WalkCursor == ""
 	}
 	counts := map[mirror.Scope]int64{}
@@ -183,7 +184,7 @@ func (p *part) judge(k mirror.AuditKey) error {
 		p.report(f)
 	}
 	for _, scope := range []mirror.Scope{mirror.ScopeBalance, mirror.ScopeCredits} {
-		if s, held := states[scope]; held && !customer.Deleted {
+		if s, held := states[scope]; held && !customer.Deleted && ledgers.Has(scope) {
 			judgeWalk(s, report)
 		}
 	}
@@ -250,7 +251,7 @@ func (p *part) judgeBalance(k mirror.AuditKey, known bool, customer mirror.Audit
 		u.rows++
 		b.unplaced[r.Currency] = u
 		row := transactionJSON(r)
-		row.tell(mirror.Finding{
+		row.reportAll(mirror.Finding{
 			Account: k.Account, Customer: k.Customer, Scope: mirror.ScopeBalance, Currency: r.Currency, Object: r.ID,
 		}, report)
 	})
@@ -283,9 +284,9 @@ func (p *part) judgeBalance(k mirror.AuditKey, known bool, customer mirror.Audit
 
 // judgeCredits judges the other ledger. The credits of a customer may be known
 // before the customer is, and outlive one that was deleted before it was ever
-// held: then a sync state tells that they came from a sync.
+// held: then a sync state says that they came from a sync.
 func (p *part) judgeCredits(k mirror.AuditKey, known, synced, sums bool, report func(mirror.Finding)) error {
-	c := &credits{key: k, sums: sums, totals: map[string]*total{}, grant: p.grant, report: report, told: map[string]bool{}}
+	c := &credits{key: k, sums: sums, totals: map[string]*total{}, grant: p.grant, report: report, named: map[string]bool{}}
 	stray := !known && !synced
 	if stray {
 		c.report = func(mirror.Finding) {} // that there is no customer says it all
@@ -342,7 +343,7 @@ func (p *part) judgeCredits(k mirror.AuditKey, known, synced, sums bool, report 
 	return nil
 }
 
-// judgeWalk tells of a walk that is open over a history that was complete: what
+// judgeWalk reports a walk that is open over a history that was complete: what
 // Stripe holds and the walk has not reached yet is missing.
 func judgeWalk(s mirror.AuditState, report func(mirror.Finding)) {
 	if !s.HistoryComplete || s.WalkCursor == "" {
@@ -355,9 +356,9 @@ func judgeWalk(s mirror.AuditState, report func(mirror.Finding)) {
 	})
 }
 
-// judgeState judges the marks that a sync leaves; told says that the ledger's
+// judgeState judges the marks that a sync leaves; reported says that the ledger's
 // rows were found wanting, which explains a disproof.
-func judgeState(s mirror.AuditState, told bool, report func(mirror.Finding)) {
+func judgeState(s mirror.AuditState, reported bool, report func(mirror.Finding)) {
 	f := mirror.Finding{
 		Kind: mirror.DriftFieldMismatch, Account: s.Account, Customer: s.Customer, Scope: s.Scope, Object: "sync_state",
 	}
@@ -366,7 +367,7 @@ func judgeState(s mirror.AuditState, told bool, report func(mirror.Finding)) {
 		f.Cause = "applied_epoch: a commit is ahead of the fence"
 		report(f)
 	}
-	if s.Disproved && !told {
+	if s.Disproved && !reported {
 		f.Kind, f.Object = mirror.DriftChainGap, ""
 		f.Expected, f.Actual = "a proven ledger", "disproved"
 		f.Cause = "the last sync of the " + string(s.Scope) + " ledger could not prove it"

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/json"
+	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -47,7 +49,7 @@ func number(list []contradiction, column string, held int64) int64 {
 	return held
 }
 
-// contradicts tells whether a column is among them.
+// contradicts reports whether a column is among them.
 func contradicts(list []contradiction, column string) bool {
 	return slices.ContainsFunc(list, func(c contradiction) bool { return c.column == column })
 }
@@ -58,25 +60,25 @@ type comparison struct {
 	// the time of a balance transaction. They can be why a chain or a sum is off.
 	said []contradiction
 	// other names all other columns that differ. What they hold is a customer's, and
-	// is not told.
+	// is not shown.
 	other []string
 	// missing names what Stripe always sends and the JSON does not have.
 	missing []string
 }
 
-// tell reports everything; f says of which object.
-func (c *comparison) tell(f mirror.Finding, report func(mirror.Finding)) {
+// reportAll reports everything; f says of which object.
+func (c *comparison) reportAll(f mirror.Finding, report func(mirror.Finding)) {
 	for _, s := range c.said {
 		report(s.finding(f))
 	}
-	c.tellRest(f, report)
+	c.reportRest(f, report)
 }
 
-// hasRest tells whether tellRest has something to report.
+// hasRest reports whether reportRest has something to report.
 func (c *comparison) hasRest() bool { return len(c.other)+len(c.missing) > 0 }
 
-// tellRest reports what no break of a chain or a sum can have told already.
-func (c *comparison) tellRest(f mirror.Finding, report func(mirror.Finding)) {
+// reportRest reports what no break of a chain or a sum can have reported already.
+func (c *comparison) reportRest(f mirror.Finding, report func(mirror.Finding)) {
 	var actual, cause []string
 	if other := strings.Join(c.other, ", "); other != "" {
 		actual = append(actual, "other "+other)
@@ -104,13 +106,13 @@ func (c contradiction) finding(f mirror.Finding) mirror.Finding {
 // names and values by turns, and comes before any comparison.
 func (c *comparison) needs(members ...string) {
 	for i := 0; i < len(members); i += 2 {
-		if members[i+1] == "" {
+		if members[i+1] == "" { // #nosec G602 -- callers give pairs
 			c.missing = append(c.missing, members[i])
 		}
 	}
 }
 
-// differs notes that a column whose values are not told differs.
+// differs notes that a column whose values are not shown differs.
 func (c *comparison) differs(column string) {
 	if !slices.Contains(c.missing, column) {
 		c.other = append(c.other, column)
@@ -141,7 +143,7 @@ func (c *comparison) amount(column, said string, held int64) {
 	}
 }
 
-// text compares a column whose values are not told.
+// text compares a column whose values are not shown.
 func (c *comparison) text(column, said, held string) {
 	if !equalTexts(said, held) {
 		c.differs(column)
@@ -172,7 +174,7 @@ func (c *comparison) json(column, said, held string) {
 	}
 }
 
-// equalTexts compares a text of a JSON object, as members tells it, with a column.
+// equalTexts compares a text of a JSON object, as members returns it, with a column.
 // Columns lose the NUL characters that JSON can hold, and have no text where the
 // JSON has an empty one.
 func equalTexts(said, held string) bool {
@@ -234,7 +236,7 @@ func creditJSON(r *mirror.AuditCredit) (c comparison) {
 		return c
 	}
 	o := read(r.Raw)
-	// The direction is the JSON's; of one that has none the column tells what is missing.
+	// The direction is the JSON's; of one that has none the column says what is missing.
 	debit := cmp.Or(o.kind, r.Type) == "debit"
 	side, typeColumn := read(o.credit), "credit_type"
 	if debit {
@@ -370,6 +372,11 @@ func creditBalance(text string) (map[string]int64, error) {
 	}
 	var m map[string]int64
 	err := json.Unmarshal([]byte(text), &m)
+	for currency, n := range m {
+		if err == nil && n == math.MinInt64 {
+			err = fmt.Errorf("the opposite of the credit in %s is beyond 64 bits", currency)
+		}
+	}
 	return m, err
 }
 

@@ -280,7 +280,7 @@ func TestNamesExactlyWhatIsBroken(t *testing.T) {
 		},
 		{
 			"an epoch",
-			[]string{`UPDATE sync_state SET applied_epoch = epoch + 1 WHERE account = '' AND customer = 'cus_b' AND scope = 'credits'`},
+			[]string{`UPDATE sync_state SET epoch = 1, applied_epoch = 2 WHERE account = '' AND customer = 'cus_b' AND scope = 'credits'`},
 			[]string{"field_mismatch||cus_b||sync_state|0..1|2"},
 		},
 		{

@@ -19,6 +19,9 @@ type Options struct {
 	// the number of processors, since a reader waits for a server that it reads
 	// from, and at most 4: each takes some 35 MiB. A store may take fewer.
 	Readers int
+	// Ledgers are those of an account that are mirrored: another one is proven as far as
+	// it is held, and never incomplete. Defaults to both.
+	Ledgers func(account string) mirror.Ledgers
 	// Now is when findings are found. Defaults to time.Now.
 	Now func() time.Time
 }
@@ -48,10 +51,10 @@ func (r *Result) Add(other Result) {
 const maxReaders = 4
 
 // waiting is how many findings of a range may wait until the ranges before it
-// are told.
+// are shown.
 const waiting = 256
 
-// Run proves the ledgers of one snapshot and tells found every difference, in
+// Run proves the ledgers of one snapshot and passes found every difference, in
 // the order of account and customer, one at a time. An error of found ends it.
 // A customer that is asked for by name and not held is mirror.ErrNotFound.
 func Run(ctx context.Context, store mirror.Auditor, o Options, found func(mirror.Finding) error) (result Result, err error) {
@@ -60,6 +63,9 @@ func Run(ctx context.Context, store mirror.Auditor, o Options, found func(mirror
 	}
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.Ledgers == nil {
+		o.Ledgers = func(string) mirror.Ledgers { return mirror.Ledgers{} }
 	}
 	audit, err := store.Audit(ctx, o.Filter, o.Readers)
 	if err != nil {
@@ -74,7 +80,7 @@ func Run(ctx context.Context, store mirror.Auditor, o Options, found func(mirror
 		parts[i] = make(chan mirror.Finding, waiting)
 	}
 	// Ranges begin in order, and each has a reader from then on: the first that is
-	// not told yet is always being read, whatever later ones wait for.
+	// not reported yet is always being read, whatever later ones wait for.
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(audit.Readers() + 1)
 	group.Go(func() error {
@@ -100,7 +106,7 @@ func Run(ctx context.Context, store mirror.Auditor, o Options, found func(mirror
 		group.Go(func() error {
 			defer close(parts[i])
 			return audit.Range(ctx, i, func(l mirror.AuditLedgers) (err error) {
-				results[i], err = judge(l, func(f mirror.Finding) error {
+				results[i], err = judge(l, o.Ledgers, func(f mirror.Finding) error {
 					f.FoundAt = at
 					select {
 					case <-ctx.Done():

@@ -1,6 +1,6 @@
-// Package webhook receives Stripe's webhooks: it bounds, verifies, makes durable
-// and answers. An event is a hint that something must be read again; nothing of
-// its payload but ids is used.
+// Package webhook receives Stripe's webhooks: it limits and verifies requests,
+// makes events durable, and answers. An event is a hint that something must be
+// read again; only the ids of its payload are used.
 //
 // Every request ends in one answer, and every answer has one word, which is the
 // label of the metric and the outcome in the log:
@@ -8,7 +8,7 @@
 //	code  word                  body of the request
 //	404   not_found             not read
 //	405   method                not read
-//	503   stopping              not read, or read when the stop came meanwhile
+//	503   stopping              not read, or read while the process began to stop
 //	400   content_encoding      not read
 //	400   signature_missing     not read
 //	400   signature_doubled     not read
@@ -18,19 +18,20 @@
 //	400   body_broken           read in part
 //	503   overload              read in part, or read with no room to wait
 //	400   (Verify's own word)   read
-//	200   ignored               type or account not ours, thin event, nobody's credit
+//	200   ignored               type or account not mirrored, no customer's credit, another thin event
 //	200   other_mode            live event with a test key, or the reverse
 //	200   unreadable            verified; the raw body is a dead letter now
-//	503   dead_letter_error     verified, unreadable, and could not be kept
-//	200   queued, coalesced     in the inbox (where it is on) and marked in the queue
+//	503   dead_letter_error     verified, unreadable, and could not be stored
+//	200   queued, coalesced     in the inbox (if it is on) and enqueued
 //	200   duplicate             answered by a sync before, or twice in one batch
 //	503   inbox_error           the inbox refused
 //	503   queue_error           the queue refused
-//	503   timeout               neither answered in time
-//	503   panic                 a bug here or in a part; other requests go on
+//	503   timeout               inbox and queue did not answer in time
+//	503   panic                 a bug here or in a dependency; other requests continue
 //
-// What makes a 200 true is the order: inbox, then mark, then answer. An event
-// that the inbox knows but no sync has answered is marked again, since the first
-// mark may never have arrived; so no failure between two steps can turn Stripe's
-// next delivery into a duplicate of nothing.
+// The order guarantees what a 200 promises: inbox, then queue, then answer. An event
+// that is in the inbox but that no sync has answered is enqueued again when it is
+// delivered again, since the first request may never have reached the queue. So no
+// failure between two steps makes Stripe's next delivery look like a duplicate of an
+// event that was never enqueued.
 package webhook

@@ -4,8 +4,12 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"fmt"
+	"maps"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -41,7 +45,7 @@ func TestFixtureEvents(t *testing.T) {
 		"invoice.voided.trimmed":                                balance,
 		"test_helpers.test_clock.ready":                         {"clock_customers::clock_1Q0BoJL6nFOS1ekDbyYYuseM"},
 		"thin.v2.core.event_destination.ping":                   nil,
-		"thin.v2.core.health.event_generation_failure.resolved": nil,
+		"thin.v2.core.health.event_generation_failure.resolved": balance,
 	}
 	files, err := filepath.Glob("testdata/events/*.json")
 	if err != nil || len(files) != len(want) {
@@ -55,6 +59,7 @@ func TestFixtureEvents(t *testing.T) {
 		}
 		b := newBench(t, func(_ *bench, o *Options) {
 			o.Accounts = func(account string) bool { return account == "acct_1032D82eZvKYlo2C" }
+			o.Livemode = func(bool) bool { return true }
 		})
 		w := b.post(raw)
 		var got []string
@@ -67,6 +72,88 @@ func TestFixtureEvents(t *testing.T) {
 		if want[name] == nil && (b.writes() != 0 || b.events("other", "ignored") != 1) {
 			t.Errorf("%s: %d writes, counted %d as ignored", name, b.writes(), b.events("other", "ignored"))
 		}
+	}
+}
+
+// thinEvent makes a thin event.
+func thinEvent(id, kind, about, more string) []byte {
+	return fmt.Appendf(nil, `{"id":%q,"object":"v2.core.event","type":%q,"livemode":false,"created":"2023-03-30T22:41:26.123Z",
+  "related_object":{"id":%q,"type":"x","url":"/v1/x"}%s}`, id, kind, about, more)
+}
+
+// A change that comes as a snapshot and as a thin event is one event.
+func TestThinEventAndItsTwinAreOne(t *testing.T) {
+	t.Parallel()
+	thin := thinEvent("evt_test_65", "v1.customer.updated", customer, `,"snapshot_event":"evt_1"`)
+	for name, order := range map[string][2][]byte{
+		"thin first": {thin, event("evt_1", customer)}, "snapshot first": {event("evt_1", customer), thin},
+	} {
+		b := newBench(t, nil)
+		for _, raw := range order {
+			if w := b.post(raw); w.Code != 200 {
+				t.Fatalf("%s: code %d", name, w.Code)
+			}
+		}
+		if ids := slices.Collect(maps.Keys(b.inbox.receipts)); !slices.Equal(ids, []string{"evt_1"}) {
+			t.Errorf("%s: the inbox has %v, want the one event", name, ids)
+		}
+		if got := b.queue.targets(); len(got) == 0 || got[0].Key() != "balance::"+customer {
+			t.Errorf("%s: marked %v", name, got)
+		}
+	}
+}
+
+// The context of a thin event is the connected account; another one is logged once.
+func TestContextOfThinEvents(t *testing.T) {
+	t.Parallel()
+	logs, observed := observe()
+	b := newBench(t, func(_ *bench, o *Options) {
+		o.Log = logs
+		o.Accounts = func(account string) bool { return account == "acct_1" }
+	})
+	for range 3 {
+		for context, want := range map[string]string{"acct_1": "queued", "acct_2": "ignored", "org_1/acct_1": "ignored"} {
+			raw := thinEvent("evt_test_65", "v1.customer.updated", customer, fmt.Sprintf(`,"context":%q`, context))
+			if w := b.post(raw); w.Code != 200 || b.count(200, want) == 0 {
+				t.Errorf("%s: code %d, want it %s", context, w.Code, want)
+			}
+		}
+	}
+	if got := b.queue.targets(); len(got) == 0 || got[0].Key() != "balance:acct_1:"+customer {
+		t.Errorf("marked %v, want the account's customer", got)
+	}
+	told := observed.FilterMessage("ignored an event of another context").All()
+	if len(told) != 1 || told[0].ContextMap()["context"] != "org_1/acct_1" {
+		t.Errorf("told %v, want once", told)
+	}
+}
+
+// What Amazon EventBridge and Azure Event Grid wrap an event in is taken off, once the
+// whole is signed; without Stripe's scheme of signing it is refused, with words.
+func TestEnvelopesOfEventBuses(t *testing.T) {
+	t.Parallel()
+	inner := string(event("evt_1", customer))
+	for name, raw := range map[string]string{
+		"EventBridge": `{"version":"0","id":"6f87","detail-type":"customer.updated","source":"aws.partner/stripe.com/ed_test_61","account":"123456789012","detail":` + inner + `}`,
+		"Event Grid":  `{"specversion":"1.0","id":"6f87","type":"customer.updated","source":"stripe","data":` + inner + `}`,
+	} {
+		b := newBench(t, nil)
+		if w := b.post([]byte(raw)); w.Code != 200 || !b.queue.marked("evt_1") {
+			t.Errorf("%s: code %d, want its event marked", name, w.Code)
+		}
+	}
+	logs, observed := observe()
+	b := newBench(t, func(_ *bench, o *Options) { o.Log = logs })
+	r := httptest.NewRequest(http.MethodPost, Path, strings.NewReader(`{"source":"aws.partner/stripe.com/ed_1","detail":`+inner+`}`))
+	r.Header.Set("User-Agent", "Amazon/EventBridge/ApiDestinations")
+	r.Header.Set("Authorization", "Bearer my-own-token")
+	w := httptest.NewRecorder()
+	b.handler.ServeHTTP(w, r)
+	if w.Code != 400 || b.writes() != 0 || w.Body.String() != "Bad Request\n" {
+		t.Errorf("unsigned: code %d %q, %d writes", w.Code, w.Body, b.writes())
+	}
+	if got := observed.FilterMessageSnippet("Amazon EventBridge").Len(); got != 1 {
+		t.Errorf("logged %d times, want once", got)
 	}
 }
 
@@ -188,7 +275,7 @@ func TestOtherAPIVersion(t *testing.T) {
 	if got := testutil.ToFloat64(b.metrics.versionMismatch); got != 30 {
 		t.Errorf("counted %v, want 30", got)
 	}
-	if got := observed.FilterMessage("event has another api version than reads are pinned to").Len(); got != 3 {
+	if got := observed.FilterMessage("event has a different api version than the pinned one").Len(); got != 3 {
 		t.Errorf("%d warnings in three minutes", got)
 	}
 }

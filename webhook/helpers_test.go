@@ -289,7 +289,7 @@ func (b *bench) events(eventType, outcome string) int {
 	return int(testutil.ToFloat64(b.metrics.events.WithLabelValues(eventType, outcome)))
 }
 
-// writes tells what reached the dependencies.
+// writes lists what reached the dependencies.
 func (b *bench) writes() int {
 	b.queue.mu.Lock()
 	defer b.queue.mu.Unlock()

@@ -206,14 +206,14 @@ func (in *intake) store(ctx context.Context, batch []*pending) (answers []answer
 	// Not only new events are marked: of a pending one nobody knows whether its
 	// first mark arrived. And a delivery whose id was in the batch already, but
 	// with other content, gets its own targets marked all the same.
-	marked := make(map[wish]int, len(batch)) // place in markings
+	marked := make(map[markingKey]int, len(batch)) // place in markings
 	var markings []Marking
 	for i, p := range batch {
 		if receipts[place[i]] == mirror.ReceiptApplied {
 			continue
 		}
 		for _, t := range p.targets {
-			key := wishOf(p.event, t)
+			key := markingKeyOf(p.event, t)
 			if _, ok := marked[key]; !ok {
 				marked[key] = len(markings)
 				ref := p.event.Ref()
@@ -243,7 +243,7 @@ func (in *intake) store(ctx context.Context, batch []*pending) (answers []answer
 		}
 		answers[i] = answerCoalesced
 		for _, t := range p.targets {
-			if !coalesced[marked[wishOf(p.event, t)]] {
+			if !coalesced[marked[markingKeyOf(p.event, t)]] {
 				answers[i] = answerQueued
 			}
 		}
@@ -251,16 +251,16 @@ func (in *intake) store(ctx context.Context, batch []*pending) (answers []answer
 	return answers, verdict{}
 }
 
-// wish is what makes two markings the same: all but the trace. (It is no larger
+// markingKey is what makes two markings the same: all but the trace. (It is no larger
 // than what a map keeps in place.)
-type wish struct {
+type markingKey struct {
 	target           mirror.Target
 	id, object, kind string
 	created          time.Time
 }
 
-func wishOf(e mirror.Event, t mirror.Target) wish {
-	return wish{target: t, id: e.ID, object: e.Object, kind: e.Type, created: e.Created}
+func markingKeyOf(e mirror.Event, t mirror.Target) markingKey {
+	return markingKey{target: t, id: e.ID, object: e.Object, kind: e.Type, created: e.Created}
 }
 
 // panicked makes the verdict of a recovered panic. Only the runtime's own text is

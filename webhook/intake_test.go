@@ -144,7 +144,7 @@ func TestDuplicates(t *testing.T) {
 	}
 }
 
-// held makes the queue wait for release in its first call and tells of it.
+// held makes the queue wait for release in its first call and signals it.
 func held(b *bench) (entered chan struct{}, release chan struct{}) {
 	entered, release = make(chan struct{}, committers), make(chan struct{})
 	var first sync.Once

@@ -17,7 +17,7 @@ func sampled(log *zap.Logger) *zap.Logger {
 	}))
 }
 
-// loggedEvent tells who and what, never the payload.
+// loggedEvent logs who and what, never the payload.
 type loggedEvent mirror.Event
 
 // MarshalLogObject implements zapcore.ObjectMarshaler.

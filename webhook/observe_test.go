@@ -123,7 +123,7 @@ func TestLog(t *testing.T) {
 	}
 }
 
-// An arrival is told of whatever becomes of the event, but only where it proves
+// An arrival is reported whatever becomes of the event, but only where it proves
 // that the endpoint brings what the mirror follows: verified, of our mode and
 // accounts, of a type that is asked for.
 func TestArrivals(t *testing.T) {
@@ -144,9 +144,10 @@ func TestArrivals(t *testing.T) {
 		{"another account", eventWith("evt_1", "customer.updated", customer, `,"account":"acct_2"`), false, ""},
 		{"the other mode", bytes.ReplaceAll(event("evt_1", customer), []byte(`"livemode":false`), []byte(`"livemode":true`)), false, ""},
 	} {
-		got := ""
+		got, refused := "", time.Time{}
 		b := newBench(t, func(b *bench, o *Options) {
 			o.Accounts = func(account string) bool { return account == "acct_1" }
+			o.Refused = func(created time.Time) { refused = created }
 			o.Arrived = func(account string, created time.Time) {
 				if got = account + " never"; !created.IsZero() {
 					got = fmt.Sprint(account, " ", created.Unix())
@@ -159,6 +160,9 @@ func TestArrivals(t *testing.T) {
 		b.post(c.raw)
 		if got != c.want {
 			t.Errorf("%s: told %q, want %q", c.name, got, c.want)
+		}
+		if c.down != (refused.Unix() == 1680216086) || !c.down && !refused.IsZero() {
+			t.Errorf("%s: refused %v", c.name, refused)
 		}
 		got = ""
 		unsigned := signed(c.raw)

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,7 +31,7 @@ type Marking struct {
 
 // Queue is what the receiver needs of the queue of targets.
 type Queue interface {
-	// Mark makes the targets durable as in need of a sync and tells for each
+	// Mark makes the targets durable as in need of a sync and reports for each
 	// whether it coalesced with a mark already there. It is called again with the
 	// same markings after a failure, and must return when ctx ends.
 	Mark(ctx context.Context, targets []Marking) ([]bool, error)
@@ -52,24 +54,29 @@ type Options struct {
 	// now minus the signature's time; with one, a reason of lower-case letters and
 	// underscores from a closed set, which becomes the label of a metric.
 	Verify func(payload []byte, header http.Header, now time.Time) (skew time.Duration, reason string, err error)
-	// TooOld, where set, tells by the header alone that Verify will refuse whatever the
+	// TooOld, where set, reports by the header alone whether Verify will refuse whatever the
 	// body is, and why: then the body is not read.
 	TooOld func(header http.Header, now time.Time) (reason string, refused bool)
 	Queue  Queue
 	// Inbox is nil where events go to the queue alone.
 	Inbox       Inbox
 	DeadLetters DeadLetters
-	// Livemode tells whether events of a mode are taken: those of the other mode
+	// Livemode reports whether events of a mode are taken: those of the other mode
 	// than the API key's are not, since the key could not read what they name.
 	// Defaults to both modes.
 	Livemode func(livemode bool) bool
-	// Accounts tells whether a connected account's events are taken. It is not
+	// Accounts reports whether a connected account's events are taken. It is not
 	// asked for the platform's own, which always are. Defaults to none.
 	Accounts func(account string) bool
-	// Arrived, where set, is told of each verified event that the mirror follows,
+	// Ledgers are those that are mirrored: an event of another one is ignored.
+	Ledgers mirror.Ledgers
+	// Arrived, where set, is called for each verified event that the mirror follows,
 	// with its account and time, whatever becomes of it; of one that cannot be read
 	// with neither. It must not block.
 	Arrived func(account string, created time.Time)
+	// Refused, where set, is called with the time of each verified event that was
+	// answered with 503, so that Stripe sends it again. It must not block.
+	Refused func(created time.Time)
 	// APIVersion is the version that reads are pinned to. Events of another are
 	// taken, counted and warned of. Defaults to no comparison.
 	APIVersion string
@@ -114,6 +121,9 @@ func (o *Options) fill() error {
 	if o.Arrived == nil {
 		o.Arrived = func(string, time.Time) {}
 	}
+	if o.Refused == nil {
+		o.Refused = func(time.Time) {}
+	}
 	if o.Livemode == nil {
 		o.Livemode = func(bool) bool { return true }
 	}
@@ -148,18 +158,61 @@ const committers = 2
 
 // Receiver takes events from Stripe. Stop ends it.
 type Receiver struct {
-	opts    Options
-	log     *zap.Logger // for what a verified event leads to
-	noise   *zap.Logger // for what anybody outside can cause: sampled
-	metrics *metrics
-	bodies  *bodyMemory
-	intake  *intake
-	letters *letterBox
-	gate    gate
-	quit    context.CancelFunc
-	done    chan struct{} // closed when the goroutines are gone
+	opts        Options
+	log         *zap.Logger // for what a verified event leads to
+	noise       *zap.Logger // for what anybody outside can cause: sampled
+	metrics     *metrics
+	bodies      *bodyMemory
+	intake      *intake
+	deadLetters *letterBox
+	drain       drainer
+	quit        context.CancelFunc
+	done        chan struct{} // closed when the goroutines are gone
 
 	versionWarned atomic.Int64 // unix nanoseconds of the last warning
+	told          sync.Map     // what was logged once
+	tolds         atomic.Int64 // how many
+	refusals      refusals
+}
+
+// maxTold bounds how many things are logged once: their names come from outside.
+const maxTold = 100
+
+// tellOnce logs something the first time, by its name.
+func (rc *Receiver) tellOnce(name string, tell func()) {
+	if rc.tolds.Load() >= maxTold {
+		return
+	}
+	if _, before := rc.told.LoadOrStore(name, true); !before {
+		rc.tolds.Add(1)
+		tell()
+	}
+}
+
+// refusals are when requests were last refused, by reason.
+type refusals struct {
+	mu   sync.Mutex
+	last map[string]time.Time
+}
+
+func (r *refusals) note(a answer, now time.Time) {
+	if a.code == http.StatusOK {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.last == nil {
+		r.last = map[string]time.Time{}
+	}
+	r.last[a.word] = now
+}
+
+// Refusals returns for each reason for which this receiver refused requests when it last
+// did.
+func (rc *Receiver) Refusals() map[string]time.Time {
+	rc.refusals.mu.Lock()
+	defer rc.refusals.mu.Unlock()
+	return maps.Clone(rc.refusals.last)
 }
 
 // New starts a receiver.
@@ -183,11 +236,11 @@ func New(o Options) (*Receiver, error) {
 			queue: o.Queue, inbox: o.Inbox, timeout: o.AnswerTimeout, maxBatch: o.MaxBatch,
 			waiting: make(chan *pending, o.MaxWaiting), log: noise,
 		},
-		letters: &letterBox{
+		deadLetters: &letterBox{
 			store: o.DeadLetters, timeout: o.AnswerTimeout, waiting: make(chan *letter, maxLetters), log: noise,
 		},
-		gate: gate{drained: make(chan struct{})},
-		done: make(chan struct{}),
+		drain: drainer{drained: make(chan struct{})},
+		done:  make(chan struct{}),
 	}
 	ctx, quit := context.WithCancel(context.Background())
 	rc.quit = quit
@@ -195,7 +248,7 @@ func New(o Options) (*Receiver, error) {
 	for range committers {
 		running.Go(func() { rc.intake.run(ctx) })
 	}
-	running.Go(func() { rc.letters.run(ctx) })
+	running.Go(func() { rc.deadLetters.run(ctx) })
 	go func() {
 		running.Wait()
 		close(rc.done)
@@ -211,10 +264,10 @@ func (rc *Receiver) Handler() http.Handler { return http.HandlerFunc(rc.serve) }
 // before have their answer. When ctx ends first they are cut off, get 503, and
 // ctx's error is returned. It may be called more than once.
 func (rc *Receiver) Stop(ctx context.Context) error {
-	rc.gate.shut()
+	rc.drain.shut()
 	var err error
 	select {
-	case <-rc.gate.drained:
+	case <-rc.drain.drained:
 	case <-ctx.Done():
 		err = fmt.Errorf("webhook: stop before all requests were answered: %w", ctx.Err())
 	}
@@ -237,6 +290,7 @@ func (rc *Receiver) serve(w http.ResponseWriter, r *http.Request) {
 	a.write(w, r)
 	failpoint.Hit("receiver.answered")
 	rc.metrics.answered(a, time.Since(began))
+	rc.refusals.note(a, rc.opts.Now())
 }
 
 // answer takes a request through all its steps; what is cheap and keeps
@@ -265,9 +319,15 @@ func (rc *Receiver) answer(w http.ResponseWriter, r *http.Request, began time.Ti
 	}
 	rc.metrics.skew.Set(skew.Seconds())
 
-	event, err := mirror.DecodeEvent(body)
+	event, err := mirror.DecodeDelivered(body)
 	switch {
 	case errors.Is(err, mirror.ErrThinEvent):
+		if foreign, is := errors.AsType[*mirror.ContextError](err); is {
+			rc.tellOnce("context "+foreign.Context, func() {
+				rc.log.Warn("ignored an event of another context",
+					zap.String("context", clip(foreign.Context)))
+			})
+		}
 		rc.metrics.event("", answerIgnored)
 		return answerIgnored
 	case err != nil:
@@ -292,7 +352,7 @@ func (rc *Receiver) checkHead(r *http.Request) (answer, bool) {
 		return answerNotFound, true
 	case r.Method != http.MethodPost:
 		return answerMethod, true
-	case rc.gate.isShut():
+	case rc.drain.isShut():
 		return answerStopping, true
 	case r.Header.Values("Content-Encoding") != nil:
 		// The signature covers the bytes that Stripe sent, and Stripe sends none
@@ -300,6 +360,9 @@ func (rc *Receiver) checkHead(r *http.Request) (answer, bool) {
 		return answerEncoding, true
 	}
 	if a, bad := checkSignatureHeader(r.Header); bad {
+		if a.word == answerSignatureMissing.word && eventBridge(r.Header) {
+			rc.noise.Warn("refused an Amazon EventBridge request without a stripe signature")
+		}
 		return a, true
 	}
 	if r.ContentLength > maxBody {
@@ -313,6 +376,12 @@ func (rc *Receiver) checkHead(r *http.Request) (answer, bool) {
 		}
 	}
 	return answer{}, false
+}
+
+// eventBridge reports whether a request says that an API destination of Amazon EventBridge
+// sent it. It is used for words to the operator only.
+func eventBridge(h http.Header) bool {
+	return strings.Contains(h.Get("User-Agent"), "EventBridge")
 }
 
 // readBody reads under a deadline of its own, which ends with the request: the
@@ -355,18 +424,20 @@ func (rc *Receiver) take(e mirror.Event, span trace.Span) answer {
 	if mirror.Interesting(e.Type) {
 		rc.opts.Arrived(e.Account, e.Created)
 	}
+	e.Ledgers = rc.opts.Ledgers
 	targets := e.Targets()
 	if len(targets) == 0 {
 		return answerIgnored
 	}
 	rc.checkVersion(e)
-	if !rc.gate.enter() {
+	if !rc.drain.enter() {
 		return answerStopping
 	}
-	defer rc.gate.leave()
+	defer rc.drain.leave()
 	v := rc.intake.submit(e, targets, span)
 	if v.err != nil {
-		rc.noise.Warn("event not taken, stripe sends it again", zap.Inline(loggedEvent(e)),
+		rc.opts.Refused(e.Created)
+		rc.noise.Warn("could not accept event; stripe will resend it", zap.Inline(loggedEvent(e)),
 			zap.String("outcome", v.word), zap.Error(v.err))
 	}
 	return v.answer
@@ -376,23 +447,23 @@ func (rc *Receiver) take(e mirror.Event, span trace.Span) answer {
 // which ends Stripe's deliveries does not lose it.
 func (rc *Receiver) keep(body []byte, now time.Time) answer {
 	rc.opts.Arrived("", time.Time{})
-	if !rc.gate.enter() {
+	if !rc.drain.enter() {
 		return answerStopping
 	}
-	defer rc.gate.leave()
+	defer rc.drain.leave()
 	d := deadLetter(body, now)
-	v := rc.letters.submit(d)
+	v := rc.deadLetters.submit(d)
 	if v.err != nil {
-		rc.noise.Warn("unreadable event not kept, stripe sends it again",
+		rc.noise.Warn("could not save unreadable event; stripe will resend it",
 			zap.String("outcome", v.word), zap.String("reason", d.Reason), zap.Error(v.err))
 		return v.answer
 	}
-	rc.noise.Error("unreadable event kept as a dead letter",
+	rc.noise.Error("unreadable event saved as a dead letter",
 		zap.String("dead_letter_id", d.ID), zap.String("outcome", v.word), zap.String("reason", d.Reason))
 	return v.answer
 }
 
-// checkVersion tells of events in another version than reads are pinned to. Only
+// checkVersion logs events in another version than reads are pinned to. Only
 // ids are used, so they are good, but the endpoint should be looked at.
 func (rc *Receiver) checkVersion(e mirror.Event) {
 	if rc.opts.APIVersion == "" || e.APIVersion == "" || e.APIVersion == rc.opts.APIVersion {
@@ -403,6 +474,6 @@ func (rc *Receiver) checkVersion(e mirror.Event) {
 	if last != 0 && now-last < int64(time.Minute) || !rc.versionWarned.CompareAndSwap(last, now) {
 		return
 	}
-	rc.log.Warn("event has another api version than reads are pinned to", zap.Inline(loggedEvent(e)),
+	rc.log.Warn("event has a different api version than the pinned one", zap.Inline(loggedEvent(e)),
 		zap.String("api_version", clip(e.APIVersion)), zap.String("pinned", rc.opts.APIVersion))
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/creditmirror/creditmirror/doors"
+	"github.com/creditmirror/creditmirror/internal/patience"
 )
 
 // served is a bench behind a real socket.
@@ -140,7 +141,7 @@ func TestRawRequests(t *testing.T) {
 			if got := code(t, conn); got != c.code {
 				t.Errorf("code %d, want %d", got, c.code)
 			}
-			if took := time.Since(began); took > 5*time.Second {
+			if took := time.Since(began); took > patience.Of(5*time.Second) {
 				t.Errorf("took %v", took)
 			}
 			if wrote := s.writes() > 0; wrote != (c.code == 200) {
@@ -176,12 +177,12 @@ func TestConnectionReuse(t *testing.T) {
 		}
 	}
 	began := time.Now()
-	if _, err := in.ReadByte(); !errors.Is(err, io.EOF) || time.Since(began) > 5*time.Second {
+	if _, err := in.ReadByte(); !errors.Is(err, io.EOF) || time.Since(began) > patience.Of(5*time.Second) {
 		t.Errorf("after an unread body: %v after %v, want the end", err, time.Since(began))
 	}
 }
 
-// flood writes n bytes as fast as they are taken and tells the answer's code.
+// flood writes n bytes as fast as they are taken and returns the answer's code.
 func flood(t *testing.T, s *served, header string, n int64, chunked bool) int {
 	t.Helper()
 	conn := s.dial(t)
@@ -256,7 +257,7 @@ func TestNeverEndingBody(t *testing.T) {
 		case <-tick.C:
 			io.WriteString(conn, "1\r\nx\r\n") // fails once the server is gone
 		case got := <-answered:
-			if got != 408 || time.Since(began) > 5*time.Second {
+			if got != 408 || time.Since(began) > patience.Of(5*time.Second) {
 				t.Errorf("code %d after %v", got, time.Since(began))
 			}
 			return

@@ -36,11 +36,11 @@ func (s *Syncer) syncBalance(ctx context.Context, t mirror.Target, refs []mirror
 		return Result{}, stored(err)
 	}
 	failpoint.Hit("worker.epoch")
-	p := s.patience(t, st)
+	p := s.newRetryPolicy(t, st)
 	began := s.o.Now()
 	observed, head := began, balanceRead{}
 	var before *balanceRead // what was read and did not prove itself
-	var done Result
+	done := Result{Before: st.ObservedAt}
 	for {
 		if !head.begun() {
 			observed = s.o.Now()
@@ -174,7 +174,7 @@ func (s *Syncer) readBalance(ctx context.Context, t mirror.Target, st mirror.Syn
 	return read, nil
 }
 
-// looks tells how often the customer should be looked at once more, because the whole
+// looks returns how often the customer should be looked at once more, because the whole
 // reply may be older than an event that it answers: lists and customers come from
 // replicas, which agree with each other while they lag.
 //
@@ -212,7 +212,7 @@ type walked[Row any] struct {
 // walkLedger reads a list newest first until it joins the complete part of what
 // is held. A row counts as joining only when it is older than the newest held
 // one: within its second the order is not defined, so a new row may stand below
-// it. When a piece is full before that, walk tells where the next one goes on. goOn
+// it. When a piece is full before that, walk says where the next one continues. goOn
 // says that the walk was begun by the same sync, so that nothing newer has to be read.
 func walkLedger[Row any](
 	st mirror.SyncState, full, goOn bool, firstLimit, maxPages int,
@@ -314,7 +314,7 @@ func latest(a, b time.Time) time.Time {
 	return a
 }
 
-// joinedAt tells whether rows reach below the newest row of the complete part.
+// joinedAt reports whether rows reach below the newest row of the complete part.
 func joinedAt[Row any](rows []Row, stop time.Time, identify func(Row) (string, time.Time)) bool {
 	if stop.IsZero() || len(rows) == 0 {
 		return false
@@ -338,7 +338,7 @@ func lastID[Row any](rows []Row, identify func(Row) (string, time.Time)) string 
 	return id
 }
 
-// cursorGone tells that Stripe no longer knows the row a list was to start after.
+// cursorGone reports whether Stripe no longer knows the row a list was to start after.
 func cursorGone(err error) bool {
 	e, ok := errors.AsType[*stripeapi.Error](err)
 	return ok && e.Code == "resource_missing" && e.Param == "starting_after"

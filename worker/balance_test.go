@@ -209,7 +209,7 @@ func TestI13_BalanceListMissingIsNotEmpty(t *testing.T) {
 	b := setup(t, SyncOptions{})
 	a := b.stripe.add(cus)
 	b.stripe.adjust(a, -500)
-	b.stripe.adjust(a, 500) // nothing in the balance tells of the two rows
+	b.stripe.adjust(a, 500) // nothing in the balance shows the two rows
 	b.stripe.before = func(call string) error {
 		if len(b.stripe.calls) == 1 {
 			return missing("customer")

@@ -9,6 +9,9 @@ import (
 	"strings"
 	"time"
 
+	"go.uber.org/zap"
+
+	"github.com/creditmirror/creditmirror/backoff"
 	"github.com/creditmirror/creditmirror/internal/failpoint"
 	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/stripeapi"
@@ -46,29 +49,46 @@ func (s *Syncer) syncCredits(ctx context.Context, t mirror.Target, refs []mirror
 	if err != nil {
 		return Result{}, stored(err)
 	}
-	p := s.patience(t, st)
+	p := s.newRetryPolicy(t, st)
 	prove := thorough || !st.HistoryComplete // a full read proves anyway
 	began := s.o.Now()
 	observed, goOn := began, false
-	var done Result
+	done := Result{Before: st.ObservedAt}
+	var newest newestSecond
+	var shown []string // what the reading before showed of a newest second that pages divide
+	divided := 0
 	for {
 		if !goOn {
 			observed = s.o.Now()
 		}
 		failpoint.Hit("worker.credits.epoch")
 		wanted := slices.Concat(refs, p.missing)
-		snapshot, err := s.readCredits(ctx, t, p.reach(st), wanted, creditsReading{thorough: thorough, full: p.full, goOn: goOn, prove: prove || p.full})
+		if !goOn {
+			newest = newestSecond{}
+		}
+		snapshot, err := s.readCredits(ctx, t, p.reach(st), wanted, creditsReading{thorough: thorough, full: p.full, goOn: goOn, prove: prove || p.full}, &newest)
 		goOn = false // unless this piece is stored, what comes next begins at the newest rows
 		snapshot.ObservedAt, snapshot.Events = observed, refs
 		if vanished(err) {
 			return s.vanished(ctx, t, st, observed, refs, fmt.Errorf("the customer exists, its credits do not: %w", err))
+		}
+		torn := err == nil && snapshot.Joined && newest.torn(observed, shown)
+		if torn {
+			shown = newest.rows()
+			if divided++; divided <= s.o.Rereads {
+				if err := backoff.Sleep(ctx, s.o.RereadDelay<<(divided-1)); err != nil {
+					return Result{}, err
+				}
+				continue
+			}
+			snapshot = newest.piece(snapshot, st.Walk) // the next sync reads it again
 		}
 		if err == nil {
 			failpoint.Hit("worker.credits.read")
 			var applied mirror.Applied
 			if applied, err = s.storeCredits(ctx, &p, snapshot, thorough); err == nil {
 				done.add(applied)
-				if !snapshot.Joined && s.goesOn(began) {
+				if !snapshot.Joined && !torn && s.goesOn(began) {
 					st.Walk, goOn = snapshot.Walk, true
 					continue
 				}
@@ -90,8 +110,8 @@ func (s *Syncer) syncCredits(ctx context.Context, t mirror.Target, refs []mirror
 }
 
 // storeCredits stores what was read. Where that is behind what is known, it is stored
-// once patience ends, and errReread is returned until then.
-func (s *Syncer) storeCredits(ctx context.Context, p *patience, snapshot mirror.CreditsSnapshot, thorough bool) (mirror.Applied, error) {
+// once the retry policy is exhausted, and errReread is returned until then.
+func (s *Syncer) storeCredits(ctx context.Context, p *retryPolicy, snapshot mirror.CreditsSnapshot, thorough bool) (mirror.Applied, error) {
 	snapshot.AcceptDisproof, snapshot.AcceptBehind = p.accept, p.behind != nil
 	applied, err := s.store.ApplyCredits(ctx, snapshot)
 	b, behind := errors.AsType[*mirror.BehindError](err)
@@ -113,10 +133,58 @@ func (s *Syncer) storeCredits(ctx context.Context, p *patience, snapshot mirror.
 // row, on from the piece before in the same sync, with the summary as proof.
 type creditsReading struct{ thorough, full, goOn, prove bool }
 
+// newestSecond is what a reading of billing credits, in one piece or several, saw of
+// the second in which the newest row was created.
+//
+// Rows of one second are listed in no order: one that comes while its second is read
+// page by page stands above the place that is read, or below it, so that what was read
+// is of no moment. No sum of the rows shows that, as the chain of a balance does.
+type newestSecond struct {
+	at, last time.Time // of the newest row, and of the last one that was read
+	ids      []string
+	divided  bool // its rows are on several pages
+}
+
+// page takes note of the next page.
+func (n *newestSecond) page(rows []mirror.CreditTransaction) {
+	for i, r := range rows {
+		if n.at.IsZero() {
+			n.at = r.Created
+		}
+		if r.Created.Equal(n.at) {
+			n.ids = append(n.ids, r.ID)
+			n.divided = n.divided || i == 0 && n.last.Equal(n.at)
+		}
+		n.last = r.Created
+	}
+}
+
+// rows are those of the second.
+func (n *newestSecond) rows() []string { return slices.Compact(slices.Sorted(slices.Values(n.ids))) }
+
+// torn reports whether what was read from a time on may be of no moment: pages divide
+// the second, rows can still have come into it, and the reading before did not show the
+// same ones.
+func (n *newestSecond) torn(observed time.Time, shown []string) bool {
+	return n.divided && observed.Sub(n.at) < settledAfter && !slices.Equal(n.rows(), shown)
+}
+
+// piece is the snapshot without its join, so that nothing calls the ledger complete.
+func (n *newestSecond) piece(s mirror.CreditsSnapshot, was mirror.Walk) mirror.CreditsSnapshot {
+	s.Walk = mirror.Walk{Cursor: was.Cursor, Top: n.at, Full: s.Full}
+	for _, w := range s.Windows {
+		if len(w.Rows) > 0 {
+			s.Walk.Cursor = w.Rows[len(w.Rows)-1].ID
+		}
+	}
+	s.Joined, s.Full, s.Summary = false, false, nil
+	return s
+}
+
 // readCredits reads one piece of a customer's billing credits: the rows with their
 // grants and, with the piece that joins, the grants that the rows did not bring along,
 // and the summary where a proof is asked for.
-func (s *Syncer) readCredits(ctx context.Context, t mirror.Target, st mirror.SyncState, refs []mirror.EventRef, how creditsReading) (mirror.CreditsSnapshot, error) {
+func (s *Syncer) readCredits(ctx context.Context, t mirror.Target, st mirror.SyncState, refs []mirror.EventRef, how creditsReading, newest *newestSecond) (mirror.CreditsSnapshot, error) {
 	var copies []mirror.CreditGrant
 	list := func(after string, limit int) ([]mirror.CreditTransaction, bool, error) {
 		page, err := s.stripe.CreditPage(ctx, t.Account, t.ID, after, limit)
@@ -124,6 +192,7 @@ func (s *Syncer) readCredits(ctx context.Context, t mirror.Target, st mirror.Syn
 		for i := range page.Rows {
 			page.Rows[i].Customer = t.ID
 		}
+		newest.page(page.Rows)
 		return page.Rows, page.HasMore, err
 	}
 	walked, err := walkLedger(st, how.full, how.goOn, firstPage(st, refs), s.o.PagesPerPiece, list,
@@ -152,7 +221,15 @@ func (s *Syncer) readCredits(ctx context.Context, t mirror.Target, st mirror.Syn
 		}
 	}
 	if how.prove && walked.joined {
-		if snapshot.Summary, err = s.readSummary(ctx, t, st, grants, all); err != nil {
+		snapshot.Summary, err = s.readSummary(ctx, t, st, grants, all)
+		switch permission, lacks := stripeapi.Permission(err); {
+		case lacks: // the rows could be read; they are proven by their sums per grant
+			s.noSummary.Do(func() {
+				s.o.Log.Warn("stripe key cannot read credit balance summaries; proving credits without them",
+					zap.String("account", t.Account), zap.String("permission", permission), zap.Error(err))
+			})
+			snapshot.Summary = nil
+		case err != nil:
 			return mirror.CreditsSnapshot{}, err
 		}
 	}
@@ -162,7 +239,7 @@ func (s *Syncer) readCredits(ctx context.Context, t mirror.Target, st mirror.Syn
 // readGrants reads the grants that events named and of which the rows did not bring
 // along a copy that is new enough; for a thorough sync every grant of the customer,
 // since any may have been edited. A first copy has just stored the grants of the whole
-// account. The end of a full read asks for all of them. It tells whether it read them
+// account. The end of a full read asks for all of them. It reports whether it read them
 // all.
 func (s *Syncer) readGrants(ctx context.Context, t mirror.Target, st mirror.SyncState, refs []mirror.EventRef, thorough, all bool, copies []mirror.CreditGrant) (grants []mirror.CreditGrant, whole bool, err error) {
 	var named []string
@@ -203,7 +280,7 @@ func (s *Syncer) readGrants(ctx context.Context, t mirror.Target, st mirror.Sync
 }
 
 // readSummary reads Stripe's own totals; nil when no unambiguous ones can be had
-// at a bearable cost. all tells that grants are all that Stripe has, so that a held
+// at a bearable cost. all is whether grants are all that Stripe has, so that a held
 // one that is none of them is not asked for.
 func (s *Syncer) readSummary(ctx context.Context, t mirror.Target, st mirror.SyncState, grants []mirror.CreditGrant, all bool) (map[string]mirror.CreditBalance, error) {
 	metered := map[string]bool{}

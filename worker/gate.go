@@ -39,12 +39,14 @@ type door struct {
 }
 
 type closure struct {
+	// lacks: the key may not read the scope; the account is called.
+	lacks          bool
 	since, probeAt time.Time
 	probing        bool // a probe is on its way
 	reason         string
 }
 
-// Closure tells of an account that is not called at present.
+// Closure is an account that is not called at present.
 type Closure struct {
 	Account string
 	Scope   mirror.Scope // empty: every scope
@@ -63,7 +65,7 @@ func NewGate(now func() time.Time) *Gate {
 	}
 }
 
-// Closed tells how long a target has to wait; zero lets it pass.
+// Closed returns how long a target has to wait; zero lets it pass.
 func (g *Gate) Closed(t mirror.Target) time.Duration {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -96,7 +98,7 @@ func (g *Gate) shut(t mirror.Target) (list []*closure) {
 	return list
 }
 
-// Probing tells whether a target that was let pass was a probe.
+// Probing reports whether a target that was let pass was a probe.
 func (g *Gate) Probing(t mirror.Target) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -113,8 +115,9 @@ func (g *Gate) Unasked(t mirror.Target) {
 	}
 }
 
-// Refused closes the gate after a 401 or 403 and tells until the next probe.
-func (g *Gate) Refused(t mirror.Target, err error) time.Duration {
+// Refused closes the gate after a 401 or 403, and returns the time until the next probe and whether
+// it was open.
+func (g *Gate) Refused(t mirror.Target, err error) (wait time.Duration, first bool) {
 	d := door{account: t.Account}
 	if errors.Is(err, stripeapi.ErrForbidden) && !errors.Is(err, stripeapi.ErrAccountRefused) {
 		d.scope = t.Scope
@@ -127,8 +130,9 @@ func (g *Gate) Refused(t mirror.Target, err error) time.Duration {
 		c = &closure{since: now}
 		g.closed[d] = c
 	}
+	_, c.lacks = stripeapi.Permission(err)
 	c.reason, c.probeAt, c.probing = err.Error(), now.Add(probeInterval), false
-	return probeInterval
+	return probeInterval, !ok
 }
 
 // Answered opens the gate: Stripe took the key.
@@ -141,6 +145,20 @@ func (g *Gate) Answered(t mirror.Target) {
 	delete(g.closed, door{t.Account, ""})
 	delete(g.closed, door{t.Account, t.Scope})
 	g.hear(t)
+}
+
+// Refusals counts the closures of whole accounts: those of scopes that wait for a
+// permission do not count.
+func (g *Gate) Refusals() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	n := 0
+	for _, c := range g.closed {
+		if !c.lacks {
+			n++
+		}
+	}
+	return n
 }
 
 // Closures lists what is closed, by account and scope.

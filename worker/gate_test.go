@@ -26,7 +26,7 @@ func TestGateScopes(t *testing.T) {
 		{stripeapi.KindAccountRefused, true, true, false},
 	} {
 		g, _ := gateClock()
-		if wait := g.Refused(balanceOf(cus), failure(test.kind)); wait != probeInterval {
+		if wait, first := g.Refused(balanceOf(cus), failure(test.kind)); wait != probeInterval || !first {
 			t.Errorf("%v: wait %v", test.kind, wait)
 		}
 		for target, want := range map[mirror.Target]bool{balanceOf("cus_2"): test.balance, creditsOf(cus): test.credits, other: test.other} {

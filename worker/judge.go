@@ -5,7 +5,7 @@ import (
 	"errors"
 	"time"
 
-	"github.com/creditmirror/creditmirror/chance"
+	"github.com/creditmirror/creditmirror/backoff"
 	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/stripeapi"
 )
@@ -39,7 +39,7 @@ func judge(err error) verdict {
 	case err == nil:
 		return verdict{outcome: "ok", then: complete}
 	case errors.Is(err, mirror.ErrFenced):
-		return verdict{outcome: "fenced", then: giveBack, wait: jitter(100*time.Millisecond, 400*time.Millisecond, 2)}
+		return verdict{outcome: "fenced", then: giveBack, wait: backoff.Jitter(100*time.Millisecond, 400*time.Millisecond, 2)}
 	case errors.Is(err, errLeaseLost):
 		return verdict{outcome: "lease_lost", then: giveBack}
 	case errors.Is(err, errStopping):
@@ -49,11 +49,13 @@ func judge(err error) verdict {
 		// tried for ever.
 		return verdict{outcome: "too_long", then: tryAgain, outage: !errors.As(err, &db)}
 	case errors.As(err, &db):
-		return verdict{outcome: "store_error", then: wait, wait: jitter(250*time.Millisecond, 2*time.Second, 5)}
+		return verdict{outcome: "store_error", then: wait, wait: backoff.Jitter(250*time.Millisecond, 2*time.Second, 5)}
+	case lacksPermission(err):
+		return verdict{outcome: "no_permission", then: closeGate, heard: true}
 	case errors.Is(err, stripeapi.ErrUnauthorized), errors.Is(err, stripeapi.ErrForbidden):
 		return verdict{outcome: "refused_key", then: closeGate, heard: true}
 	case errors.Is(err, stripeapi.ErrRateLimited):
-		delay := jitter(time.Second, 4*time.Second, 4)
+		delay := backoff.Jitter(time.Second, 4*time.Second, 4)
 		if e, ok := errors.AsType[*stripeapi.Error](err); ok {
 			delay = max(delay, e.RetryAfter)
 		}
@@ -71,12 +73,7 @@ func judge(err error) verdict {
 	return verdict{outcome: "failed", then: tryAgain, heard: asked}
 }
 
-// jitter is a full-jitter backoff: a random wait up to base doubled per attempt,
-// at most limit.
-func jitter(base, limit time.Duration, attempt int) time.Duration {
-	top := limit
-	if attempt < 30 && base<<attempt < limit {
-		top = base << attempt
-	}
-	return base + chance.N(top)
+func lacksPermission(err error) bool {
+	_, lacks := stripeapi.Permission(err)
+	return lacks
 }

@@ -36,6 +36,8 @@ type fakeStripe struct {
 	calls     []string
 	customers map[string]*account
 	grants    map[string]mirror.CreditGrant
+	bills     map[string]string // invoices and credit notes with their customers
+	idle      map[string]bool   // invoices that no balance has to do with
 	// before runs before each reply, with the lock held: it may change what is
 	// replied, or fail the call.
 	before func(call string) error
@@ -160,7 +162,7 @@ func (f *fakeStripe) call(format string, args ...any) error {
 	return nil
 }
 
-// made tells the calls since the last look, and forgets them.
+// made returns the calls since the last look, and forgets them.
 func (f *fakeStripe) made() string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -264,7 +266,11 @@ func (f *fakeStripe) CustomersPage(ctx context.Context, _ string, q stripeapi.Cu
 		}
 	}
 	rows, more, err := page(f, all, 0, q.After, q.Limit, func(c mirror.Customer) (string, time.Time) { return c.ID, c.Created })
-	return stripeapi.CustomersPage{Rows: rows, HasMore: more}, err
+	page := stripeapi.CustomersPage{Rows: rows, HasMore: more}
+	if len(rows) > 0 {
+		page.Last = rows[len(rows)-1].ID
+	}
+	return page, err
 }
 
 func (f *fakeStripe) CreditPage(ctx context.Context, _, customer, after string, limit int) (stripeapi.CreditPage, error) {
@@ -304,7 +310,11 @@ func (f *fakeStripe) GrantsPage(ctx context.Context, _, customer, after string, 
 		}
 	}
 	rows, more, err := page(f, all, 0, after, limit, func(g mirror.CreditGrant) (string, time.Time) { return g.ID, g.Created })
-	return stripeapi.GrantsPage{Rows: rows, HasMore: more}, err
+	page := stripeapi.GrantsPage{Rows: rows, HasMore: more}
+	if len(rows) > 0 {
+		page.Last = rows[len(rows)-1].ID
+	}
+	return page, err
 }
 
 func (f *fakeStripe) Grant(ctx context.Context, _, id string) (mirror.CreditGrant, error) {
@@ -318,6 +328,48 @@ func (f *fakeStripe) Grant(ctx context.Context, _, id string) (mirror.CreditGran
 		return mirror.CreditGrant{}, missing("id")
 	}
 	return g, nil
+}
+
+func (f *fakeStripe) CreditOwner(_ context.Context, _, id string) (mirror.CreditGrant, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.call("credit"); err != nil {
+		return mirror.CreditGrant{}, err
+	}
+	for _, a := range f.customers {
+		for _, r := range a.credits {
+			if r.row.ID == id {
+				return f.grants[r.row.Grant], nil
+			}
+		}
+	}
+	return mirror.CreditGrant{}, missing("id")
+}
+
+func (f *fakeStripe) InvoiceOwner(_ context.Context, _, id string) (customer string, moves bool, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.call("invoice"); err != nil {
+		return "", false, err
+	}
+	owner, ok := f.bills[id]
+	if !ok {
+		return "", false, missing("id")
+	}
+	return owner, !f.idle[id], nil
+}
+
+func (f *fakeStripe) CreditNoteOwner(_ context.Context, _, id string) (string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.call("note"); err != nil {
+		return "", err
+	}
+	owner, ok := f.bills[id]
+	if !ok {
+		return "", missing("id")
+	}
+	return owner, nil
 }
 
 func (f *fakeStripe) TestClock(_ context.Context, _, id string) (time.Time, error) {

@@ -42,7 +42,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		panics:      counter("sync_panics_total", "Panics in a sync, recovered."),
 		deadLetters: counter("dead_letters_total", "Targets that became dead letters."),
 		lapsed:      counter("claims_lapsed_total", "Claims that could not be completed and were left to their lease."),
-		reaped:      counter("leases_reaped_total", "Leases that ran out and were given back."),
+		reaped:      counter("leases_reaped_total", "Leases that expired, whose targets returned to the queue."),
 		repaired:    counter("queue_repaired_total", "Targets that had lost their place in the queue and were put back."),
 		driftFound:  shared(r, "creditmirror_drift_found_total", "Differences found, by kind."),
 		driftFixed:  shared(r, "creditmirror_drift_repaired_total", "Differences proven gone, by kind."),

@@ -3,7 +3,7 @@ package worker
 import (
 	"time"
 
-	"github.com/creditmirror/creditmirror/chance"
+	"github.com/creditmirror/creditmirror/backoff"
 	"github.com/creditmirror/creditmirror/mirror"
 )
 
@@ -34,12 +34,12 @@ type outage struct {
 // pause is how long the prober waits: about as long as the outage has lasted.
 func (o *outage) pause(now time.Time) time.Duration {
 	top := min(max(now.Sub(o.since), 500*time.Millisecond), outagePause)
-	return top/2 + chance.N(top/2)
+	return top/2 + backoff.N(top/2)
 }
 
-// Failed notes a failure that may be Stripe's as a whole, and tells whether it is the
+// Failed notes a failure that may be Stripe's as a whole, and reports whether it is the
 // target's own: Stripe has answered another target since this one failed last, or,
-// where it did not, since this try began. Else it tells how long to wait.
+// where it did not, since this try began. Otherwise it returns how long to wait.
 func (g *Gate) Failed(t mirror.Target, began time.Time) (own bool, pause time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -71,9 +71,9 @@ func (g *Gate) Failed(t mirror.Target, began time.Time) (own bool, pause time.Du
 }
 
 // rest is spread, so that those who rest do not come back together.
-func rest() time.Duration { return outageRest + chance.N(outageRest) }
+func rest() time.Duration { return outageRest + backoff.N(outageRest) }
 
-// Out tells how long a target has to wait because Stripe answers nobody of its
+// Out returns how long a target has to wait because Stripe answers nobody of its
 // account; zero lets it ask.
 func (g *Gate) Out(t mirror.Target) time.Duration {
 	g.mu.Lock()

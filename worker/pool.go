@@ -6,14 +6,17 @@ import (
 	"fmt"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/creditmirror/creditmirror/backoff"
 	"github.com/creditmirror/creditmirror/internal/failpoint"
 	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/queue"
+	"github.com/creditmirror/creditmirror/stripeapi"
 )
 
 // Queue is where the work comes from. *queue.Queue is one.
@@ -32,9 +35,11 @@ type Queue interface {
 	Lease() time.Duration
 }
 
-// DeadLetters keeps work that failed for good.
+// DeadLetters keeps work that failed for good, in the mirror's database.
 type DeadLetters interface {
 	SaveDeadLetter(ctx context.Context, d mirror.DeadLetter) error
+	// Ping reports whether the database answers.
+	Ping(ctx context.Context) error
 }
 
 // Options tune a Pool.
@@ -50,9 +55,11 @@ type Options struct {
 	// SyncTimeout bounds one sync, a piece of a long history included. Defaults to
 	// 5 minutes.
 	SyncTimeout time.Duration
-	// Late tells of an event that the time until it is answered says nothing of how
+	// Late reports whether the time until an event is answered says nothing of how
 	// fresh the mirror is. Defaults to none.
-	Late       func(ctx context.Context, account string, created time.Time) bool
+	Late func(ctx context.Context, account string, created time.Time) bool
+	// Ledgers are those that are mirrored: targets of others are taken out of the queue.
+	Ledgers    mirror.Ledgers
 	Registerer prometheus.Registerer
 	Log        *zap.Logger
 	Now        func() time.Time
@@ -66,6 +73,12 @@ type Pool struct {
 	gate  *Gate
 	o     Options
 	m     *metrics
+
+	// What fails for many targets at once is logged in one line, and one a minute.
+	queueAway, storeAway, stripeAway, limited *Telling
+	// storeDown: a sync met a database that fails. No target is claimed until it
+	// answers.
+	storeDown atomic.Bool
 
 	mu     sync.Mutex
 	jobs   uint64
@@ -104,6 +117,10 @@ func NewPool(q Queue, live, swept *Syncer, dead DeadLetters, gate *Gate, o Optio
 	}
 	return &Pool{
 		queue: q, dead: dead, gate: gate, o: o, m: newMetrics(o.Registerer), inWork: map[uint64]*job{},
+		queueAway:  NewTelling(o.Log, "redis is not answering; syncs are paused", "redis answers again; syncs resume"),
+		storeAway:  NewTelling(o.Log, "database is failing; no work is claimed until it answers", "database answers again; syncs resume"),
+		stripeAway: NewTelling(o.Log, "stripe is failing; syncs are postponed", "stripe answers again; syncs resume"),
+		limited:    NewTelling(o.Log, "stripe is rate limiting; syncs are postponed", "stripe is no longer rate limiting"),
 		sync: func(ctx context.Context, t mirror.Target, class queue.Class, refs []mirror.EventRef, thorough bool) (Result, error) {
 			if class == queue.Sweep {
 				return swept.Sync(ctx, t, refs, thorough)
@@ -138,13 +155,13 @@ func (p *Pool) Run(ctx context.Context) error {
 	select {
 	case <-drained:
 	case <-timer.C:
-		p.o.Log.Warn("targets are still in work and are given back", zap.Duration("after", p.o.DrainTimeout))
+		p.o.Log.Warn("targets still in progress at shutdown are given back", zap.Duration("after", p.o.DrainTimeout))
 		stopWork(errStopping)
 		timer.Reset(giveBackTimeout)
 		select {
 		case <-drained:
 		case <-timer.C: // their leases will run out
-			p.o.Log.Warn("targets in work hang and are left to their leases")
+			p.o.Log.Warn("targets did not stop; leaving them to their leases")
 		}
 	}
 	stopWork(nil)
@@ -152,9 +169,9 @@ func (p *Pool) Run(ctx context.Context) error {
 	return nil
 }
 
-// doubts are the waits before a target is read again whose new finding may only
-// be a list that lagged.
-var doubts = [...]time.Duration{time.Second, 4 * time.Second, 15 * time.Second, time.Minute}
+// recheckDelays are the waits before a target with a new finding is read again: the
+// list may have lagged.
+var recheckDelays = [...]time.Duration{time.Second, 4 * time.Second, 15 * time.Second, time.Minute}
 
 // looksAfter are the waits before a customer is read once more whose reply may have
 // been older than the events that it answered.
@@ -178,6 +195,9 @@ var (
 // without polling, until ctx ends.
 func (p *Pool) claimLoop(ctx, work context.Context, free chan struct{}, jobs *sync.WaitGroup) {
 	for trouble := 0; ; {
+		if p.storeDown.Load() && p.awaitStore(ctx) != nil {
+			return
+		}
 		slots := 0
 		select {
 		case <-ctx.Done():
@@ -213,21 +233,47 @@ func (p *Pool) claimLoop(ctx, work context.Context, free chan struct{}, jobs *sy
 		case err != nil:
 			trouble++
 			p.m.queueErrors.Inc()
-			p.o.Log.Warn("queue does not answer", zap.Int("attempt", trouble), zap.Error(err))
-			if sleep(ctx, jitter(50*time.Millisecond, 2*time.Second, trouble)) != nil {
+			p.queueAway.Failed(err, 0)
+			if backoff.Sleep(ctx, backoff.Jitter(50*time.Millisecond, 2*time.Second, trouble)) != nil {
 				return
 			}
 			continue
 		}
 		trouble = 0
+		p.queueAway.Over()
 	}
+}
+
+// awaitStore waits until the database answers, so that neither the queue nor Stripe is
+// asked for what cannot be kept. It returns an error when ctx ends.
+func (p *Pool) awaitStore(ctx context.Context) error {
+	for attempt := 0; ; attempt++ {
+		ping, cancel := context.WithTimeout(ctx, 2*time.Second)
+		err := p.dead.Ping(ping)
+		cancel()
+		if err == nil {
+			break
+		}
+		if ctx.Err() == nil {
+			p.storeAway.Failed(err, 0)
+		}
+		if err := backoff.Sleep(ctx, backoff.Jitter(100*time.Millisecond, time.Second, attempt)); err != nil {
+			return err
+		}
+	}
+	p.storeDown.Store(false)
+	return nil
 }
 
 // work syncs one claimed target and completes, fails or gives back its claim.
 func (p *Pool) work(ctx context.Context, c queue.Claim) {
 	target, err := mirror.ParseTarget(c.Key)
 	if err != nil { // nobody can work on it, and it cannot come from this program
-		p.o.Log.Error("unknown key in the queue is dropped", zap.String("key", c.Key), zap.Error(err))
+		p.o.Log.Error("dropped an unknown key from the queue", zap.String("key", c.Key), zap.Error(err))
+		p.done(ctx, c)
+		return
+	}
+	if !p.o.Ledgers.Has(target.Scope) { // marked by another configuration
 		p.done(ctx, c)
 		return
 	}
@@ -279,13 +325,13 @@ func (p *Pool) settle(ctx context.Context, c queue.Claim, t mirror.Target, refs 
 	p.m.syncs.WithLabelValues(string(t.Scope), v.outcome).Inc()
 	p.m.duration.WithLabelValues(string(t.Scope)).Observe(now.Sub(began).Seconds())
 	for _, e := range r.Answered {
-		if !p.o.Late(ctx, t.Account, e.Created) {
+		if !replayed(e.Created, r.Before, now) && !p.o.Late(ctx, t.Account, e.Created) {
 			p.m.freshness.Observe(max(now.Sub(e.Created), 0).Seconds())
 		}
 	}
 	for _, f := range r.Findings { // of a sync that was refused too
 		p.m.driftFound.WithLabelValues(string(f.Kind)).Inc()
-		p.o.Log.Error("drift found", append(logTarget(t), zap.String("kind", string(f.Kind)), zap.String("currency", f.Currency), zap.String("cause", f.Cause))...)
+		p.o.Log.Error("ledger could not be proven; drift recorded", append(logTarget(t), zap.String("kind", string(f.Kind)), zap.String("currency", f.Currency), zap.String("cause", f.Cause))...)
 	}
 	if v.heard {
 		p.gate.Heard(t)
@@ -293,6 +339,11 @@ func (p *Pool) settle(ctx context.Context, c queue.Claim, t mirror.Target, refs 
 	fields := append(logTarget(t), zap.String("outcome", v.outcome), zap.Duration("duration", now.Sub(began)), zap.Int("attempt", c.Attempts+1))
 	switch v.then {
 	case complete:
+		p.storeAway.Over()
+		if !r.Local {
+			p.stripeAway.Over()
+			p.limited.Over()
+		}
 		if r.Local {
 			p.gate.Unasked(t)
 		} else {
@@ -318,10 +369,10 @@ func (p *Pool) settle(ctx context.Context, c queue.Claim, t mirror.Target, refs 
 			}
 			return
 		}
-		if r.Unproven && (len(r.Findings) > 0 || c.Attempts > 0) && c.Attempts < len(doubts) {
+		if r.Unproven && (len(r.Findings) > 0 || c.Attempts > 0) && c.Attempts < len(recheckDelays) {
 			// Lists may have lagged for longer than the sync was patient: a new finding
 			// is looked at again, an old one waits for its next event or sweep.
-			if _, err := p.queue.Revisit(ctx, c, doubts[c.Attempts]); err != nil {
+			if _, err := p.queue.Revisit(ctx, c, recheckDelays[c.Attempts]); err != nil {
 				p.lapse(c, err)
 			}
 			return
@@ -337,16 +388,43 @@ func (p *Pool) settle(ctx context.Context, c queue.Claim, t mirror.Target, refs 
 		p.o.Log.Debug("sync given back", append(fields, zap.Error(err))...)
 		p.release(ctx, c, v.wait)
 	case wait:
-		p.o.Log.Warn("sync put off", append(fields, zap.Error(err))...)
+		if StoreFailed(err) {
+			p.storeDown.Store(true)
+			p.storeAway.Failed(err, 1)
+		} else {
+			p.limited.Failed(err, 1)
+		}
+		p.o.Log.Debug("sync postponed", append(fields, zap.Error(err))...)
 		p.release(ctx, c, v.wait)
 	case closeGate:
-		pause := p.gate.Refused(t, err)
-		p.o.Log.Error("stripe refuses the key; calls for the account stop, its work waits",
-			append(fields, zap.Duration("retry_in", pause), zap.Error(err))...)
+		pause, first := p.gate.Refused(t, err)
+		permission, lacks := stripeapi.Permission(err)
+		switch {
+		case !first: // logged when it began
+			p.o.Log.Debug("stripe still refuses the key", append(fields, zap.Error(err))...)
+		case lacks:
+			p.o.Log.Error("stripe key lacks a permission; work that needs it is paused",
+				append(fields, zap.String("permission", permission), zap.Duration("retry_in", pause), zap.Error(err))...)
+		default:
+			p.o.Log.Error("stripe refuses the key; calls for the account are paused",
+				append(fields, zap.Duration("retry_in", pause), zap.Error(err))...)
+		}
 		p.putOff(ctx, c, pause, false)
 	case tryAgain:
 		p.tryAgain(ctx, c, t, refs, v, err, began, fields)
 	}
+}
+
+// Bounds of replayed.
+const (
+	replayAge    = time.Hour
+	replayMargin = 5 * time.Second // for clocks that differ
+)
+
+// replayed reports whether an event says nothing of how fresh the mirror is: it is old,
+// and its customer was read long after it, at before.
+func replayed(created, before, now time.Time) bool {
+	return now.Sub(created) > replayAge && before.Sub(created) > replayMargin
 }
 
 // tryAgain puts off work that failed, or gives it up after its last attempt. A
@@ -361,10 +439,16 @@ func (p *Pool) tryAgain(ctx context.Context, c queue.Claim, t mirror.Target, ref
 		p.bury(ctx, c, t, refs, err)
 		return
 	}
-	p.o.Log.Warn("sync failed", append(fields, zap.Bool("counted", own), zap.Error(err))...)
+	fields = append(fields, zap.Bool("counted", own), zap.Error(err))
+	if v.outage && !own { // the outage's, not this target's
+		p.stripeAway.Failed(err, 1)
+		p.o.Log.Debug("sync failed in an outage", fields...)
+	} else {
+		p.o.Log.Warn("sync failed", fields...)
+	}
 	failpoint.Hit("worker.failing")
 	if own {
-		pause = jitter(500*time.Millisecond, 5*time.Minute, c.Attempts)
+		pause = backoff.Jitter(500*time.Millisecond, 5*time.Minute, c.Attempts)
 	}
 	if p.gate.Probing(t) { // it may be the only target that can probe
 		pause = min(pause, probeInterval)
@@ -392,14 +476,14 @@ func (p *Pool) bury(ctx context.Context, c queue.Claim, t mirror.Target, refs []
 	saveCtx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	if err := p.dead.SaveDeadLetter(saveCtx, letter); err != nil {
-		p.o.Log.Error("dead letter not kept; the work stays in the queue", append(logTarget(t), zap.Error(err))...)
-		p.release(ctx, c, jitter(time.Second, time.Minute, 3))
+		p.o.Log.Error("could not save dead letter; the work stays in the queue", append(logTarget(t), zap.Error(err))...)
+		p.release(ctx, c, backoff.Jitter(time.Second, time.Minute, 3))
 		return
 	}
 	failpoint.Hit("worker.buried")
 	p.m.deadLetters.Inc()
-	p.o.Log.Error("sync failed for good; kept as a dead letter and tried again every hour",
-		append(logTarget(t), zap.Int("attempt", c.Attempts+1), zap.String("dead_letter", letter.ID), zap.Error(cause))...)
+	p.o.Log.Error("sync failed permanently; saved as a dead letter, which is retried hourly",
+		append(logTarget(t), zap.Int("attempt", c.Attempts+1), zap.String("dead_letter_id", letter.ID), zap.Error(cause))...)
 	p.done(ctx, c)
 }
 
@@ -466,7 +550,7 @@ func (p *Pool) renewLoop(ctx context.Context) {
 		failpoint.Hit("worker.renewing")
 		lost, err := p.queue.Renew(ctx, claims)
 		if err != nil {
-			p.o.Log.Warn("leases not renewed", zap.Int("claims", len(claims)), zap.Error(err))
+			p.queueAway.Failed(err, len(claims))
 		}
 		p.mu.Lock()
 		defer p.mu.Unlock()
@@ -486,7 +570,7 @@ func (p *Pool) reapLoop(ctx context.Context) {
 		if n, err := p.queue.Reap(ctx); err == nil && n > 0 {
 			failpoint.Hit("worker.reaped")
 			p.m.reaped.Add(float64(n))
-			p.o.Log.Warn("leases ran out; their targets are in the queue again", zap.Int("targets", n))
+			p.o.Log.Warn("leases expired; their targets are back in the queue", zap.Int("targets", n))
 		}
 	})
 }
@@ -496,7 +580,7 @@ func (p *Pool) repairLoop(ctx context.Context) {
 	every(ctx, 15*time.Second, func() {
 		if n, err := p.queue.Repair(ctx); err == nil && n > 0 {
 			p.m.repaired.Add(float64(n))
-			p.o.Log.Warn("targets without a place in the queue were put back", zap.Int("targets", n))
+			p.o.Log.Warn("targets missing from the queue were put back", zap.Int("targets", n))
 		}
 	})
 }
@@ -517,12 +601,12 @@ func (p *Pool) resumeLoop(ctx context.Context) {
 		})
 		switch {
 		case err != nil && ctx.Err() == nil:
-			p.o.Log.Warn("work that an outage put off is not made due yet", zap.Error(err))
+			p.o.Log.Warn("could not resume work postponed by an outage", zap.Error(err))
 			p.gate.recover(over)
 		case n > 0:
-			p.o.Log.Info("stripe answers; the work that was put off is due", zap.Int("targets", n))
+			p.o.Log.Info("stripe answers again; postponed work is due", zap.Int("targets", n))
 		}
-		if sleep(ctx, time.Second) != nil {
+		if backoff.Sleep(ctx, time.Second) != nil {
 			return
 		}
 	}
@@ -541,7 +625,7 @@ func every(ctx context.Context, d time.Duration, do func()) {
 	}
 }
 
-// parseRefs reads references, each event once; unread tells that one said nothing.
+// parseRefs reads references, each event once; unread is whether one said nothing.
 func parseRefs(texts []string) (refs []mirror.EventRef, unread bool) {
 	refs = make([]mirror.EventRef, 0, len(texts))
 	seen := make(map[string]bool, len(texts))

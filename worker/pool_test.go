@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/creditmirror/creditmirror/backoff"
 	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/queue"
 	"github.com/creditmirror/creditmirror/stripeapi"
@@ -191,7 +192,7 @@ func (q *fakeQueue) Wait(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return sleep(ctx, 50*time.Millisecond)
+	return backoff.Sleep(ctx, 50*time.Millisecond)
 }
 
 func (q *fakeQueue) Reap(context.Context) (int, error)   { return 1, nil }
@@ -199,15 +200,23 @@ func (q *fakeQueue) Repair(context.Context) (int, error) { return 1, nil }
 func (q *fakeQueue) Lease() time.Duration                { return 9 * time.Second }
 
 type fakeLetters struct {
-	mu   sync.Mutex
-	kept []mirror.DeadLetter
-	err  error
+	mu    sync.Mutex
+	kept  []mirror.DeadLetter
+	pings int
+	err   error
 }
 
 func (f *fakeLetters) fail(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.err = err
+}
+
+func (f *fakeLetters) Ping(context.Context) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.pings++
+	return f.err
 }
 
 func (f *fakeLetters) SaveDeadLetter(_ context.Context, d mirror.DeadLetter) error {
@@ -270,7 +279,7 @@ func TestJudge(t *testing.T) {
 		{fmt.Errorf("x: %w", stored(errors.New("disk"))), "store_error", wait, false},
 		{stored(context.DeadlineExceeded), "store_error", wait, false},
 		{stripe(stripeapi.KindUnauthorized), "refused_key", closeGate, false},
-		{stripe(stripeapi.KindForbidden), "refused_key", closeGate, false},
+		{stripe(stripeapi.KindForbidden), "no_permission", closeGate, false},
 		{stripe(stripeapi.KindAccountRefused), "refused_key", closeGate, false},
 		{stripe(stripeapi.KindRateLimited), "rate_limited", wait, false},
 		{stripe(stripeapi.KindUnavailable), "stripe_unavailable", tryAgain, true},
@@ -299,7 +308,7 @@ func TestJudge(t *testing.T) {
 func TestJitter(t *testing.T) {
 	t.Parallel()
 	for attempt := range 100 {
-		d := jitter(500*time.Millisecond, 5*time.Minute, attempt)
+		d := backoff.Jitter(500*time.Millisecond, 5*time.Minute, attempt)
 		if d < 500*time.Millisecond || d > 5*time.Minute+time.Second {
 			t.Errorf("attempt %d: %v", attempt, d)
 		}
@@ -583,7 +592,7 @@ func TestPoolDrains(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newQueue(balanceOf(cus).Key(), balanceOf("cus_2").Key())
 		r := start(t, q, Options{Workers: 1}, func(ctx context.Context, _ mirror.Target, _ []mirror.EventRef) (Result, error) {
-			return Result{}, sleep(ctx, 10*time.Second)
+			return Result{}, backoff.Sleep(ctx, 10*time.Second)
 		})
 		synctest.Wait()
 		r.end(t)
@@ -598,7 +607,7 @@ func TestPoolDrainTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newQueue(balanceOf(cus).Key())
 		r := start(t, q, Options{DrainTimeout: 3 * time.Second}, func(ctx context.Context, _ mirror.Target, _ []mirror.EventRef) (Result, error) {
-			return Result{}, sleep(ctx, time.Hour)
+			return Result{}, backoff.Sleep(ctx, time.Hour)
 		})
 		synctest.Wait()
 		began := time.Now()
@@ -672,6 +681,49 @@ func TestF08_QueueAway(t *testing.T) {
 			r.end(t)
 		})
 	}
+}
+
+// While the database is away no target is claimed, since nothing could be kept of what
+// Stripe would be asked for; all go on once it answers.
+func TestF17_NoClaimsWhileTheDatabaseIsAway(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue()
+		away := true
+		var mu sync.Mutex
+		syncs := 0
+		r := start(t, q, Options{Workers: 1}, func(context.Context, mirror.Target, []mirror.EventRef) (Result, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			syncs++
+			if away {
+				return Result{}, stored(errors.New("connection refused"))
+			}
+			return Result{}, nil
+		})
+		r.letters.fail(errors.New("connection refused"))
+		for i := range 50 {
+			q.mark(fmt.Sprintf("balance::cus_%d", i))
+		}
+		pass(time.Minute)
+		mu.Lock()
+		if syncs > 2 {
+			t.Errorf("%d syncs while the database was away", syncs)
+		}
+		away = false
+		mu.Unlock()
+		r.letters.mu.Lock()
+		if n := r.letters.pings; n < 30 || n > 1000 {
+			t.Errorf("%d looks at the database in a minute, want a backoff of at most 1 s", n)
+		}
+		r.letters.mu.Unlock()
+		r.letters.fail(nil)
+		pass(10 * time.Second)
+		if n := q.waiting(); n != 0 {
+			t.Errorf("%d targets still wait", n)
+		}
+		r.end(t)
+	})
 }
 
 // A claim that cannot be ended is left to its lease.
@@ -779,7 +831,7 @@ func TestF27_ProbeThatFailsOtherwise(t *testing.T) {
 	})
 }
 
-// Questions that need no call neither open the gate nor tell that Stripe is well;
+// Questions that need no call neither open the gate nor show that Stripe is well;
 // those that do, open what was closed for them.
 func TestPoolQuestionsAndTheGate(t *testing.T) {
 	t.Parallel()

@@ -208,7 +208,7 @@ func TestDamageInALongHistoryIsRepairedPieceByPiece(t *testing.T) {
 	}
 }
 
-// The same for credits: rows, grants, and rows that an event tells of and that are
+// The same for credits: rows, grants, and rows that an event announces and that are
 // held for another customer.
 func TestI5_CreditsContradictionIsRecorded(t *testing.T) {
 	t.Parallel()

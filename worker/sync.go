@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 
+	"github.com/creditmirror/creditmirror/backoff"
 	"github.com/creditmirror/creditmirror/internal/failpoint"
 	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/stripeapi"
@@ -24,6 +26,9 @@ type Stripe interface {
 	CreditPage(ctx context.Context, account, customer, after string, limit int) (stripeapi.CreditPage, error)
 	GrantsPage(ctx context.Context, account, customer, after string, limit int) (stripeapi.GrantsPage, error)
 	Grant(ctx context.Context, account, id string) (mirror.CreditGrant, error)
+	CreditOwner(ctx context.Context, account, id string) (mirror.CreditGrant, error)
+	InvoiceOwner(ctx context.Context, account, id string) (customer string, moves bool, err error)
+	CreditNoteOwner(ctx context.Context, account, id string) (customer string, err error)
 	TestClock(ctx context.Context, account, id string) (time.Time, error)
 	CreditSummary(ctx context.Context, account, customer string, f stripeapi.SummaryFilter) (map[string]mirror.CreditBalance, error)
 }
@@ -33,6 +38,7 @@ type Store interface {
 	mirror.Fence
 	GrantOwner(ctx context.Context, account, grant string) (string, error)
 	ClockCustomers(ctx context.Context, account, clock string) ([]string, error)
+	CreditTransaction(ctx context.Context, account, id string) (mirror.CreditTransaction, error)
 	ResolveEvents(ctx context.Context, question mirror.Target, targets []mirror.Target) error
 }
 
@@ -57,20 +63,24 @@ type SyncOptions struct {
 	// RereadDelay is the wait before the first re-read, doubled for each further
 	// one. Defaults to 100 ms.
 	RereadDelay time.Duration
-	Log         *zap.Logger
+	// Ledgers are those that are mirrored.
+	Ledgers mirror.Ledgers
+	Log     *zap.Logger
 	// Tracer makes a span for each sync. Defaults to none.
 	Tracer trace.Tracer
 	// Now defaults to time.Now.
 	Now func() time.Time
 }
 
-// Syncer syncs one target at a time; it keeps no state of its own, so any
+// Syncer syncs one target at a time; it keeps no state of its targets, so any
 // number of goroutines may share one.
 type Syncer struct {
 	stripe Stripe
 	store  Store
 	marker Marker
 	o      SyncOptions
+
+	noSummary sync.Once // logged that summaries cannot be read
 }
 
 // NewSyncer returns a Syncer that reads stripe and writes store.
@@ -99,23 +109,25 @@ func NewSyncer(stripe Stripe, store Store, marker Marker, o SyncOptions) *Syncer
 	return &Syncer{stripe: stripe, store: store, marker: marker, o: o}
 }
 
-// Result tells what a sync did.
+// Result is what a sync did.
 type Result struct {
 	mirror.Applied
-	// More tells that the history is longer than one piece and that the target
+	// More means that the history is longer than one piece and that the target
 	// needs another sync.
 	More bool
-	// Deleted tells that the customer is gone at Stripe.
+	// Deleted means that the customer is gone at Stripe.
 	Deleted bool
-	// Unproven tells that the reply was stored although it might not prove the balance.
+	// Unproven means that the reply was stored although it might not prove the balance.
 	Unproven bool
 	// Looks is how many more looks are worth it, because the reply may be behind the
 	// events that it answered.
 	Looks int
-	// Waits tells that an event waits for syncs of several customers that this one has
+	// Waits means that an event waits for syncs of several customers that this one has
 	// asked for, so that the question is asked again.
 	Waits bool
-	// Local tells that the mirror had the answer, so that Stripe was not asked.
+	// Before is when the reads of the last sync that joined began, before this one.
+	Before time.Time
+	// Local means that the mirror had the answer, so that Stripe was not asked.
 	Local bool
 }
 
@@ -169,7 +181,7 @@ type storeError struct{ err error }
 func (e *storeError) Error() string { return "mirror: " + e.err.Error() }
 func (e *storeError) Unwrap() error { return e.err }
 
-// StoreFailed tells of an error of a sync that the database itself failed, and neither
+// StoreFailed reports whether a sync's error means that the database itself failed, and neither
 // Stripe nor what it said.
 func StoreFailed(err error) bool {
 	_, failed := errors.AsType[*storeError](err)
@@ -207,6 +219,10 @@ func (s *Syncer) sync(ctx context.Context, t mirror.Target, refs []mirror.EventR
 		result, err = s.syncCredits(ctx, t, refs, thorough)
 	case mirror.ScopeGrantOwner:
 		result.Local, err = s.resolveGrant(ctx, t, refs)
+	case mirror.ScopeCreditOwner:
+		result.Local, err = s.resolveCredit(ctx, t, refs)
+	case mirror.ScopeInvoiceOwner, mirror.ScopeNoteOwner:
+		err = s.resolveBill(ctx, t, refs)
 	case mirror.ScopeClockCustomers:
 		result.Waits, err = s.resolveClock(ctx, t)
 	default:
@@ -215,12 +231,12 @@ func (s *Syncer) sync(ctx context.Context, t mirror.Target, refs []mirror.EventR
 	return result, err
 }
 
-// patience is the course that a sync takes when the reply does not prove
+// retryPolicy is the course that a sync takes when the reply does not prove
 // itself: read again, then read everything, then accept and report. A reply that
 // contradicts what is held is read again too, and then refused and reported. One that
 // is behind what is known is read again, further down; what lags for long is looked
 // for in the whole history once, and then the reply is stored as far as it goes.
-type patience struct {
+type retryPolicy struct {
 	s       *Syncer
 	t       mirror.Target
 	st      mirror.SyncState
@@ -239,12 +255,12 @@ type patience struct {
 	behind *mirror.BehindError
 }
 
-func (s *Syncer) patience(t mirror.Target, st mirror.SyncState) patience {
-	return patience{s: s, t: t, st: st, full: st.Disproved || st.Walk.Full, refused: !st.RefusedAt.IsZero()}
+func (s *Syncer) newRetryPolicy(t mirror.Target, st mirror.SyncState) retryPolicy {
+	return retryPolicy{s: s, t: t, st: st, full: st.Disproved || st.Walk.Full, refused: !st.RefusedAt.IsZero()}
 }
 
 // reach is the state to read by: down to where missing rows may be.
-func (p *patience) reach(st mirror.SyncState) mirror.SyncState {
+func (p *retryPolicy) reach(st mirror.SyncState) mirror.SyncState {
 	if !p.from.IsZero() && p.from.Before(st.CompleteTo) {
 		st.CompleteTo = p.from
 	}
@@ -255,7 +271,7 @@ func (p *patience) reach(st mirror.SyncState) mirror.SyncState {
 // when the last reading began, no row can have come into its second since, so that the
 // first row of that second joins. Should one have come all the same, the chain does not
 // close, and the next reading goes below the second.
-func (p *patience) settled(st mirror.SyncState) mirror.SyncState {
+func (p *retryPolicy) settled(st mirror.SyncState) mirror.SyncState {
 	if st.HistoryComplete && !st.Walk.InProgress() && p.rereads == 0 && !st.CompleteTo.IsZero() &&
 		st.ObservedAt.Sub(st.CompleteTo) >= settledAfter {
 		st.CompleteTo = st.CompleteTo.Add(time.Nanosecond)
@@ -263,9 +279,9 @@ func (p *patience) settled(st mirror.SyncState) mirror.SyncState {
 	return st
 }
 
-// next waits and tells how to read again after err, or returns err when reading
+// next waits and returns how to read again after err, or returns err when reading
 // again is no cure.
-func (p *patience) next(ctx context.Context, err error) error {
+func (p *retryPolicy) next(ctx context.Context, err error) error {
 	switch {
 	case errors.Is(err, errReread):
 		return nil
@@ -291,13 +307,13 @@ func (p *patience) next(ctx context.Context, err error) error {
 }
 
 // again counts a reading and reports whether another one is within the bound.
-func (p *patience) again() bool {
+func (p *retryPolicy) again() bool {
 	p.rereads++
 	return p.rereads <= p.s.o.Rereads
 }
 
-func (p *patience) pause(ctx context.Context) error {
-	return sleep(ctx, p.s.o.RereadDelay<<(p.rereads-1))
+func (p *retryPolicy) pause(ctx context.Context) error {
+	return backoff.Sleep(ctx, p.s.o.RereadDelay<<(p.rereads-1))
 }
 
 // nextBehind is next after a reply that is behind: errReread where it is to be read
@@ -308,7 +324,7 @@ func (p *patience) pause(ctx context.Context) error {
 // last is then waited for outside of the sync. Otherwise a missing row is looked for in
 // the whole history, unless that was done since. An event for which all that was in
 // vain delays no other's sync.
-func (p *patience) nextBehind(ctx context.Context, b *mirror.BehindError, asked []mirror.EventRef, thorough bool) error {
+func (p *retryPolicy) nextBehind(ctx context.Context, b *mirror.BehindError, asked []mirror.EventRef, thorough bool) error {
 	lasts := len(b.Unanswered) > 0
 	p.missing = nil
 	var since time.Time // of the newest row that is missing
@@ -346,7 +362,7 @@ func (p *patience) nextBehind(ctx context.Context, b *mirror.BehindError, asked 
 // unfinished is the error of a sync that has stored a reply which is behind, so that it
 // is tried again; none where only events of others go on waiting, whose own work is
 // tried again or lies among the dead letters.
-func (p *patience) unfinished(asked []mirror.EventRef, applied mirror.Applied, thorough bool) error {
+func (p *retryPolicy) unfinished(asked []mirror.EventRef, applied mirror.Applied, thorough bool) error {
 	left := applied.Unanswered
 	switch {
 	case p.behind == nil, len(left) == 0 && len(p.behind.Older) == 0:
@@ -364,16 +380,16 @@ func anyOf(events, among []mirror.EventRef) bool {
 	})
 }
 
-// lasting tells of a contradiction that no list that lags explains.
+// lasting reports whether no lagging list explains a contradiction.
 func lasting(err error) bool {
 	r, ok := errors.AsType[*mirror.RewrittenError](err)
 	return ok && r.Lasting()
 }
 
-// blamesUs tells of a contradiction, met by a reading of some rows alone, that what
+// blamesUs reports, of a contradiction met by reading some rows alone, whether what
 // is held was changed here. Only a reading of the whole history, which comes next,
 // sees that for itself, and repairs it. listed are the ids that were read.
-func (p *patience) blamesUs(ctx context.Context, err error, listed []string) (bool, error) {
+func (p *retryPolicy) blamesUs(ctx context.Context, err error, listed []string) (bool, error) {
 	b, behind := errors.AsType[*mirror.BehindError](err)
 	switch {
 	case p.full, !behind && !errors.Is(err, mirror.ErrLedgerRewritten):
@@ -411,18 +427,6 @@ func (s *Syncer) refuse(ctx context.Context, t mirror.Target, st mirror.SyncStat
 	return Result{Applied: mirror.Applied{Findings: opened}}, err
 }
 
-// sleep waits for d or for the end of ctx.
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
-	}
-}
-
 // vanished asks Stripe for a customer whose ledger it would not list, and buries it
 // where it is gone: deleted, or unknown on two tries, since one 404 can be a replica
 // that lags. A customer that was never held and that an event has just named lags for
@@ -431,7 +435,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 func (s *Syncer) vanished(ctx context.Context, t mirror.Target, st mirror.SyncState, observed time.Time, refs []mirror.EventRef, alive error) (Result, error) {
 	for try := range 2 {
 		if try > 0 {
-			if err := sleep(ctx, 5*s.o.RereadDelay); err != nil {
+			if err := backoff.Sleep(ctx, 5*s.o.RereadDelay); err != nil {
 				return Result{}, err
 			}
 		}
@@ -467,7 +471,7 @@ func (s *Syncer) bury(ctx context.Context, t mirror.Target, st mirror.SyncState,
 	return Result{Applied: applied, Deleted: true}, stored(err)
 }
 
-// vanished tells whether an error of a list means that the customer may be gone.
+// vanished reports whether an error of a list means that the customer may be gone.
 func vanished(err error) bool {
 	if errors.Is(err, stripeapi.ErrNotFound) {
 		return !cursorGone(err)

@@ -23,7 +23,7 @@ func traced(t *testing.T) (*bench, *tracetest.SpanRecorder) {
 	return setup(t, SyncOptions{Tracer: sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans)).Tracer("test")}), spans
 }
 
-// tree writes spans that ended, in order, with their parents and what is told of them.
+// tree writes spans that ended, in order, with their parents and what is recorded of them.
 func tree(spans *tracetest.SpanRecorder) (lines []string) {
 	names := map[trace.SpanID]string{}
 	for _, s := range spans.Started() {

@@ -268,3 +268,31 @@ func TestF41_WalkSecondLongerThanAPiece(t *testing.T) {
 	}
 	t.Fatalf("no end: %d of %d rows held, state %+v", len(store.rows), len(a.rows), store.state)
 }
+
+// F41: a walk that a killed process left open is gone on with, and once it has ended the
+// next sync reads what is new and no more.
+func TestF41_AfterAWalkThatGoesOnOnePageIsRead(t *testing.T) {
+	t.Parallel()
+	b := setup(t, SyncOptions{PagesPerPiece: 1, WalkFor: -1})
+	a := b.stripe.add(cus)
+	for i := range 1200 {
+		b.stripe.post(a, "eur", int64(i%90)-90, i)
+		if i%10 == 9 {
+			b.stripe.clock = b.stripe.clock.Add(time.Second)
+		}
+	}
+	for range 4 {
+		b.sync(t, balanceOf(cus))
+	}
+	b.stripe.made()
+	b.stripe.adjust(a, -7)
+	b.syncer = NewSyncer(b.stripe, b.flaky, b.marks, SyncOptions{RereadDelay: time.Microsecond})
+	ref := mirror.EventRef{ID: "evt_1", Type: "customer.updated", Object: cus, Created: time.Now()}
+	if r := b.sync(t, balanceOf(cus), ref); r.More || strings.Count(b.stripe.made(), "balance after=") != 9 {
+		t.Errorf("the rest of the walk: %+v", r)
+	}
+	b.sync(t, balanceOf(cus), ref)
+	if got, want := b.stripe.made(), "balance after= limit=11"; got != want {
+		t.Errorf("the next sync made %q, want %q", got, want)
+	}
+}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -23,11 +24,12 @@ const auditPage = 500
 
 func newAudit(e *env) *cobra.Command {
 	var account, key, customer, outcome, from, to, format string
+	var actions bool
 	c := &cobra.Command{
 		Use:   "audit",
-		Short: "Tell who wrote what through the API",
+		Short: "List who wrote what through the API",
 		Long: lines(
-			"One line for each write that was asked of the API, by time: what was sent on to Stripe and",
+			"One line for each write requested through the API, by time: what was sent on to Stripe and",
 			"what became of it (done, not-done, unknown), and what was refused. The rows are in table",
 			"api_writes, never change, and are kept for CREDITMIRROR_AUDIT_RETENTION.",
 			"",
@@ -42,6 +44,7 @@ func newAudit(e *env) *cobra.Command {
 	f.StringVar(&outcome, "outcome", "", "only done, not-done, unknown or refused")
 	f.StringVar(&from, "from", "", "only from this date or time (RFC 3339) on")
 	f.StringVar(&to, "to", "", "only before this date or time")
+	f.BoolVar(&actions, "actions", false, "what people did to the mirror in the console or by a command, the newest first; --key is who")
 	f.StringVar(&format, "format", "", "table, csv or json (default: table on a terminal, else csv)")
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
 		filter := mirror.APIWriteFilter{Key: key, Customer: customer, Outcome: mirror.APIOutcome(outcome)}
@@ -64,11 +67,17 @@ func newAudit(e *env) *cobra.Command {
 		if filter.To, err = bound("--to", to); err != nil {
 			return err
 		}
+		if actions {
+			if outcome != "" || from != "" || to != "" {
+				return fmt.Errorf("%w: --actions goes with --account, --key, --customer and --format alone", errUsage)
+			}
+			return auditActions(cmd.Context(), e, overrides, filter, format)
+		}
 		w, err := newReport(e.out, format, auditColumns...)
 		if err != nil {
 			return err
 		}
-		cfg, err := config.Load(e.environ, overrides)
+		cfg, err := config.LoadUsed(e.environ, nil, overrides)
 		if err != nil {
 			return err
 		}
@@ -93,6 +102,41 @@ func newAudit(e *env) *cobra.Command {
 		})
 	}
 	return c
+}
+
+// auditActions lists operator_actions.
+func auditActions(ctx context.Context, e *env, overrides *config.Overrides, filter mirror.APIWriteFilter, format string) error {
+	w, err := newReport(e.out, format, "created", "account", "id", "actor", "remote_addr", "action", "customer", "object", "reason", "outcome", "count", "detail")
+	if err != nil {
+		return err
+	}
+	cfg, err := config.Load(e.environ, overrides)
+	if err != nil {
+		return err
+	}
+	return withMirror(ctx, cfg, func(store mirror.Store) error {
+		o, ok := store.(mirror.Operations)
+		if !ok {
+			return errors.New("this mirror keeps no record of actions")
+		}
+		f := mirror.ActionFilter{Actor: filter.Key, Customer: filter.Customer}
+		if filter.Account != nil {
+			f.Accounts = []string{*filter.Account}
+		}
+		w.head()
+		for {
+			page, err := o.Actions(ctx, f, auditPage)
+			for _, a := range page {
+				if err := w.write(a.Created, a.Account, a.ID, a.Actor, a.RemoteAddr, string(a.Action), a.Customer, a.Object, a.Reason, string(a.Outcome), a.Count, a.Detail); err != nil {
+					return err
+				}
+				f.Before, f.BeforeID = a.Created, a.ID
+			}
+			if err != nil || len(page) < auditPage {
+				return errors.Join(err, w.end())
+			}
+		}
+	})
 }
 
 func writeAudit(w *report, a mirror.APIWrite) error {

@@ -53,7 +53,7 @@ func TestAudit(t *testing.T) {
 			t.Errorf("%s: exit %d %v\n%s%s", args, code, err, out, errOut)
 		}
 	}
-	for _, args := range []string{"--outcome maybe", "--from yesterday", "--customer x!", "--account x", "--format xml", "extra"} {
+	for _, args := range []string{"--outcome maybe", "--from yesterday", "--customer x/y", "--account x", "--format xml", "extra"} {
 		if code, out, errOut := cli(t, environ, append([]string{"audit"}, strings.Fields(args)...)...); code != 2 || out != "" {
 			t.Errorf("%s: exit %d\n%s%s", args, code, out, errOut)
 		}

@@ -23,17 +23,17 @@ func newBackfill(e *env) *cobra.Command {
 		Short: "Make the first copy of an account",
 		Long: lines(
 			"Reads the balance of every customer (one call per 100), then all grants, then every",
-			"history, the largest amounts first. Stop it at any time: the next run goes on where it",
-			"was. serve makes the first copy by itself; this command does the same with a progress",
-			"bar. One process at a time copies an account: while a serve is at it, this command says",
-			"so and ends with exit 1; while this command is at it, a serve waits.",
+			"history, the largest amounts first. Stop it at any time: the next run resumes where it",
+			"stopped. serve makes the first copy by itself; this command does the same with a progress",
+			"bar. One process at a time copies an account: while a serve does it, this command says",
+			"so and ends with exit 1; while this command does it, a serve waits.",
 			"",
 			"Copies the platform's own account and every account in STRIPE_ACCOUNTS."),
 		Args: cobra.NoArgs,
 	}
 	overrides := config.Bind(c.Flags(), config.VarStripeAPIKey, config.VarStripeAPIBase, config.VarStripeAPIVersion,
 		config.VarStripeAccounts, config.VarDatabaseURL, config.VarRedisURL, config.VarStripeRPS, config.VarStripeEndpointRPS,
-		config.VarWorkers, config.VarCustomerFields, config.VarLogLevel, config.VarMaxAttempts)
+		config.VarWorkers, config.VarCustomerFields, config.VarLogLevel, config.VarMaxAttempts, config.VarLedgers)
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
 		roles := []config.Role{config.RoleWorker, config.RoleReconcile}
 		cfg, err := config.LoadFor(e.environ, roles, overrides)
@@ -72,7 +72,7 @@ func backfill(ctx context.Context, e *env, cfg config.Config) (err error) {
 	for _, account := range accounts {
 		if err := backfillAccount(ctx, e.err, parts, account, log); err != nil {
 			if ctx.Err() != nil {
-				return fmt.Errorf("stopped; run it again to go on where it was")
+				return fmt.Errorf("stopped; run it again to resume")
 			}
 			return err
 		}
@@ -119,7 +119,7 @@ func backfillAccount(ctx context.Context, w io.Writer, parts *app.Parts, account
 	return err
 }
 
-// standing tells in words how far a first copy got.
+// standing says in words how far a first copy got.
 func standing(at reconcile.Copied) string {
 	text := fmt.Sprintf("%s, %d customers, %d grants", at.Phase, at.Customers, at.Grants)
 	if at.Phase == "histories" {

@@ -34,7 +34,7 @@ func bindBooks(c *cobra.Command, formats string) *booksFlags {
 	c.Args = cobra.NoArgs
 	c.Flags().StringVar(&f.account, "account", "", `only this connected account (acct_…); "" is the platform's own (default: all)`)
 	c.Flags().StringVar(&f.format, "format", "", formats+" (default: table on a terminal, else csv)")
-	c.Flags().BoolVar(&f.allowGaps, "allow-gaps", false, "exit 0 although customers are left out whose history is not wholly held")
+	c.Flags().BoolVar(&f.allowGaps, "allow-gaps", false, "exit 0 although customers with incomplete histories are left out")
 	return f
 }
 
@@ -133,7 +133,7 @@ type bookStore interface {
 }
 
 func (f *booksFlags) withStore(ctx context.Context, e *env, fn func(bookStore) error) (err error) {
-	cfg, err := config.Load(e.environ, f.overrides)
+	cfg, err := config.LoadUsed(e.environ, nil, f.overrides)
 	if err != nil {
 		return err
 	}
@@ -174,7 +174,7 @@ func (f *booksFlags) told(e *env, out books.Outcome) error {
 		if out.Unproven > int64(len(names)) {
 			names = append(names, "…")
 		}
-		fmt.Fprintf(e.err, "%d customers have no figure and are left out, since their history is not wholly held: %s\n",
+		fmt.Fprintf(e.err, "%d customers have no figure and are left out, since their history is not complete: %s\n",
 			out.Unproven, strings.Join(names, ", "))
 	}
 	for _, d := range out.Differences {
@@ -182,7 +182,7 @@ func (f *booksFlags) told(e *env, out books.Outcome) error {
 			name(d.Key), d.Currency, d.Amount, d.LastEnding)
 	}
 	if more := out.Differing - int64(len(out.Differences)); more > 0 {
-		fmt.Fprintf(e.err, "and %d more balances that their rows do not add up to\n", more)
+		fmt.Fprintf(e.err, "%d more balances differ from the sum of their rows\n", more)
 	}
 	if out.Differing > 0 || out.Unproven > 0 && !f.allowGaps {
 		return errFound
@@ -190,7 +190,7 @@ func (f *booksFlags) told(e *env, out books.Outcome) error {
 	return nil
 }
 
-// name tells whose a customer is.
+// name names a customer with its account.
 func name(k books.Key) string {
 	if k.Account == "" {
 		return k.Customer
@@ -211,7 +211,7 @@ func newBalances(e *env) *cobra.Command {
 	var total, all, nonzero bool
 	c := &cobra.Command{
 		Use:   "balances",
-		Short: "Tell what every customer holds, now or at any moment",
+		Short: "Show what every customer holds, now or at any moment",
 		Long: lines(
 			"One line per customer, ledger and currency, or with --total the sums. In ledger balance a",
 			"negative amount is credit, a positive one is owed; in ledger credits a positive one is",
@@ -222,7 +222,7 @@ func newBalances(e *env) *cobra.Command {
 			"Rows of the balance ledger are dated by created, those of credits by effective_at, there not",
 			"before their grant is effective. A deleted customer holds nothing from the deletion on.",
 			"",
-			"A customer whose history is not wholly held has no figure: it is left out, counted on",
+			"A customer whose history is not complete has no figure: it is left out, counted on",
 			"standard error, and the exit is 1 unless --allow-gaps."),
 	}
 	f := bindBooks(c, "table, csv or json")

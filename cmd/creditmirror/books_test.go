@@ -224,8 +224,14 @@ func number(t *testing.T, s string) int64 {
 // mirrors lists an environment for each database, over the same simulator.
 func mirrors(t *testing.T, w *world) map[string][]string {
 	t.Helper()
+	var accounts []string
+	for _, truth := range w.sim.Truth() {
+		if truth.Account != "" && !slices.Contains(accounts, truth.Account) {
+			accounts = append(accounts, truth.Account)
+		}
+	}
 	common := []string{
-		"STRIPE_API_KEY=sk_test_x", "STRIPE_API_BASE=" + w.url, "STRIPE_ACCOUNTS=acct_north",
+		"STRIPE_API_KEY=sk_test_x", "STRIPE_API_BASE=" + w.url, "STRIPE_ACCOUNTS=" + strings.Join(accounts, ","),
 		"CREDITMIRROR_STRIPE_RPS=5000", "CREDITMIRROR_STRIPE_ENDPOINT_RPS=5000",
 	}
 	return map[string][]string{
@@ -250,7 +256,7 @@ func TestBooksEqualTheSimulatorsLog(t *testing.T) {
 	for _, environ := range dbs {
 		backfilled(t, environ)
 	}
-	// Some are deleted after they were copied; the events tell when.
+	// Some are deleted after they were copied; the events say when.
 	for i, truth := range w.sim.Truth() {
 		if i%7 == 3 && !truth.Deleted {
 			w.remove(t, truth.Account, truth.ID)
@@ -273,10 +279,10 @@ func TestBooksEqualTheSimulatorsLog(t *testing.T) {
 			for _, at := range moments {
 				checkBalances(t, environ, facts, at)
 			}
-			checkRollforward(t, environ, facts, "month", "UTC", "2023-11-10T00:00:00Z", "2026-02-15T07:00:00Z")
-			checkRollforward(t, environ, facts, "month", "Europe/Berlin", "2024-02-01", "2025-04-01")
-			checkRollforward(t, environ, facts, "day", "America/New_York", "2024-02-25", "2024-03-20")
-			checkRollforward(t, environ, facts, "month", "Asia/Kolkata", "2024-01-01", time.Now().AddDate(0, 0, 2).Format(time.DateOnly))
+			checkRollforward(t, environ, facts, "month", "UTC", "2023-11-10T00:00:00Z", "2026-02-15T07:00:00Z", 10)
+			checkRollforward(t, environ, facts, "month", "Europe/Berlin", "2024-02-01", "2025-04-01", 10)
+			checkRollforward(t, environ, facts, "day", "America/New_York", "2024-02-25", "2024-03-20", 10)
+			checkRollforward(t, environ, facts, "month", "Asia/Kolkata", "2024-01-01", time.Now().AddDate(0, 0, 2).Format(time.DateOnly), 10)
 		})
 	}
 }
@@ -325,7 +331,7 @@ func checkBalances(t *testing.T, environ []string, facts []fact, at int64) {
 	}
 }
 
-func checkRollforward(t *testing.T, environ []string, facts []fact, by, zone, from, to string) {
+func checkRollforward(t *testing.T, environ []string, facts []fact, by, zone, from, to string, least int) {
 	t.Helper()
 	loc, err := time.LoadLocation(zone)
 	if err != nil {
@@ -380,7 +386,7 @@ func checkRollforward(t *testing.T, environ []string, facts []fact, by, zone, fr
 			held += amount
 		}
 	}
-	if periods < 10 {
+	if periods < least {
 		t.Errorf("%s %s: only %d periods", by, zone, periods)
 	}
 }

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"encoding/json"
+	"fmt"
+	"maps"
 	"strings"
 	"testing"
 )
 
-// TestBooksSayWhatIsWrong: bad input is told with exit 2, what is not known with exit 1.
+// TestBooksSayWhatIsWrong: bad input is refused with exit 2, what is not known with exit 1.
 func TestBooksSayWhatIsWrong(t *testing.T) {
 	t.Parallel()
 	database, exec := verifyMirror(t)
@@ -35,6 +38,7 @@ func TestBooksSayWhatIsWrong(t *testing.T) {
 		{"rollforward --from 2026-03-01 --to 2026-03-02 --by week", 2, "--by"},
 		{"rollforward --from 2026-03-01 --to 2026-03-02 --split metadata.", 2, "--split"},
 		{"rollforward --from 2026-03-01 --to 2026-03-02 --chart --format csv", 2, "--chart"},
+		{"rollforward --from 2026-03-01 --to 2026-03-02 --check some", 2, "--check"},
 		{"statement", 2, "--customer"},
 		{"statement --customer cus_a", 2, "--account"},
 		{"statement --customer cus_b --account acct_1 --from 2026-04-01 --to 2026-03-01", 2, "not before"},
@@ -90,7 +94,41 @@ func TestBooksSayWhatIsWrong(t *testing.T) {
 			}
 		}
 	}
+	links := func(wantCode int) (rows []map[string]any) {
+		t.Helper()
+		code, out, errOut := cli(t, environ, "explain", "--customer", "cus_b", "--account", "acct_1", "--format", "json", "--redact")
+		if err := json.Unmarshal([]byte(out), &rows); err != nil || code != wantCode {
+			t.Fatalf("explain: exit %d, %v: %s\n%s", code, err, errOut, out)
+		}
+		return rows
+	}
+	kinds, wrong := map[string]int{}, 0
+	for _, l := range links(0) {
+		kinds[fmt.Sprint(l["ledger"], " ", l["link"])]++
+		if l["id"] == "cbtxn_b00002" && (l["before"] != -4200.0 || l["amount"] != 100.0 || l["after"] != -4100.0 || l["told"] != -4100.0 || l["position"] != 2.0 || l["holds"] != true) {
+			t.Errorf("the second link is %v", l)
+		}
+		if l["description"] != nil || l["holds"] != true || len(l) != 24 {
+			t.Errorf("a link is %v", l)
+		}
+	}
+	if want := map[string]int{
+		"balance proof": 1, "balance row": 3, "balance end": 1, "credits proof": 1, "credits grant": 3, "credits row": 6, "credits end": 2,
+	}; !maps.Equal(kinds, want) {
+		t.Errorf("links are %v, want %v", kinds, want)
+	}
 	exec(`UPDATE customer_balance_transactions SET amount = amount + 1 WHERE account = 'acct_1' AND id = 'cbtxn_b00002'`)
+	for _, l := range links(1) {
+		if l["holds"] == false {
+			wrong++
+			if l["id"] != "cbtxn_b00002" || l["after"] != -4099.0 {
+				t.Errorf("the wrong link is %v", l)
+			}
+		}
+	}
+	if wrong != 1 {
+		t.Errorf("%d wrong links, want 1", wrong)
+	}
 	for _, args := range []string{"balances --customer cus_b --account acct_1", "balances --total --account acct_1", "explain --customer cus_b --account acct_1"} {
 		if code, out, errOut := cli(t, environ, strings.Fields(args)...); code != 1 || !strings.Contains(errOut, "the rows add up to -3799, but the last ending balance is -3800") {
 			t.Errorf("%s: exit %d: %s\n%s", args, code, errOut, out)

@@ -99,7 +99,7 @@ var lateCustomer = []string{
 	 ('', 'customer_balance_transactions', 'cus_late', 'cbtxn_late2', 'insert', '2026-01-01T00:00:00.000000Z', '2026-01-01T00:00:00.000000Z')`,
 }
 
-// TestClosedPeriod: a sealed month stays as it is, what comes into it later is told row
+// TestClosedPeriod: a sealed month stays as it is, what comes into it later is listed row
 // by row, and what nothing explains is found by verify.
 func TestClosedPeriod(t *testing.T) {
 	t.Parallel()
@@ -158,7 +158,7 @@ func TestClosedPeriod(t *testing.T) {
 
 			exec(`UPDATE customer_balance_transactions SET amount = amount - 1 WHERE id = (SELECT min(id) FROM customer_balance_transactions
   WHERE account = '' AND currency = 'usd' AND created < '2025-03-01T00:00:00Z' AND customer <> 'cus_late')`)
-			if _, errOut := say(1, "close --explain 2025-03"); !strings.Contains(errOut, "no record of the change feed tells why") {
+			if _, errOut := say(1, "close --explain 2025-03"); !strings.Contains(errOut, "no record of the change feed explains it") {
 				t.Errorf("a change without a record: %s", errOut)
 			}
 			if out, _ := say(1, "verify"); !strings.Contains(out, "books_mismatch,,,usd,") {

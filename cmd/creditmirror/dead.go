@@ -23,43 +23,125 @@ import (
 
 func newDead(e *env) *cobra.Command {
 	c := &cobra.Command{
-		Use:   "dead list|show|retry|drop",
-		Short: "Look after work that failed for good",
+		Use:   "dead list|reasons|show|retry|drop",
+		Short: "Inspect and retry dead letters",
 		Long: lines(
 			"A dead letter is a customer whose sync failed CREDITMIRROR_MAX_ATTEMPTS times, or an event",
 			"that could not be read. Letters are kept in the mirror's database until a sync of the same",
 			"customer succeeds; serve tries those of customers again every hour by itself.",
 			"",
-			"Works beside a serve, and list, show and drop without one."),
+			"Works beside a serve, and all but retry without one. What is retried and dropped is kept",
+			"in operator_actions, with who did it and why (--reason)."),
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			return fmt.Errorf("%w: dead: say list, show, retry or drop", errUsage)
+			return fmt.Errorf("%w: dead: say list, reasons, show, retry or drop", errUsage)
 		},
 	}
-	c.AddCommand(newDeadList(e), newDeadShow(e), newDeadRetry(e), newDeadDrop(e))
+	c.AddCommand(newDeadList(e), newDeadReasons(e), newDeadShow(e), newDeadRetry(e), newDeadDrop(e))
 	return c
 }
 
-// deadPage is how many letters are read at a time: each may hold a body of 1 MiB.
-const deadPage = 50
+// letterFlags choose letters as the console does.
+type letterFlags struct {
+	account, customer, scope, class string
+}
 
-// eachLetter calls do with every letter, by id, without holding more than a page.
-func eachLetter(ctx context.Context, store mirror.DeadLetters, do func(mirror.DeadLetter) error) error {
+func (f *letterFlags) bind(c *cobra.Command) {
+	c.Flags().StringVar(&f.account, "account", "", `only this connected account (acct_…); "" is the platform's own (default: all)`)
+	c.Flags().StringVar(&f.customer, "customer", "", "only this customer (cus_…)")
+	c.Flags().StringVar(&f.scope, "scope", "", "only this scope, such as balance or credits")
+	c.Flags().StringVar(&f.class, "class", "", "only this reason, as dead reasons prints it: with ids and numbers left out")
+}
+
+// chosen reports whether something was chosen.
+func (f *letterFlags) chosen(c *cobra.Command) bool {
+	return c.Flags().Changed("account") || f.customer != "" || f.scope != "" || f.class != ""
+}
+
+// filter is what was chosen.
+func (f *letterFlags) filter(c *cobra.Command) (mirror.LetterFilter, error) {
+	out := mirror.LetterFilter{Customer: f.customer, Scope: mirror.Scope(f.scope), Class: f.class}
+	switch {
+	case f.account != "" && !mirror.ValidAccountID(f.account):
+		return out, fmt.Errorf("%w: --account %q: want acct_…", errUsage, f.account)
+	case c.Flags().Changed("customer") && !mirror.ValidCustomerID(f.customer):
+		return out, fmt.Errorf("%w: --customer %q: want cus_…", errUsage, f.customer)
+	case c.Flags().Changed("scope") && f.scope == "", c.Flags().Changed("class") && f.class == "":
+		return out, fmt.Errorf("%w: --scope and --class want a value", errUsage)
+	}
+	if c.Flags().Changed("account") {
+		out.Accounts = []string{f.account}
+	}
+	return out, nil
+}
+
+// eachLetterOf calls do with every letter that a filter means, by id, a page at a time.
+func eachLetterOf(ctx context.Context, store mirror.Store, f mirror.LetterFilter, do func([]mirror.DeadLetter) error) error {
+	lookout, ok := store.(mirror.Lookout)
+	if !ok {
+		return errors.New("this mirror cannot search dead letters")
+	}
 	for after := ""; ; {
-		page, err := store.DeadLetters(ctx, after, deadPage)
-		if err != nil {
+		page, err := lookout.FindLetters(ctx, f, after, app.MaxRetries)
+		if err != nil || len(page) == 0 {
 			return err
 		}
-		for _, d := range page {
-			if err := do(d); err != nil {
-				return err
-			}
-			after = d.ID
+		if err := do(page); err != nil {
+			return err
 		}
-		if len(page) < deadPage {
+		if after = page[len(page)-1].ID; len(page) < app.MaxRetries {
 			return nil
 		}
 	}
+}
+
+func newDeadReasons(e *env) *cobra.Command {
+	var f letterFlags
+	var format string
+	c := &cobra.Command{
+		Use:   "reasons",
+		Short: "Count the dead letters by their reasons",
+		Long: lines(
+			"One line for each reason and scope, the most letters first. Ids and numbers are left out",
+			"of a reason, so that 12 of one kind stand out among 700,000 of another. list, retry and",
+			"drop take a reason as --class."),
+		Args: cobra.NoArgs,
+	}
+	overrides := config.Bind(c.Flags(), config.VarDatabaseURL)
+	f.bind(c)
+	c.Flags().StringVar(&format, "format", "", "table, csv or json (default: table on a terminal, else csv)")
+	c.RunE = func(cmd *cobra.Command, _ []string) error {
+		filter, err := f.filter(cmd)
+		if err != nil {
+			return err
+		}
+		w, err := newReport(e.out, format, "letters", "class", "scope", "first_failed_at", "last_failed_at")
+		if err != nil {
+			return err
+		}
+		cfg, err := config.LoadUsed(e.environ, nil, overrides, config.VarOpsTLSCert, config.VarOpsTLSKey)
+		if err != nil {
+			return err
+		}
+		return withMirror(cmd.Context(), cfg, func(store mirror.Store) error {
+			lookout, ok := store.(mirror.Lookout)
+			if !ok {
+				return errors.New("this mirror cannot search dead letters")
+			}
+			groups, err := lookout.LetterGroups(cmd.Context(), filter, 10_000)
+			if err != nil {
+				return err
+			}
+			w.head()
+			for _, g := range groups {
+				if err := w.write(g.Count, g.Class, string(g.Scope), g.First, g.Newest); err != nil {
+					return err
+				}
+			}
+			return w.end()
+		})
+	}
+	return c
 }
 
 // withMirror runs do on the mirror's database, as it is.
@@ -73,42 +155,43 @@ func withMirror(ctx context.Context, cfg config.Config, do func(mirror.Store) er
 }
 
 func newDeadList(e *env) *cobra.Command {
-	var account, customer, format string
+	var f letterFlags
+	var format string
 	c := &cobra.Command{
 		Use:   "list",
 		Short: "List the dead letters",
 		Long: lines(
 			"One line for each, by id. An event that could not be read has no customer and no scope.",
-			"Of scope grant_owner and clock_customers, the customer is the credit grant or test clock",
-			"whose customer could not be found out."),
+			"Of scope grant_owner, credit_owner, invoice_owner, note_owner and clock_customers, the customer",
+			"is the credit grant, credit balance transaction, invoice, credit note or test clock whose customer",
+			"could not be found out."),
 		Args: cobra.NoArgs,
 	}
 	overrides := config.Bind(c.Flags(), config.VarDatabaseURL)
-	c.Flags().StringVar(&account, "account", "", `only this connected account (acct_…); "" is the platform's own (default: all)`)
-	c.Flags().StringVar(&customer, "customer", "", "only this customer (cus_…)")
+	f.bind(c)
 	c.Flags().StringVar(&format, "format", "", "table, csv or json (default: table on a terminal, else csv)")
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
-		switch {
-		case account != "" && !mirror.ValidAccountID(account):
-			return fmt.Errorf("%w: --account %q: want acct_…", errUsage, account)
-		case cmd.Flags().Changed("customer") && !mirror.ValidCustomerID(customer):
-			return fmt.Errorf("%w: --customer %q: want cus_…", errUsage, customer)
+		filter, err := f.filter(cmd)
+		if err != nil {
+			return err
 		}
 		w, err := newReport(e.out, format, "id", "account", "customer", "scope", "reason", "attempts", "first_failed_at", "last_failed_at")
 		if err != nil {
 			return err
 		}
-		cfg, err := config.Load(e.environ, overrides)
+		cfg, err := config.LoadUsed(e.environ, nil, overrides, config.VarOpsTLSCert, config.VarOpsTLSKey)
 		if err != nil {
 			return err
 		}
 		return withMirror(cmd.Context(), cfg, func(store mirror.Store) error {
 			w.head()
-			err := eachLetter(cmd.Context(), store, func(d mirror.DeadLetter) error {
-				if cmd.Flags().Changed("account") && d.Target.Account != account || customer != "" && d.Target.ID != customer {
-					return nil
+			err := eachLetterOf(cmd.Context(), store, filter, func(page []mirror.DeadLetter) error {
+				for _, d := range page {
+					if err := w.write(d.ID, d.Target.Account, d.Target.ID, string(d.Target.Scope), d.Reason, d.Attempts, d.FirstFailedAt, d.LastFailedAt); err != nil {
+						return err
+					}
 				}
-				return w.write(d.ID, d.Target.Account, d.Target.ID, string(d.Target.Scope), d.Reason, d.Attempts, d.FirstFailedAt, d.LastFailedAt)
+				return nil
 			})
 			return errors.Join(err, w.end())
 		})
@@ -118,7 +201,11 @@ func newDeadList(e *env) *cobra.Command {
 
 // errNoLetters names ids that there is no letter of.
 func errNoLetters(ids []string) error {
-	return fmt.Errorf("no dead letter %s (see creditmirror dead list)", strings.Join(ids, ", "))
+	names := make([]string, len(ids))
+	for i, id := range ids {
+		names[i] = shown(id)
+	}
+	return fmt.Errorf("no dead letter %s (see creditmirror dead list)", strings.Join(names, ", "))
 }
 
 func newDeadShow(e *env) *cobra.Command {
@@ -130,13 +217,13 @@ func newDeadShow(e *env) *cobra.Command {
 			"Shows everything but the body of an event that could not be read, which may hold your",
 			"customers' data. --payload prints that body alone, byte for byte (on a terminal with",
 			"control characters left out); with --json it comes as payload, in base64."),
-		Args: oneArg("the id of a dead letter, as dead list tells it"),
+		Args: oneArg("the id of a dead letter, as dead list prints it"),
 	}
 	overrides := config.Bind(c.Flags(), config.VarDatabaseURL)
 	c.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
 	c.Flags().BoolVar(&payload, "payload", false, "print the body that could not be read")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
-		cfg, err := config.Load(e.environ, overrides)
+		cfg, err := config.LoadUsed(e.environ, nil, overrides, config.VarOpsTLSCert, config.VarOpsTLSKey)
 		if err != nil {
 			return err
 		}
@@ -254,40 +341,81 @@ func printBody(out io.Writer, body []byte) error {
 func newDeadRetry(e *env) *cobra.Command {
 	var all bool
 	var format string
+	var f letterFlags
+	var deed deedFlags
 	c := &cobra.Command{
-		Use:   "retry [ID...|--all]",
-		Short: "Try dead letters again now",
+		Use:   "retry ID...|--all|--class REASON",
+		Short: "Retry dead letters now",
 		Long: lines(
 			"A customer is marked for a sync, ahead of sweeps; the sync removes the letter when it",
 			"succeeds, and renews it when it fails CREDITMIRROR_MAX_ATTEMPTS times more. An event that",
 			"could not be read is read by this version, taken when it can be read now, and its letter",
-			"removed. A letter that a later sync has resolved is no error.",
+			"removed. A letter that a later sync has resolved is no error. In place of ids, --class,",
+			"--customer, --scope and --account choose letters, as in the console.",
 			"",
 			"With a Redis of its own (CREDITMIRROR_REDIS_URL) it marks there. With the embedded one it",
 			"asks the running serve at CREDITMIRROR_OPS_ADDR. Exits 1 when something is left."),
 	}
-	// Accounts and key tell which events are taken, as they do in serve.
-	overrides := config.Bind(c.Flags(), config.VarDatabaseURL, config.VarRedisURL, config.VarOpsAddr, config.VarStripeAPIKey, config.VarStripeAccounts)
+	// Accounts and key decide which events are taken, as they do in serve.
+	deed.bind(c, config.VarRedisURL, config.VarOpsAddr, config.VarStripeAPIKey, config.VarStripeAccounts)
+	f.bind(c)
 	c.Flags().BoolVar(&all, "all", false, "every dead letter")
 	c.Flags().StringVar(&format, "format", "", "table, csv or json (default: table on a terminal, else csv)")
-	c.Args = func(_ *cobra.Command, args []string) error {
-		if all == (len(args) > 0) {
-			return errors.New("dead retry: give the ids of dead letters, or --all")
-		}
-		return nil
-	}
+	c.Args = func(cmd *cobra.Command, args []string) error { return f.some("dead retry", cmd, args, all) }
 	c.RunE = func(cmd *cobra.Command, args []string) error {
+		filter, err := f.filter(cmd)
+		if err != nil {
+			return err
+		}
 		w, err := newReport(e.out, format, "id", "outcome", "detail")
 		if err != nil {
 			return err
 		}
-		cfg, err := config.Load(e.environ, overrides)
+		cfg, err := config.LoadUsed(e.environ, nil, deed.overrides, config.VarOpsTLSCert, config.VarOpsTLSKey)
 		if err != nil {
 			return err
 		}
-		return retryLetters(cmd.Context(), cfg, distinct(args), w)
+		return retryLetters(cmd.Context(), cfg, distinct(args), filter, deed.reason, w)
 	}
 	return c
+}
+
+// some reports what is wrong with a choice of letters: ids, a filter or all of them, and
+// one of these.
+func (f *letterFlags) some(name string, c *cobra.Command, args []string, all bool) error {
+	n := 0
+	for _, given := range []bool{len(args) > 0, all, f.chosen(c)} {
+		if given {
+			n++
+		}
+	}
+	if n != 1 {
+		return fmt.Errorf("%s: give the ids of dead letters, or --all, or choose by --class, --customer, --scope and --account", name)
+	}
+	return nil
+}
+
+// letterAction is the record of what is done to letters.
+func letterAction(ctx context.Context, store mirror.Store, kind mirror.ActionKind, ids []string, f mirror.LetterFilter, reason string) (mirror.OperatorAction, error) {
+	a := mirror.OperatorAction{Action: kind, Reason: reason, Customer: f.Customer, Detail: f.Class}
+	if len(f.Accounts) == 1 {
+		a.Account = f.Accounts[0]
+	}
+	if len(ids) != 1 {
+		return a, nil
+	}
+	a.Object = ids[0]
+	d, err := store.DeadLetter(ctx, ids[0])
+	switch {
+	case errors.Is(err, mirror.ErrNotFound):
+		return a, nil
+	case err != nil:
+		return a, err
+	}
+	if a.Account = d.Target.Account; d.Target.Scope == mirror.ScopeBalance || d.Target.Scope == mirror.ScopeCredits {
+		a.Customer = d.Target.ID
+	}
+	return a, nil
 }
 
 // distinct drops what was given twice.
@@ -300,8 +428,8 @@ func distinct(ids []string) []string {
 	})
 }
 
-// retryLetters retries the letters named, or all of them where none is.
-func retryLetters(ctx context.Context, cfg config.Config, ids []string, w *report) (err error) {
+// retryLetters retries the letters named, or those that a filter means where none is.
+func retryLetters(ctx context.Context, cfg config.Config, ids []string, f mirror.LetterFilter, reason string, w *report) (err error) {
 	store, err := openMirror(ctx, cfg)
 	if err != nil {
 		return err
@@ -320,9 +448,14 @@ func retryLetters(ctx context.Context, cfg config.Config, ids []string, w *repor
 		defer func() { err = errors.Join(err, parts.Close()) }()
 		retry = parts.RetryDead
 	}
+	action, err := letterAction(ctx, store, mirror.ActionRetry, ids, f, reason)
+	if err != nil {
+		return err
+	}
 	w.head()
 	all := len(ids) == 0
 	var left int
+	var done int64
 	var unknown []string
 	send := func(ids []string) error {
 		if len(ids) == 0 {
@@ -342,6 +475,8 @@ func retryLetters(ctx context.Context, cfg config.Config, ids []string, w *repor
 			}
 			if r.Outcome.Left() {
 				left++
+			} else if r.Outcome != app.RetryResolved {
+				done++
 			}
 			if err := w.write(r.ID, string(r.Outcome), r.Detail); err != nil {
 				return err
@@ -349,26 +484,27 @@ func retryLetters(ctx context.Context, cfg config.Config, ids []string, w *repor
 		}
 		return nil
 	}
-	if all {
-		var batch []string
-		err = eachLetter(ctx, store, func(d mirror.DeadLetter) error {
-			if batch = append(batch, d.ID); len(batch) < app.MaxRetries {
-				return nil
-			}
-			full := batch
-			batch = nil
-			return send(full)
-		})
-		if err == nil {
-			err = send(batch)
+	err = onRecord(ctx, store, action, func() (int64, error) {
+		if all {
+			err := eachLetterOf(ctx, store, f, func(page []mirror.DeadLetter) error {
+				batch := make([]string, len(page))
+				for i, d := range page {
+					batch[i] = d.ID
+				}
+				return send(batch)
+			})
+			return done, err
 		}
-	} else {
 		for batch := range slices.Chunk(ids, app.MaxRetries) {
-			if err = send(batch); err != nil {
-				break
+			if err := send(batch); err != nil {
+				return done, err
 			}
 		}
-	}
+		if done == 0 && len(unknown) > 0 {
+			return 0, errNoLetters(unknown)
+		}
+		return done, nil
+	})
 	if err = errors.Join(err, w.end()); err != nil {
 		return err
 	}
@@ -381,9 +517,9 @@ func retryLetters(ctx context.Context, cfg config.Config, ids []string, w *repor
 	return nil
 }
 
-// resolvedOnes tells letters that a sync has resolved from ids that never were
+// resolvedOnes distinguishes letters that a sync has resolved from ids that never were
 // any. A letter's id is made of its target, so the targets that the mirror holds
-// tell whose it was.
+// show whose it was.
 func resolvedOnes(ctx context.Context, store mirror.Store, results []app.DeadRetry, listed bool) ([]app.DeadRetry, error) {
 	gone := map[string]int{}
 	for i, r := range results {
@@ -444,43 +580,56 @@ func resolvedOnes(ctx context.Context, store mirror.Store, results []app.DeadRet
 }
 
 func newDeadDrop(e *env) *cobra.Command {
-	var yes bool
+	var yes, all bool
+	var f letterFlags
+	var deed deedFlags
 	c := &cobra.Command{
-		Use:   "drop ID...",
+		Use:   "drop ID...|--all|--class REASON",
 		Short: "Delete dead letters",
 		Long: lines(
-			"Deletes what is known of the failure. The letter of a customer comes back when a later",
-			"sync fails again: events that nobody answered are still in the inbox, and the sweeps still",
-			"compare the customer. Of an event that could not be read the body is lost for good: what",
-			"it told of is found by the events sweep within Stripe's 30 days, else by the others.",
+			"Deletes the record of the failure. A customer's letter comes back when a later",
+			"sync fails again: unanswered events are still in the inbox, and the sweeps still",
+			"compare the customer. For an event that could not be read, the body is lost permanently:",
+			"its change is found by the events sweep within Stripe's 30 days, else by the others.",
 			"",
-			"Asks first on a terminal; elsewhere it needs --yes. Deletes nothing when an id is unknown."),
-		Args: cobra.MinimumNArgs(1),
+			"Counts and asks first on a terminal; elsewhere it needs --yes. Deletes nothing when an id is",
+			"unknown. In place of ids, --class, --customer, --scope and --account choose letters, as in",
+			"the console."),
 	}
-	overrides := config.Bind(c.Flags(), config.VarDatabaseURL)
+	c.Args = func(cmd *cobra.Command, args []string) error { return f.some("dead drop", cmd, args, all) }
+	deed.bind(c)
+	f.bind(c)
+	c.Flags().BoolVar(&all, "all", false, "every dead letter")
 	c.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
+		filter, err := f.filter(cmd)
+		if err != nil {
+			return err
+		}
 		in := cmd.InOrStdin()
-		if f, ok := in.(*os.File); !yes && (!ok || !term.IsTerminal(int(f.Fd()))) { //nolint:gosec // a file descriptor fits an int
+		if f, ok := in.(*os.File); !yes && (!ok || !term.IsTerminal(int(f.Fd()))) { // a file descriptor fits an int
 			return fmt.Errorf("%w: dead drop: there is no terminal to ask on; say --yes", errUsage)
 		}
 		ask := func(question string) (bool, error) { return confirm(in, e.err, question) }
 		if yes {
 			ask = func(string) (bool, error) { return true, nil }
 		}
-		cfg, err := config.Load(e.environ, overrides)
+		cfg, err := config.LoadUsed(e.environ, nil, deed.overrides, config.VarOpsTLSCert, config.VarOpsTLSKey)
 		if err != nil {
 			return err
 		}
 		return withMirror(cmd.Context(), cfg, func(store mirror.Store) error {
-			return dropLetters(cmd.Context(), store, distinct(args), e.err, ask)
+			if len(args) == 0 {
+				return dropChosen(cmd.Context(), store, filter, deed.reason, e.err, ask)
+			}
+			return dropLetters(cmd.Context(), store, distinct(args), deed.reason, e.err, ask)
 		})
 	}
 	return c
 }
 
 // dropLetters says what would be lost, asks, and deletes.
-func dropLetters(ctx context.Context, store mirror.DeadLetters, ids []string, talk io.Writer, ask func(question string) (bool, error)) error {
+func dropLetters(ctx context.Context, store mirror.Store, ids []string, reason string, talk io.Writer, ask func(question string) (bool, error)) error {
 	var unknown []string
 	for _, id := range ids {
 		d, err := store.DeadLetter(ctx, id)
@@ -490,9 +639,9 @@ func dropLetters(ctx context.Context, store mirror.DeadLetters, ids []string, ta
 		case err != nil:
 			return err
 		case d.Target.Scope == "":
-			fmt.Fprintf(talk, "%s: a body of %d bytes would be lost for good (%s)\n", id, len(d.Payload), cell(d.Reason))
+			fmt.Fprintf(talk, "%s: a body of %d bytes would be lost permanently (%s)\n", id, len(d.Payload), cell(d.Reason))
 		default:
-			fmt.Fprintf(talk, "%s: %s of %s fails since %s (%s); its %d event ids would be forgotten\n",
+			fmt.Fprintf(talk, "%s: %s of %s has failed since %s (%s); its %d event ids would be forgotten\n",
 				id, d.Target.Scope, d.Target.ID, rfc3339(d.FirstFailedAt), cell(d.Reason), len(d.EventIDs))
 		}
 	}
@@ -506,19 +655,103 @@ func dropLetters(ctx context.Context, store mirror.DeadLetters, ids []string, ta
 	if !sure {
 		return errors.New("nothing was dropped")
 	}
-	dropped := 0
-	for _, id := range ids {
-		switch err := store.DropDeadLetter(ctx, id); {
-		case errors.Is(err, mirror.ErrNotFound): // a sync or somebody else was faster
-		case err != nil:
-			return fmt.Errorf("%d of %d were dropped: %w", dropped, len(ids), err)
-		default:
-			dropped++
-		}
+	action, err := letterAction(ctx, store, mirror.ActionDrop, ids, mirror.LetterFilter{}, reason)
+	if err != nil {
+		return err
+	}
+	var dropped int64
+	err = onRecord(ctx, store, action, func() (int64, error) {
+		err := dropEach(ctx, store, ids, &dropped)
+		return dropped, err
+	})
+	if err != nil {
+		return fmt.Errorf("%d of %d were dropped: %w", dropped, len(ids), err)
 	}
 	fmt.Fprintf(talk, "%d dropped\n", dropped)
 	return nil
 }
+
+// dropEach deletes letters and counts them.
+func dropEach(ctx context.Context, store mirror.DeadLetters, ids []string, dropped *int64) error {
+	for _, id := range ids {
+		switch err := store.DropDeadLetter(ctx, id); {
+		case errors.Is(err, mirror.ErrNotFound): // a sync or somebody else was faster
+		case err != nil:
+			return err
+		default:
+			*dropped++
+		}
+	}
+	return nil
+}
+
+// dropChosen counts the letters that a filter means, asks, and deletes no more than that.
+func dropChosen(ctx context.Context, store mirror.Store, f mirror.LetterFilter, reason string, talk io.Writer, ask func(question string) (bool, error)) error {
+	lookout, ok := store.(mirror.Lookout)
+	if !ok {
+		return errors.New("this mirror cannot search dead letters")
+	}
+	count, err := lookout.CountLetters(ctx, f)
+	if err != nil {
+		return err
+	}
+	some, err := lookout.FindLetters(ctx, f, "", 5)
+	if err != nil {
+		return err
+	}
+	for _, d := range some {
+		fmt.Fprintf(talk, "%s: %s %s (%s)\n", d.ID, d.Target.Scope, d.Target.ID, cell(d.Reason))
+	}
+	if count > int64(len(some)) {
+		fmt.Fprintf(talk, "and %d more\n", count-int64(len(some)))
+	}
+	if count == 0 {
+		fmt.Fprintln(talk, "0 dropped")
+		return nil
+	}
+	sure, err := ask(fmt.Sprintf("drop %d dead letters? [y/N] ", count))
+	if err != nil {
+		return err
+	}
+	if !sure {
+		return errors.New("nothing was dropped")
+	}
+	action, err := letterAction(ctx, store, mirror.ActionDrop, nil, f, reason)
+	if err != nil {
+		return err
+	}
+	var dropped int64
+	err = onRecord(ctx, store, action, func() (int64, error) {
+		left := count
+		err := eachLetterOf(ctx, store, f, func(page []mirror.DeadLetter) error {
+			page = page[:min(int64(len(page)), left)]
+			left -= int64(len(page))
+			ids := make([]string, len(page))
+			for i, d := range page {
+				ids[i] = d.ID
+			}
+			if err := dropEach(ctx, store, ids, &dropped); err != nil {
+				return err
+			}
+			if left == 0 {
+				return errAllDropped
+			}
+			return nil
+		})
+		if errors.Is(err, errAllDropped) {
+			err = nil
+		}
+		return dropped, err
+	})
+	if err != nil {
+		return fmt.Errorf("%d of %d were dropped: %w", dropped, count, err)
+	}
+	fmt.Fprintf(talk, "%d dropped\n", dropped)
+	return nil
+}
+
+// errAllDropped ends a walk over letters once as many were dropped as were counted.
+var errAllDropped = errors.New("all that were counted are dropped")
 
 // confirm asks on a terminal; anything but yes is no.
 func confirm(in io.Reader, out io.Writer, question string) (bool, error) {

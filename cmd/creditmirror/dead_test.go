@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -109,7 +110,7 @@ func TestDeadListShowDropI10(t *testing.T) {
 			{"show " + unknown, 1, "", unknown, ""},
 			{"show", 2, "", "", ""},
 			{"show a b", 2, "", "", ""},
-			{"", 2, "", "list, show, retry or drop", ""},
+			{"", 2, "", "list, reasons, show, retry or drop", ""},
 			{"frobnicate", 2, "", "frobnicate", ""},
 			{"list extra", 2, "", "", ""},
 			{"list --format xml", 2, "", "xml", ""},
@@ -117,12 +118,19 @@ func TestDeadListShowDropI10(t *testing.T) {
 			{"list --customer=", 2, "", "--customer", ""},
 			{"retry", 2, "", "--all", ""},
 			{"retry --all " + customers.ID, 2, "", "--all", ""},
+			{"retry --all --class x", 2, "", "--all", ""},
+			{"retry --class=", 2, "", "--class", ""},
+			{"drop --yes --all " + customers.ID, 2, "", "--all", ""},
+			{"reasons --account cus_1", 2, "", "cus_1", ""},
+			{"reasons --format csv", 0, "1,the event is not valid JSON,,", "", "jane"},
+			{"list --scope credits", 0, connected.ID, "", customers.ID},
+			{"list --account acct_1", 0, connected.ID, "", customers.ID},
 			{"retry --all --format xml", 2, "", "xml", ""},
 			{"drop", 2, "", "", ""},
 			{"drop " + customers.ID, 2, "", "--yes", ""}, // no terminal to ask on
 			{"drop --yes " + unknown + " " + customers.ID, 1, "", unknown, ""},
 			{"list --customer cus_A", 0, customers.ID, "", ""}, // and nothing was dropped
-			{"drop --yes " + body.ID + " " + customers.ID, 0, "", "a body of 32 bytes would be lost for good", "jane"},
+			{"drop --yes " + body.ID + " " + customers.ID, 0, "", "a body of 32 bytes would be lost permanently", "jane"},
 			{"drop --yes " + body.ID, 1, "", body.ID, ""},
 			{"list --account=", 0, header, "", "dead_"},
 		}
@@ -160,6 +168,7 @@ func TestDeadNeedsAMirror(t *testing.T) {
 // faster is a mirror where somebody else drops a letter between look and drop.
 type faster struct {
 	mirror.Store
+	mirror.Operations
 	err error
 }
 
@@ -185,8 +194,8 @@ func TestDeadDropAsks(t *testing.T) {
 			}
 			var talk strings.Builder
 			ask := func(q string) (bool, error) { return confirm(strings.NewReader(answer), &talk, q) }
-			err := dropLetters(t.Context(), store, ids, &talk, ask)
-			if held() == drops || (err == nil) != drops || !strings.Contains(talk.String(), "balance of cus_A fails since 2026-03-01T12:00:00Z") {
+			err := dropLetters(t.Context(), store, ids, "", &talk, ask)
+			if held() == drops || (err == nil) != drops || !strings.Contains(talk.String(), "balance of cus_A has failed since 2026-03-01T12:00:00Z") {
 				t.Errorf("answer %q: held %v, %v\n%s", answer, held(), err, talk.String())
 			}
 		}
@@ -195,15 +204,119 @@ func TestDeadDropAsks(t *testing.T) {
 		}
 		var talk strings.Builder
 		yes := func(string) (bool, error) { return true, nil }
-		if err := dropLetters(t.Context(), faster{store, mirror.ErrNotFound}, ids, &talk, yes); err != nil {
+		if err := dropLetters(t.Context(), faster{store, store.(mirror.Operations), mirror.ErrNotFound}, ids, "", &talk, yes); err != nil {
 			t.Errorf("a letter that went by itself: %v", err)
 		}
 		if err := store.SaveDeadLetter(t.Context(), customers); err != nil {
 			t.Fatal(err)
 		}
 		broken := errors.New("disk full")
-		if err := dropLetters(t.Context(), faster{store, broken}, ids, &talk, yes); !errors.Is(err, broken) {
+		if err := dropLetters(t.Context(), faster{store, store.(mirror.Operations), broken}, ids, "", &talk, yes); !errors.Is(err, broken) {
 			t.Errorf("got %v", err)
+		}
+	})
+}
+
+// What the console does to letters commands do too: chosen by their reason, counted first,
+// and kept with who did it and why.
+func TestDeadByReasonOnRecord(t *testing.T) {
+	t.Parallel()
+	eachMirror(t, func(t *testing.T, url string, store mirror.Store) {
+		environ := []string{"CREDITMIRROR_DATABASE_URL=" + url, "CREDITMIRROR_OPS_ADDR=127.0.0.1:1"}
+		save := func(n int, reason string) string {
+			target := mirror.Target{Scope: mirror.ScopeBalance, ID: fmt.Sprintf("cus_%04d", n)}
+			d := mirror.DeadLetter{ID: mirror.DeadLetterID(target), Target: target, Reason: reason, Attempts: 12, FirstFailedAt: deadAt, LastFailedAt: deadAt}
+			if err := store.SaveDeadLetter(t.Context(), d); err != nil {
+				t.Fatal(err)
+			}
+			return d.ID
+		}
+		const many, few = 450, 12 // more than two pages
+		for n := range many {
+			save(n, fmt.Sprintf("stripe: status 500 for cus_%04d", n))
+		}
+		for n := range few {
+			save(1000+n, "the database refuses the values")
+		}
+		one := save(2000, "odd")
+		do := func(want int, args ...string) (string, string) {
+			t.Helper()
+			code, out, errOut := cli(t, environ, append([]string{"dead"}, args...)...)
+			if code != want {
+				t.Fatalf("dead %q: exit %d, want %d\n%s%s", args, code, want, out, errOut)
+			}
+			return out, errOut
+		}
+		reasons, _ := do(0, "reasons", "--format", "csv")
+		if !strings.Contains(reasons, "12,the database refuses the values,balance,") || !strings.Contains(reasons, "450,stripe: status 500 for cus_…,balance,") {
+			t.Errorf("reasons:\n%s", reasons)
+		}
+		if list, _ := do(0, "list", "--class", "the database refuses the values", "--format", "csv"); strings.Count(list, "\n") != 1+few {
+			t.Errorf("the rare ones:\n%s", list)
+		}
+		do(2, "drop", "--class", "the database refuses the values") // no terminal to ask on
+		_, said := do(0, "drop", "--yes", "--class", "stripe: status 500 for cus_…", "--reason", "Stripe was away")
+		if !strings.Contains(said, "and 445 more") || !strings.Contains(said, "450 dropped") {
+			t.Errorf("drop says:\n%s", said)
+		}
+		do(0, "drop", "--yes", one, "--reason", "not one of ours")
+		do(1, "retry", "--class", "the database refuses the values", "--reason", "mended") // no serve runs
+		left, err := store.(mirror.Lookout).CountLetters(t.Context(), mirror.LetterFilter{})
+		if err != nil || left != few {
+			t.Errorf("%d letters are left, want %d; %v", left, few, err)
+		}
+		actions, err := store.(mirror.Operations).Actions(t.Context(), mirror.ActionFilter{}, 10)
+		if err != nil || len(actions) != 3 {
+			t.Fatal(actions, err)
+		}
+		retry, drop, all := actions[0], actions[1], actions[2]
+		if retry.Action != mirror.ActionRetry || retry.Outcome != mirror.ActionFailed || retry.Reason != "mended" || !strings.Contains(retry.Detail, "no serve answers") {
+			t.Errorf("retry: %+v", retry)
+		}
+		if drop.Action != mirror.ActionDrop || drop.Outcome != mirror.ActionDone || drop.Object != one || drop.Customer != "cus_2000" || drop.Count != 1 || drop.Reason != "not one of ours" {
+			t.Errorf("drop of one: %+v", drop)
+		}
+		if all.Action != mirror.ActionDrop || all.Outcome != mirror.ActionDone || all.Count != many || all.Detail != "stripe: status 500 for cus_…" || all.Reason != "Stripe was away" || !strings.HasPrefix(all.Actor, "command") {
+			t.Errorf("drop of all of a reason: %+v", all)
+		}
+	})
+}
+
+// Nothing is dropped that was not counted, nor without its record.
+func TestDeadDropChosen(t *testing.T) {
+	t.Parallel()
+	eachMirror(t, func(t *testing.T, _ string, store mirror.Store) {
+		save := func(n int) {
+			target := mirror.Target{Scope: mirror.ScopeBalance, ID: fmt.Sprintf("cus_%04d", n)}
+			if err := store.SaveDeadLetter(t.Context(), mirror.DeadLetter{ID: mirror.DeadLetterID(target), Target: target, Reason: "x", Attempts: 1, FirstFailedAt: deadAt, LastFailedAt: deadAt}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		save(1)
+		save(2)
+		count := func() int64 {
+			n, err := store.(mirror.Lookout).CountLetters(t.Context(), mirror.LetterFilter{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+		var talk strings.Builder
+		no := func(string) (bool, error) { return false, nil }
+		if err := dropChosen(t.Context(), store, mirror.LetterFilter{}, "", &talk, no); err == nil || count() != 2 {
+			t.Errorf("no: %v, %d left", err, count())
+		}
+		more := func(string) (bool, error) { save(3); save(4); return true, nil }
+		if err := dropChosen(t.Context(), store, mirror.LetterFilter{}, "", &talk, more); err != nil || count() != 2 {
+			t.Errorf("two were counted of four: %v, %d left", err, count())
+		}
+		unrecorded := struct {
+			mirror.Store
+			mirror.Lookout
+		}{store, store.(mirror.Lookout)}
+		yes := func(string) (bool, error) { return true, nil }
+		if err := dropChosen(t.Context(), unrecorded, mirror.LetterFilter{}, "", &talk, yes); err == nil || count() != 2 {
+			t.Errorf("without a record: %v, %d left", err, count())
 		}
 	})
 }

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -27,7 +28,7 @@ const webhookPath = "/webhooks/stripe"
 
 type endpointOptions struct {
 	url, account, secretFile string
-	connect, asJSON          bool
+	connect, asJSON, thin    bool
 	finish, force            bool
 }
 
@@ -56,8 +57,16 @@ func newEndpoint(e *env) *cobra.Command {
 // endpointCommand adds what the sub-commands have in common. The work gets a
 // Service and what is wanted.
 func endpointCommand(e *env, c *cobra.Command, o *endpointOptions, needsURL bool, work func(ctx context.Context, s *endpoint.Service, w endpoint.Wanted) error) *cobra.Command {
+	return endpointCommandWith(e, c, o, needsURL, func(ctx context.Context, _ config.Config, s *endpoint.Service, w endpoint.Wanted) error {
+		return work(ctx, s, w)
+	})
+}
+
+// endpointCommandWith is endpointCommand for work that wants the configuration, too.
+func endpointCommandWith(e *env, c *cobra.Command, o *endpointOptions, needsURL bool, work func(ctx context.Context, cfg config.Config, s *endpoint.Service, w endpoint.Wanted) error) *cobra.Command {
 	overrides := config.Bind(c.Flags(), config.VarStripeAPIKey, config.VarStripeAPIBase, config.VarStripeAPIVersion)
 	c.Flags().StringVar(&o.account, "account", "", "the connected account (acct_…) whose own endpoint it is (default: the platform's)")
+	c.Flags().BoolVar(&o.thin, "thin", false, "an event destination of thin events (Stripe's v2 API) instead of a webhook endpoint of snapshot events")
 	if needsURL {
 		c.Flags().StringVar(&o.url, "url", "", "where Stripe reaches the receiver, such as https://mirror.example.com"+webhookPath)
 		c.Flags().BoolVar(&o.connect, "connect", false, "the endpoint for the events of all connected accounts")
@@ -66,7 +75,7 @@ func endpointCommand(e *env, c *cobra.Command, o *endpointOptions, needsURL bool
 		if err := o.check(needsURL); err != nil {
 			return err
 		}
-		cfg, err := config.LoadFor(e.environ, []config.Role{config.RoleReconcile}, overrides) // a role that needs the key
+		cfg, err := config.LoadUsed(e.environ, []config.Role{config.RoleReconcile}, overrides) // a role that needs the key
 		if err != nil {
 			return err
 		}
@@ -75,8 +84,8 @@ func endpointCommand(e *env, c *cobra.Command, o *endpointOptions, needsURL bool
 			return err
 		}
 		defer client.Close()
-		return work(cmd.Context(), endpoint.New(client), endpoint.Wanted{
-			URL: o.url, Account: o.account, Connect: o.connect,
+		return work(cmd.Context(), cfg, endpoint.New(client), endpoint.Wanted{
+			URL: o.url, Account: o.account, Connect: o.connect, Thin: o.thin,
 			Version: cfg.StripeAPIVersion, Livemode: cfg.Mode() == config.ModeLive,
 		})
 	}
@@ -107,12 +116,17 @@ const secretFileHelp = "write the signing secret to this file, before those that
 func endpointCreate(e *env) *cobra.Command {
 	var o endpointOptions
 	c := &cobra.Command{
-		Use: "create", Short: "Make the endpoint, or mend the one that is there", Args: cobra.NoArgs,
+		Use: "create", Short: "Create the endpoint, or repair the existing one", Args: cobra.NoArgs,
 		Long: lines(
 			"Registers exactly the event types that the mirror needs, at the API version that reads are",
-			"pinned to, and prints the signing secret (alone, on standard output), which Stripe tells only",
-			"this once. Where the endpoint is there already, it gets the types that it lacks, and is",
-			"enabled again; its secret is not told. Doing it twice changes nothing."),
+			"pinned to, and prints the signing secret (alone, on standard output), which Stripe shows only",
+			"this once. An existing endpoint gets the types that it lacks, and is",
+			"enabled again; its secret is not shown. Running it twice changes nothing.",
+			"",
+			"With --thin it is an event destination (Stripe's v2 API) of the thin twins of these types, which",
+			"Stripe makes since 2026-09-30.endive. They name what changed and carry nothing of it. An event",
+			"that comes by both is taken once; check says when both kinds deliver to one URL. The key that",
+			"serve runs with then needs read access to Invoices and Credit notes as well."),
 	}
 	c.Flags().StringVar(&o.secretFile, "secret-file", "", secretFileHelp)
 	return endpointCommand(e, c, &o, true, func(ctx context.Context, s *endpoint.Service, w endpoint.Wanted) error {
@@ -126,9 +140,9 @@ func endpointCreate(e *env) *cobra.Command {
 		}
 		switch {
 		case made.Created:
-			fmt.Fprintf(e.err, "%s made for %s\n", made.Endpoint.ID, w.URL)
+			fmt.Fprintf(e.err, "%s created for %s\n", made.Endpoint.ID, w.URL)
 		default:
-			fmt.Fprintf(e.err, "%s is there already; its secret is in Stripe's dashboard, or make a new one with endpoint rotate\n", made.Endpoint.ID)
+			fmt.Fprintf(e.err, "%s exists already; its secret is in Stripe's dashboard, or create a new one with endpoint rotate\n", made.Endpoint.ID)
 			for what, types := range map[string][]string{"added": made.Added, "removed": made.Removed} {
 				if len(types) > 0 {
 					fmt.Fprintf(e.err, "%s: %s\n", what, strings.Join(types, ", "))
@@ -143,7 +157,7 @@ func endpointCreate(e *env) *cobra.Command {
 }
 
 // keep says where secrets go. A file is tried before Stripe is asked for a secret
-// that it tells only once.
+// that it shows only once.
 func (o *endpointOptions) keep(e *env) (endpoint.Keep, error) {
 	if o.secretFile == "" {
 		return func(secret string) error {
@@ -168,7 +182,7 @@ func (o *endpointOptions) keep(e *env) (endpoint.Keep, error) {
 
 // readSecrets reads the comma separated list that STRIPE_WEBHOOK_SECRET_FILE takes.
 func readSecrets(path string) ([]string, error) {
-	text, err := os.ReadFile(path) //nolint:gosec // the path is the user's
+	text, err := os.ReadFile(path) // #nosec G304 -- the path is the user's
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -200,10 +214,10 @@ func writeSecrets(path string, list []string) error {
 
 func endpointList(e *env) *cobra.Command {
 	var o endpointOptions
-	c := &cobra.Command{Use: "list", Short: "List all webhook endpoints of the account", Args: cobra.NoArgs}
+	c := &cobra.Command{Use: "list", Short: "List all webhook endpoints of the account, with --thin its event destinations", Args: cobra.NoArgs}
 	c.Flags().BoolVar(&o.asJSON, "json", false, "print as JSON")
 	return endpointCommand(e, c, &o, false, func(ctx context.Context, s *endpoint.Service, w endpoint.Wanted) error {
-		all, _, err := s.List(ctx, w.Account)
+		all, _, err := s.List(ctx, w.Account, w.Thin)
 		if err != nil {
 			return err
 		}
@@ -254,17 +268,22 @@ func orDash(s string) string {
 func endpointCheck(e *env) *cobra.Command {
 	var o endpointOptions
 	c := &cobra.Command{
-		Use: "check", Short: "Tell what is missing, whether deliveries fail, and the clock's skew", Args: cobra.NoArgs,
+		Use: "check", Short: "Report missing event types, failed deliveries and clock skew", Args: cobra.NoArgs,
 		Long: lines(
 			"Compares the endpoint with what the mirror needs: is it there and enabled, has it every event",
 			"type, an API version that knows billing credits, does this host's clock agree with Stripe's,",
-			"and were the events of the last 24 hours delivered. Changes nothing; exits 1 on a problem."),
+			"and were the events of the last 24 hours delivered. Where they were not, it says what the mirror",
+			"knows of why: CREDITMIRROR_DATABASE_URL, or the serve at CREDITMIRROR_OPS_ADDR, is asked for",
+			"what its receivers refused. Changes nothing; exits 1 on a problem."),
 	}
 	c.Flags().BoolVar(&o.asJSON, "json", false, "print as JSON")
-	return endpointCommand(e, c, &o, true, func(ctx context.Context, s *endpoint.Service, w endpoint.Wanted) error {
+	return endpointCommandWith(e, c, &o, true, func(ctx context.Context, cfg config.Config, s *endpoint.Service, w endpoint.Wanted) error {
 		findings, err := s.Check(ctx, w)
 		if err != nil {
 			return err
+		}
+		if slices.ContainsFunc(findings, func(f endpoint.Finding) bool { return f.Problem && f.About == "deliveries" }) {
+			findings = append(findings, causes(ctx, cfg, w.URL)...)
 		}
 		problems := 0
 		for _, f := range findings {
@@ -288,15 +307,44 @@ func endpointCheck(e *env) *cobra.Command {
 	})
 }
 
+// causes are the likely reasons why deliveries fail, by what the mirror knows.
+func causes(ctx context.Context, cfg config.Config, address string) []endpoint.Finding {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	elsewhere := "Stripe does not reach it: the name or port of " + address + ", a firewall, a proxy, a certificate, or no serve with the role webhook behind it"
+	status, err := readStatus(ctx, cfg)
+	if i := slices.IndexFunc(status.Problems, app.Problem.Blind); err == nil && i >= 0 {
+		err = errors.New(status.Problems[i].What + ": " + status.Problems[i].Detail)
+	}
+	if err != nil {
+		return []endpoint.Finding{
+			{About: "cause", Text: "could not learn what the receiver refused: " + err.Error()},
+			{About: "cause", Text: "likely STRIPE_WEBHOOK_SECRET is not that of this endpoint (status says so where serve runs), or " + elsewhere},
+		}
+	}
+	var list []endpoint.Finding
+	for _, p := range status.Problems {
+		if p.Webhooks {
+			list = append(list, endpoint.Finding{Problem: true, About: "cause", Text: p.What + " (" + p.Detail + "): " + p.Do})
+		}
+	}
+	if len(list) == 0 {
+		list = append(list, endpoint.Finding{About: "cause", Text: "the receiver refused none within the hour, so likely " + elsewhere})
+	}
+	return list
+}
+
 func endpointDelete(e *env) *cobra.Command {
 	var o endpointOptions
 	var id string
 	c := &cobra.Command{
-		Use: "delete we_…", Short: "Delete an endpoint", Args: func(_ *cobra.Command, args []string) error {
-			if len(args) != 1 || !strings.HasPrefix(args[0], "we_") {
-				return fmt.Errorf("%w: want the id of one endpoint, we_…", errUsage)
+		Use: "delete we_…|ed_…", Short: "Delete an endpoint or an event destination", Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 1 || !strings.HasPrefix(args[0], "we_") && !strings.HasPrefix(args[0], endpoint.DestinationPrefix) {
+				return fmt.Errorf("%w: want the id of one endpoint, we_…, or event destination, ed_…", errUsage)
 			}
-			id = args[0]
+			if id = args[0]; o.thin && !strings.HasPrefix(id, endpoint.DestinationPrefix) {
+				return fmt.Errorf("%w: --thin: the id of an event destination begins with ed_", errUsage)
+			}
 			return nil
 		},
 	}
@@ -305,7 +353,7 @@ func endpointDelete(e *env) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(e.err, "%s of %s is deleted; the events sweep goes on finding what it would have told\n", gone.ID, gone.URL)
+		fmt.Fprintf(e.err, "%s of %s is deleted; the events sweep still finds the events that it would have delivered\n", gone.ID, gone.URL)
 		return nil
 	})
 }
@@ -313,7 +361,7 @@ func endpointDelete(e *env) *cobra.Command {
 func endpointRotate(e *env) *cobra.Command {
 	var o endpointOptions
 	c := &cobra.Command{
-		Use: "rotate", Short: "Exchange the signing secret without losing an event", Args: cobra.NoArgs,
+		Use: "rotate", Short: "Replace the signing secret without losing an event", Args: cobra.NoArgs,
 		Long: lines(
 			"In two steps. The first makes a second endpoint of the same URL, with a secret of its own:",
 			"",
@@ -322,11 +370,12 @@ func endpointRotate(e *env) *cobra.Command {
 			"Give both secrets to the receivers (STRIPE_WEBHOOK_SECRET takes several) and restart them. Both",
 			"endpoints deliver every event and each is taken once, whichever secret signed it; what a receiver",
 			"refuses before it knows the new one, the old one delivers. The second step deletes the old",
-			"endpoint, once Stripe tells that the new one's deliveries are accepted:",
+			"endpoint, once Stripe reports that the new one's deliveries are accepted:",
 			"",
 			"  creditmirror endpoint rotate --url … --secret-file whsec --finish     whsec now holds NEW",
 			"",
-			"It is also the way to an endpoint of a newer API version."),
+			"It is also the way to an endpoint of a newer API version. Stripe does not report whether thin",
+			"events (--thin) were delivered: for those, the second step needs --force."),
 	}
 	c.Flags().StringVar(&o.secretFile, "secret-file", "", secretFileHelp)
 	c.Flags().BoolVar(&o.finish, "finish", false, "the second step")
@@ -346,7 +395,7 @@ func endpointRotate(e *env) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(e.err, "%s made beside the old endpoint; next: give the receivers both secrets, restart them, then rotate --finish\n", made.ID)
+		fmt.Fprintf(e.err, "%s created beside the old endpoint; next: give the receivers both secrets, restart them, then rotate --finish\n", made.ID)
 		return nil
 	})
 }
@@ -368,6 +417,6 @@ func (o *endpointOptions) finishRotation(ctx context.Context, e *env, s *endpoin
 			return fmt.Errorf("--secret-file: take the old secret out by hand: %w", err)
 		}
 	}
-	fmt.Fprintf(e.err, "%s delivers alone; take the old secret out of STRIPE_WEBHOOK_SECRET at the next restart\n", kept.ID)
+	fmt.Fprintf(e.err, "only %s delivers now; take the old secret out of STRIPE_WEBHOOK_SECRET at the next restart\n", kept.ID)
 	return nil
 }

@@ -14,7 +14,7 @@ func newErase(e *env) *cobra.Command {
 	var account string
 	c := &cobra.Command{
 		Use:   "erase CUSTOMER",
-		Short: "Take a deleted customer's personal data out, and keep the amounts",
+		Short: "Remove a deleted customer's personal data and keep the amounts",
 		Long: lines(
 			"Takes out of the mirror what may be personal of a customer that is deleted at Stripe: what is",
 			"held of the customer besides its credit, and the descriptions, names and metadata of its",
@@ -33,7 +33,7 @@ func newErase(e *env) *cobra.Command {
 		case account != "" && !mirror.ValidAccountID(account):
 			return fmt.Errorf("%w: --account: want acct_…", errUsage)
 		}
-		cfg, err := config.Load(e.environ, overrides)
+		cfg, err := config.LoadUsed(e.environ, nil, overrides)
 		if err != nil {
 			return err
 		}

@@ -25,7 +25,7 @@ func newHealthcheck(e *env) *cobra.Command {
 		Short: "Ask the serve on this host whether it is ready",
 		Long: lines(
 			"Asks /readyz at CREDITMIRROR_OPS_ADDR and exits 0 when the process is ready, 1 when it",
-			"is not or does not answer; then it tells which dependency is missing. It is for places",
+			"is not or does not answer; then it names the dependency that is missing. It is for places",
 			"without a shell or curl: HEALTHCHECK of the container image, exec probes, units."),
 		Args: cobra.NoArgs,
 	}
@@ -36,7 +36,7 @@ func newHealthcheck(e *env) *cobra.Command {
 		if timeout <= 0 {
 			return fmt.Errorf("%w: --timeout %v: want more than 0", errUsage, timeout)
 		}
-		cfg, err := config.Load(e.environ, overrides)
+		cfg, err := config.LoadUsed(e.environ, nil, overrides, config.VarOpsTLSCert, config.VarOpsTLSKey)
 		if err != nil {
 			return err
 		}

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/http"
@@ -33,10 +32,10 @@ func reachServe(cfg config.Config) (localServe, error) {
 	s.base = "https://" + localAddr(cfg.OpsAddr)
 	transport.TLSClientConfig = &tls.Config{
 		MinVersion: tls.VersionTLS12,
-		//nolint:gosec // what is checked instead is stronger: it is one certificate that is taken
+		// #nosec G402 -- what is checked instead is stronger: it is one certificate that is taken
 		InsecureSkipVerify: true,
-		VerifyPeerCertificate: func(raw [][]byte, _ [][]*x509.Certificate) error {
-			if len(raw) == 0 || !bytes.Equal(raw[0], pair.Certificate[0]) {
+		VerifyConnection: func(c tls.ConnectionState) error { // of a resumed session too
+			if len(c.PeerCertificates) == 0 || !bytes.Equal(c.PeerCertificates[0].Raw, pair.Certificate[0]) {
 				return errors.New("it shows another certificate than the configuration names")
 			}
 			return nil

@@ -37,7 +37,7 @@ func newMigrate(e *env) *cobra.Command {
 		if cmd.Flags().Changed("from") || cmd.Flags().Changed("to") {
 			return move(cmd.Context(), e, from, to, cmd.Flags().Changed("to"), overrides)
 		}
-		cfg, err := config.Load(e.environ, overrides)
+		cfg, err := config.LoadUsed(e.environ, nil, overrides)
 		if err != nil {
 			return err
 		}
@@ -58,7 +58,7 @@ func newMigrate(e *env) *cobra.Command {
 func newVersion(e *env) *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
-		Use: "version", Short: "Tell the version of this binary", Args: cobra.NoArgs,
+		Use: "version", Short: "Print the version of this binary", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			b := app.ReadBuild()
 			if asJSON {

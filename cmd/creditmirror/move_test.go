@@ -130,8 +130,11 @@ func TestMoveBetweenDatabases(t *testing.T) {
 	}
 	total := 0
 	for _, table := range mirror.Tables() {
+		if table.Derived() {
+			continue
+		}
 		a, b, c := fromSQLite(t, first, table.Name), fromPostgres(t, url, table.Name), fromSQLite(t, third, table.Name)
-		if table.Name == "leases" || table.Name == "export_cursors" { // of one database
+		if table.Name == "leases" || table.Name == "export_cursors" || table.Name == "console_sessions" { // of one database
 			continue
 		}
 		total += len(a)
@@ -168,7 +171,7 @@ func TestMoveBetweenDatabases(t *testing.T) {
 		}
 	}
 
-	// Never over what is there, and the message tells whose fault it is.
+	// Never over what is there, and the message says whose fault it is.
 	if code, _, errOut := cli(t, environ, "migrate", "--from", "sqlite:"+first); code != 1 || !strings.Contains(errOut, "not empty") {
 		t.Errorf("into a full one: exit %d, %s", code, errOut)
 	}
@@ -194,9 +197,10 @@ func plant(t *testing.T, path string) {
 	}
 	defer db.Close()
 	for _, statement := range []string{
-		`INSERT INTO dead_letters VALUES ('', 'dead_1', 'cus_x', 'balance', 'a reason with "quotes", ünïcode and a' || char(10) || 'line', 12, '["evt_1"]', x'00ff10', '2026-01-01T00:00:00.000001Z', '2026-01-01T00:00:00.999999Z', NULL, '2026-01-01T00:00:00.000000Z')`,
-		`INSERT INTO dead_letters VALUES ('acct_1', 'dead_2', '', '', '', 0, '[]', x'', '2026-01-01T00:00:00.000000Z', '2026-01-01T00:00:00.100000Z', '9999-12-31T00:00:00.000000Z', '2026-01-01T00:00:00.000000Z')`,
+		`INSERT INTO dead_letters VALUES ('', 'dead_1', 'cus_x', 'balance', 'a reason with "quotes", ünïcode and a' || char(10) || 'line', 12, '["evt_1"]', x'00ff10', '2026-01-01T00:00:00.000001Z', '2026-01-01T00:00:00.999999Z', NULL, '2026-01-01T00:00:00.000000Z', 'a reason')`,
+		`INSERT INTO dead_letters VALUES ('acct_1', 'dead_2', '', '', '', 0, '[]', x'', '2026-01-01T00:00:00.000000Z', '2026-01-01T00:00:00.100000Z', '9999-12-31T00:00:00.000000Z', '2026-01-01T00:00:00.000000Z', '')`,
 		`INSERT INTO drift_findings VALUES ('', 'drift_plant', 'field_mismatch', 'cus_x', 'balance', '', 'cbtxn_x', '9223372036854775807', '-9223372036854775808', 'unknown', '2026-01-01T00:00:00.000000Z', NULL, '2026-01-01T00:00:00.000000Z', 1)`,
+		`INSERT INTO operator_actions VALUES ('acct_1', 'act_1', '2026-01-01T00:00:00.000001Z', 'on-call', '192.0.2.1', 'sync', 'cus_x', '', 'a customer "asked"', 'done', 1, '', '2026-01-01T00:00:00.000000Z')`,
 		`INSERT INTO accounts VALUES ('acct_1', '2026-01-01T00:00:00.000000Z', '2026-01-01T00:00:00.000000Z')`,
 		`INSERT INTO api_writes VALUES ('acct_1', 'req_1', '2026-01-01T00:00:00.000001Z', 'billing', 'adjust', 'cus_x', 'cbtxn_x', -9223372036854775808, 'usd', 'abc', '192.0.2.1', 'req_s', 200, 'done', '', 7, '2026-01-01T00:00:00.000000Z'),
 			('', 'req_2', '2026-01-01T00:00:00.000002Z', '', '', '', '', NULL, NULL, '', '', '', 401, 'refused', 'wrong_key', 0, '2026-01-01T00:00:00.000000Z')`,

@@ -41,7 +41,7 @@ func newReconcile(e *env) *cobra.Command {
 			"events    finds events that Stripe lists and the mirror never applied (one call per 100)",
 			"balances  compares the balance of every customer and every grant (one call per 100)",
 			"scrub     reads every history anew, from its first row to its last (a call or more per customer);",
-			"          with --dry-run, or without repair, it compares every field and tells what differs",
+			"          with --dry-run, or without repair, it compares every field and reports what differs",
 			"",
 			"Prints the differences that it found, those repaired with the time of their repair, and any",
 			"others that are still open. Exits 1 when something is left. Stopped before its end, it prints",
@@ -49,7 +49,7 @@ func newReconcile(e *env) *cobra.Command {
 	}
 	overrides := config.Bind(c.Flags(), config.VarStripeAPIKey, config.VarStripeAPIBase, config.VarStripeAPIVersion,
 		config.VarStripeAccounts, config.VarDatabaseURL, config.VarRedisURL, config.VarStripeRPS, config.VarStripeEndpointRPS,
-		config.VarWorkers, config.VarCustomerFields, config.VarLogLevel, config.VarMaxAttempts, config.VarInbox, config.VarRepair)
+		config.VarWorkers, config.VarCustomerFields, config.VarLogLevel, config.VarMaxAttempts, config.VarInbox, config.VarRepair, config.VarLedgers)
 	c.Flags().BoolVar(&o.dryRun, "dry-run", false, "report what differs, change nothing and mark nothing")
 	c.Flags().StringVar(&o.account, "account", "", `only this connected account (acct_…); "" is the platform's own (default: all)`)
 	c.Flags().StringVar(&o.format, "format", "", "table, csv or json (default: table on a terminal, else csv)")
@@ -152,7 +152,7 @@ func runReconcile(ctx context.Context, e *env, cfg config.Config, o reconcileOpt
 }
 
 // withOpen adds the differences that are on record and open, as the run that repairs
-// tells them too.
+// reports them too.
 func withOpen(found, open []mirror.Finding) []mirror.Finding {
 	type difference struct {
 		kind                                mirror.DriftKind
@@ -186,7 +186,7 @@ func brokenOff(ctx context.Context, err error) error {
 	if err == nil || ctx.Err() == nil {
 		return err
 	}
-	return fmt.Errorf("stopped before the end, and told what was found until then (what was marked for repair stays marked in a Redis of its own): %w", err)
+	return fmt.Errorf("stopped before the end; what was found until then is printed (repairs stay queued where Redis is not embedded): %w", err)
 }
 
 // passes runs the sweep over each account and returns what it met, also when it
@@ -202,7 +202,7 @@ func passes(ctx context.Context, progress io.Writer, parts *app.Parts, o reconci
 			}
 			fmt.Fprintf(progress, "account %q: %d events since %s, %d missed\n", account, result.Seen, rfc3339(result.From), result.Missed)
 			if result.Late > 0 {
-				fmt.Fprintf(progress, "%d more came while no receiver ran, or before the first copy: they are brought, and nothing was lost\n", result.Late)
+				fmt.Fprintf(progress, "%d more came while no receiver ran, or before the first copy: they are enqueued, and nothing was lost\n", result.Late)
 			}
 			if result.Beyond {
 				fmt.Fprintln(progress, "older events are no longer listed by Stripe: run reconcile balances and reconcile scrub")
@@ -214,6 +214,9 @@ func passes(ctx context.Context, progress io.Writer, parts *app.Parts, o reconci
 				return found, unread, err
 			}
 			fmt.Fprintf(progress, "account %q: %d customers, %d grants, %d differences\n", account, result.Customers, result.Grants, len(result.Findings))
+			for _, part := range result.Limited {
+				fmt.Fprintf(progress, "account %q: not compared: %s, which the key may not read (status names the permission)\n", account, part)
+			}
 		case reconcile.SweepScrub:
 			if o.dryRun || !parts.Config.Repair {
 				reported, err := parts.ScrubReport(o.dryRun, log).Run(ctx, account, "", 0, nil)
@@ -245,7 +248,11 @@ func passes(ctx context.Context, progress io.Writer, parts *app.Parts, o reconci
 // unfinished lists histories of the accounts that are not read to their end.
 func unfinished(ctx context.Context, parts *app.Parts, accounts []string) (targets []mirror.Target, err error) {
 	for _, account := range accounts {
-		for _, scope := range []mirror.Scope{mirror.ScopeBalance, mirror.ScopeCredits} {
+		limits, err := reconcile.ReadLimits(ctx, parts.Store, account)
+		if err != nil {
+			return nil, err
+		}
+		for _, scope := range limits.Ledgers(app.Ledgers(parts.Config)).Scopes() {
 			list, err := parts.Store.Unsynced(ctx, account, scope, mirror.Unread{}, 500)
 			if err != nil {
 				return nil, err

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/creditmirror/creditmirror/internal/patience"
 	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/stripesim"
 )
@@ -72,7 +73,7 @@ func TestReconcileCommand(t *testing.T) {
 	}
 }
 
-// An argument that is missing, too many or wrong is told with what it has to be.
+// An argument that is missing, too many or wrong is refused with what it has to be.
 func TestOneArgument(t *testing.T) {
 	t.Parallel()
 	for args, want := range map[string]string{
@@ -163,7 +164,7 @@ func (b *behind) forge(id string) {
 	b.exec(`UPDATE customer_balance_transactions SET amount = amount - 7, raw = ?, digest = ? WHERE id = ?`, raw, mirror.Digest([]byte(raw)), id)
 }
 
-// A reply that rewrites history is refused, told as a finding, and not waited for:
+// A reply that rewrites history is refused, reported as a finding, and not waited for:
 // not by the first scrub that meets it, and not by the next one. Everything else is
 // read and repaired beside it.
 func TestReconcileScrubDoesNotWaitForWhatIsRefused(t *testing.T) {
@@ -211,7 +212,7 @@ func TestReconcileScrubDoesNotWaitForWhatIsRefused(t *testing.T) {
 			t.Errorf("scrub %d: repaired %q, want %q", n, repaired, want)
 		}
 	}
-	// As the guarantees say: who deletes the row lets Stripe tell it anew.
+	// As the guarantees say: who deletes the row lets Stripe send it again.
 	b.exec(`DELETE FROM customer_balance_transactions WHERE id = ?`, forged)
 	if code, out, errOut := cli(t, b.environ, "reconcile", "scrub", "--format", "csv"); code != 0 || !strings.Contains(out, "missing_transaction,,"+customer) {
 		t.Errorf("after the row was deleted: exit %d\n%s\n%s", code, out, errOut)
@@ -270,7 +271,7 @@ func TestReconcileScrubTellsWhatItCouldNotRead(t *testing.T) {
 	}
 }
 
-// A scrub that is broken off tells what it found until then.
+// An interrupted scrub prints what it found until then.
 func TestReconcileScrubBrokenOffTellsWhatItFound(t *testing.T) {
 	t.Parallel()
 	t.Run("repairing", func(t *testing.T) {
@@ -314,7 +315,7 @@ func TestReconcileScrubBrokenOffTellsWhatItFound(t *testing.T) {
 }
 
 // requireBrokenOff stops a command as soon as it may be, and looks for a customer in
-// what it tells.
+// what it prints.
 func requireBrokenOff(t *testing.T, b *behind, customer string, args []string, when func() bool) string {
 	t.Helper()
 	ctx, stop := context.WithCancel(t.Context())
@@ -322,7 +323,7 @@ func requireBrokenOff(t *testing.T, b *behind, customer string, args []string, w
 	var out, said bytes.Buffer
 	ended := make(chan int, 1)
 	go func() { ended <- run(ctx, args, b.environ, &out, &said) }()
-	for deadline := time.Now().Add(time.Minute); !when(); time.Sleep(20 * time.Millisecond) { // the command has no signal for it
+	for deadline := time.Now().Add(patience.Of(time.Minute)); !when(); time.Sleep(20 * time.Millisecond) { // the command has no signal for it
 		select {
 		case code := <-ended:
 			t.Fatalf("it ended by itself: exit %d\n%s\n%s", code, &out, &said)

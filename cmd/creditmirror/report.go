@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"encoding/csv"
 	"encoding/json"
 	"fmt"
@@ -19,7 +20,7 @@ type report struct {
 	rows    int
 	headed  bool // the table has its first header
 
-	out   io.Writer
+	out   *bufio.Writer // a table writes cell by cell
 	table *tabwriter.Writer
 	csv   *csv.Writer
 }
@@ -32,12 +33,12 @@ func newReport(out io.Writer, format string, columns ...string) (*report, error)
 			format = "table"
 		}
 	}
-	r := &report{columns: columns, format: format, out: out}
+	r := &report{columns: columns, format: format, out: bufio.NewWriter(out)}
 	switch format {
 	case "table":
-		r.table = tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+		r.table = tabwriter.NewWriter(r.out, 0, 0, 2, ' ', 0)
 	case "csv":
-		r.csv = csv.NewWriter(out)
+		r.csv = csv.NewWriter(r.out)
 	case "json":
 	default:
 		return nil, fmt.Errorf("%w: --format %q: want table, csv or json", errUsage, format)
@@ -120,7 +121,7 @@ func (r *report) writeJSON(values []any) error {
 		fmt.Fprintf(&line, "%q: %s", r.columns[i], text)
 	}
 	line.WriteString("}")
-	_, err := io.WriteString(r.out, line.String())
+	_, err := r.out.WriteString(line.String())
 	return err
 }
 
@@ -128,7 +129,9 @@ func (r *report) writeJSON(values []any) error {
 func (r *report) end() error {
 	switch r.format {
 	case "table":
-		return r.table.Flush()
+		if err := r.table.Flush(); err != nil {
+			return err
+		}
 	case "csv":
 		if r.rows == 0 {
 			if err := r.csv.Write(r.columns); err != nil {
@@ -136,14 +139,19 @@ func (r *report) end() error {
 			}
 		}
 		r.csv.Flush()
-		return r.csv.Error()
+		if err := r.csv.Error(); err != nil {
+			return err
+		}
+	default:
+		text := "\n]\n"
+		if r.rows == 0 {
+			text = "[]\n"
+		}
+		if _, err := r.out.WriteString(text); err != nil {
+			return err
+		}
 	}
-	text := "\n]\n"
-	if r.rows == 0 {
-		text = "[]\n"
-	}
-	_, err := io.WriteString(r.out, text)
-	return err
+	return r.out.Flush()
 }
 
 func texts(values []any) []string {

@@ -11,18 +11,21 @@ import (
 )
 
 func newRollforward(e *env) *cobra.Command {
-	var from, to, by, split string
+	var from, to, by, split, check string
 	var chart bool
 	c := &cobra.Command{
 		Use:   "rollforward",
-		Short: "Tell what was held at the beginning, what moved it, and what was held at the end",
+		Short: "Show the opening balance, each kind of movement and the closing balance",
 		Long: lines(
 			"For each month or day: opening, each type of movement, closing, per account, ledger and",
 			"currency. Opening and movements add up to closing, to the unit. What a deleted customer",
 			"held is released by the movement customer_deleted. Lines of zero are left out.",
 			"",
-			"--from is included, --to is not; a date means its start. --split tells movements apart by",
-			"today's description or metadata (in ledger credits: of the grant), which have no history."),
+			"--from is included, --to is not; a date means its start. --split separates movements by",
+			"today's description or metadata (in ledger credits: of the grant), which have no history.",
+			"",
+			"Rows must add up to the last ending balance. If serve proved every chain before, only",
+			"customers whose rows may have changed since are checked; --check full checks all."),
 	}
 	f := bindBooks(c, "table, csv or json")
 	f.bindCustomer()
@@ -33,6 +36,7 @@ func newRollforward(e *env) *cobra.Command {
 	c.Flags().StringVar(&to, "to", "", "last day or instant, not included")
 	c.Flags().StringVar(&by, "by", "month", "month or day")
 	c.Flags().StringVar(&split, "split", "", "metadata.KEY or description")
+	c.Flags().StringVar(&check, "check", "auto", "whose ending balances are looked at: auto (only of what was not proven before) or full")
 	c.Flags().BoolVar(&chart, "chart", false, "print an SVG of what is held at the end of each period instead")
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := f.check(); err != nil {
@@ -57,6 +61,14 @@ func newRollforward(e *env) *cobra.Command {
 		if err != nil {
 			return err
 		}
+		q := f.query()
+		switch check {
+		case "auto":
+		case "full":
+			q.Check = books.CheckAll
+		default:
+			return fmt.Errorf("%w: --check %q: want auto or full", errUsage, check)
+		}
 		columns := []string{"account", "ledger", "currency", "period_start", "period_end", "line", "amount"}
 		if split != "" {
 			columns = []string{"account", "ledger", "currency", "period_start", "period_end", "line", "split", "amount"}
@@ -69,7 +81,7 @@ func newRollforward(e *env) *cobra.Command {
 			return err
 		}
 		return f.open(cmd.Context(), e, func(r books.Reader) error {
-			list, out, err := books.Rollforward(cmd.Context(), r, f.query(), bounds, s)
+			list, out, err := books.Rollforward(cmd.Context(), r, q, bounds, s)
 			if err != nil {
 				return err
 			}

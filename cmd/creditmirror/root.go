@@ -35,7 +35,7 @@ type env struct {
 	started   bool // the command line was understood
 }
 
-// errFound ends a command with exit 1 when it has already told what it found.
+// errFound ends a command with exit 1 when it has already printed what it found.
 var errFound = errors.New("found something wrong")
 
 func run(ctx context.Context, args, environ []string, out, errOut io.Writer) int {
@@ -44,7 +44,7 @@ func run(ctx context.Context, args, environ []string, out, errOut io.Writer) int
 	root.SetArgs(args)
 	root.SetOut(out)
 	root.SetErr(errOut)
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	var wrong *config.Error
 	switch {
 	case err == nil:
@@ -52,13 +52,13 @@ func run(ctx context.Context, args, environ []string, out, errOut io.Writer) int
 	case errors.Is(err, errFound):
 		return exitFailed
 	case errors.As(err, &wrong):
-		fmt.Fprintln(errOut, wrong)
+		fmt.Fprintln(errOut, told(wrong, args))
 		return exitUsage
 	case !e.started, errors.Is(err, errUsage):
-		fmt.Fprintf(errOut, "creditmirror: %v\nRun 'creditmirror --help' for usage.\n", err)
+		fmt.Fprintf(errOut, "creditmirror: %s\nRun '%s --help' for usage.\n", told(err, args), cmd.CommandPath())
 		return exitUsage
 	}
-	fmt.Fprintf(errOut, "creditmirror: %v\n", err)
+	fmt.Fprintf(errOut, "creditmirror: %s\n", told(err, args))
 	return exitFailed
 }
 
@@ -82,15 +82,22 @@ Reports go to standard output, logs and progress to standard error.
 Exit status: 0 done, 1 found something wrong or failed, 2 wrong usage or configuration.`,
 		SilenceErrors: true, SilenceUsage: true,
 		PersistentPreRunE: func(*cobra.Command, []string) error {
-			if e.logFormat != "json" && e.logFormat != "console" {
-				return fmt.Errorf("--log-format %q: want json or console", e.logFormat)
+			switch e.logFormat {
+			case "auto":
+				e.logFormat = "json"
+				if terminal(e.err) {
+					e.logFormat = "console"
+				}
+			case "json", "console":
+			default:
+				return fmt.Errorf("--log-format %q: want auto, json or console", e.logFormat)
 			}
 			e.started = true
 			return nil
 		},
 	}
-	root.PersistentFlags().StringVar(&e.logFormat, "log-format", "json", "json or console")
-	root.AddCommand(newServe(e), newDemo(e), newSim(e), newBackfill(e), newVerify(e), newReconcile(e), newEndpoint(e), newStatus(e), newDead(e), newAudit(e), newErase(e), newHealthcheck(e), newMigrate(e), newVersion(e))
+	root.PersistentFlags().StringVar(&e.logFormat, "log-format", "auto", "auto, json or console; auto is console where standard error is a terminal")
+	root.AddCommand(newServe(e), newDemo(e), newSim(e), newBackfill(e), newVerify(e), newReconcile(e), newEndpoint(e), newStatus(e), newDead(e), newDrift(e), newSweeps(e), newSync(e), newAudit(e), newErase(e), newHealthcheck(e), newMigrate(e), newVersion(e))
 	root.AddCommand(newBalances(e), newRollforward(e), newClose(e), newAgeing(e), newStatement(e), newExplain(e), newExport(e))
 	strictCompletion(root)
 	return root
@@ -106,7 +113,11 @@ func strictCompletion(root *cobra.Command) {
 		}
 		c.Args = cobra.ArbitraryArgs
 		c.RunE = func(_ *cobra.Command, args []string) error {
-			return fmt.Errorf("%w: completion %s: want bash, zsh, fish or powershell", errUsage, strings.Join(args, " "))
+			name := "completion"
+			for _, arg := range args {
+				name += " " + shown(arg)
+			}
+			return fmt.Errorf("%w: %s: want bash, zsh, fish or powershell", errUsage, name)
 		}
 	}
 }
@@ -124,10 +135,13 @@ func (e *env) logger(level config.LogLevel) *zap.Logger {
 		cfg.EncodeLevel = zapcore.CapitalLevelEncoder
 		encoder = zapcore.NewConsoleEncoder(cfg)
 	}
-	core := zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(e.err)), min)
+	var core zapcore.Core = unique{
+		Core:  zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(e.err)), min),
+		taken: []string{cfg.TimeKey, cfg.LevelKey, cfg.NameKey, cfg.MessageKey, cfg.CallerKey, cfg.StacktraceKey},
+	}
 	if min > zapcore.DebugLevel {
 		// With the database or Stripe away, every target says the same: twenty of a
-		// message each second tell as much as thousands, and do not fill the disk.
+		// message each second say as much as thousands, and do not fill the disk.
 		core = unsampled{zapcore.NewSamplerWithOptions(core, time.Second, 20, 1000), core}
 	}
 	return zap.New(core)
@@ -161,16 +175,16 @@ func checkLevel(level string) error {
 	return fmt.Errorf("%w: --log-level %q: want debug, info, warn or error", errUsage, level)
 }
 
-// terminal tells whether w is a terminal.
+// terminal reports whether w is a terminal.
 func terminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd())) //nolint:gosec // a file descriptor fits an int
+	return ok && term.IsTerminal(int(f.Fd())) // a file descriptor fits an int
 }
 
 // lines joins lines of help.
 func lines(l ...string) string { return strings.Join(l, "\n") }
 
-// oneArg takes one argument, which is one of valid where there are any; want tells
+// oneArg takes one argument, which is one of valid where there are any; want says
 // what it has to be.
 func oneArg(want string, valid ...string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
@@ -178,7 +192,7 @@ func oneArg(want string, valid ...string) cobra.PositionalArgs {
 		case len(args) != 1:
 			return fmt.Errorf("%s takes one argument, not %d: want %s", cmd.Name(), len(args), want)
 		case len(valid) > 0 && !slices.Contains(valid, args[0]):
-			return fmt.Errorf("%s %q: want %s", cmd.Name(), args[0], want)
+			return fmt.Errorf("%s %q: want %s", cmd.Name(), shown(args[0]), want)
 		}
 		return nil
 	}

@@ -47,7 +47,7 @@ func TestExitCodes(t *testing.T) {
 		{"help", "", "--help", 0, ""},
 		{"version", "", "version", 0, ""},
 		{"completion", "", "completion bash", 0, ""},
-		{"completion without a shell", "", "completion", 2, "want bash, zsh, fish or powershell"},
+		{"completion without a shell", "", "completion", 2, "wrong usage: completion: want bash, zsh, fish or powershell"},
 		{"completion of an unknown shell", "", "completion tcsh", 2, "want bash, zsh, fish or powershell"},
 		{"unknown command", "", "frobnicate", 2, "frobnicate"},
 		{"unknown flag", "", "version --frob", 2, "--frob"},
@@ -60,6 +60,9 @@ func TestExitCodes(t *testing.T) {
 		{"status of nobody", "CREDITMIRROR_OPS_ADDR=127.0.0.1:1", "status", 1, "CREDITMIRROR_OPS_ADDR"},
 		{"healthcheck of nobody", "CREDITMIRROR_OPS_ADDR=127.0.0.1:1", "healthcheck", 1, "no serve answers"},
 		{"healthcheck without patience", "", "healthcheck --timeout 0s", 2, "--timeout"},
+		{"export to an unknown scheme", "", "export ftp://a.example/b", 2, "URL: nothing can be exported there: scheme \"ftp\" is not known"},
+		{"export of an unknown table, without a mirror", "CREDITMIRROR_DATABASE_URL=sqlite:/nonexistent-folder/x.db", "export /nonexistent-folder/copy --tables customers,frob", 2, "--tables: \"frob\""},
+		{"a sweep that there is not, without a mirror", "CREDITMIRROR_DATABASE_URL=sqlite:/nonexistent-folder/x.db", "sweeps start frob", 2, "start \"frob\": want one of"},
 		{"endpoint of no kind", "", "endpoint", 2, "create, list, check, delete or rotate"},
 		{"endpoint without a key", "", "endpoint list", 2, "STRIPE_API_KEY"},
 		{"endpoint without a URL", "STRIPE_API_KEY=sk_test_x", "endpoint create", 2, "--url"},
@@ -142,15 +145,22 @@ func TestMigrateTwice(t *testing.T) {
 }
 
 func TestDemo(t *testing.T) {
-	for _, args := range []string{"demo --for 3s --customers 30", "demo --for 3s --customers 30 --chaos --seed 7"} {
+	for _, args := range []string{"demo --for 4s --customers 30", "demo --for 3s --customers 30 --chaos --seed 7"} {
 		code, out, errOut := cli(t, nil, strings.Fields(args)...)
 		if code != 0 || !strings.Contains(out, "0 differences") {
 			t.Fatalf("%s: exit %d\n%s\n%s", args, code, out, errOut)
 		}
+		// The first ends with a line of progress under way, which must not print what it could not read.
+		if strings.Contains(errOut, " 0 customers") {
+			t.Errorf("%s: progress:\n%s", args, errOut)
+		}
+		if chaos := strings.Contains(args, "--chaos"); chaos != strings.Contains(out, "what chaos did") || chaos != strings.Contains(out, "out of order") {
+			t.Errorf("%s:\n%s", args, out)
+		}
 	}
 }
 
-// A demo that is told to stop compares all the same.
+// A demo that is stopped still compares.
 func TestDemoStopped(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var o, e stoppingBuffer

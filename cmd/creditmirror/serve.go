@@ -12,16 +12,16 @@ func newServe(e *env) *cobra.Command {
 	var roles string
 	c := &cobra.Command{
 		Use:   "serve",
-		Short: "Take webhooks, keep the mirror, serve it",
+		Short: "Receive webhooks, keep the mirror up to date and serve it",
 		Long: lines(
-			"Runs the roles asked for until it is told to stop (SIGTERM, SIGINT), then drains:",
-			"webhooks that were accepted are answered, targets in work are finished.",
+			"Runs the given roles until it is stopped (SIGTERM, SIGINT, SIGHUP), then drains:",
+			"accepted webhooks are answered, and syncs in progress are finished.",
 			"",
-			"  webhook    takes Stripe's events and marks what changed",
-			"  worker     reads what was marked from Stripe into the mirror",
+			"  webhook    receives Stripe's events and enqueues what changed",
+			"  worker     reads what was enqueued from Stripe into the mirror",
 			"  reconcile  makes the first copy, catches up on lost events",
 			"  api        serves the mirror under Stripe's own paths",
-			"  console    reserved for the operator's page, which this version does not have yet",
+			"  console    the operator's page, at the root of the API's address",
 			"  export     keeps a copy for the warehouse, where CREDITMIRROR_EXPORT_URL is set",
 			"",
 			"Every variable of the environment has a flag here, which wins over it."),

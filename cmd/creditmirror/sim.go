@@ -26,7 +26,7 @@ type simOptions struct {
 	scenario string
 	switches []string
 	chaos    bool
-	given    func(flag string) bool // tells whether the command line has it
+	given    func(flag string) bool // reports whether the command line has it
 	sim      stripesim.Options
 	traffic  stripesim.TrafficOptions
 }
@@ -229,14 +229,14 @@ func runSim(ctx context.Context, o simOptions) (err error) {
 	server.ReadTimeout, server.WriteTimeout = 15*time.Second, 5*time.Minute // a fault may answer late
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(l) }()
-	log.Info("simulator serves", zap.String("base", "http://"+l.Addr().String()))
+	log.Info("simulator is listening", zap.String("base", "http://"+l.Addr().String()))
 
 	running, stopRunning := context.WithCancel(ctx)
 	busy := make(chan struct{}) // closed when scenario and traffic have ended
 	go func() {
 		defer close(busy)
 		if err := populate(running, sim, o, play); err != nil {
-			log.Error("scenario or traffic ended", zap.Error(err))
+			log.Error("scenario or traffic failed", zap.Error(err))
 		}
 	}()
 	select {
@@ -278,7 +278,7 @@ func populate(ctx context.Context, sim *stripesim.Server, o simOptions, play *st
 	if err := t.Seed(ctx); err != nil {
 		return err
 	}
-	log.Info("customers made", zap.Int("customers", o.traffic.Customers))
+	log.Info("customers created", zap.Int("customers", o.traffic.Customers))
 	if o.traffic.Rate == 0 {
 		return nil
 	}

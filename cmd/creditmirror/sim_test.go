@@ -12,6 +12,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/creditmirror/creditmirror/internal/patience"
 )
 
 // watched is standard error as it grows.
@@ -29,7 +31,7 @@ func (w *watched) Write(b []byte) (int, error) {
 // logged waits for a log line with that message and returns it.
 func (w *watched) logged(t *testing.T, message string) map[string]any {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(patience.Of(30 * time.Second)); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		w.mu.Lock()
 		text := w.buf.String()
 		w.mu.Unlock()
@@ -57,7 +59,7 @@ func TestSimKeepsItsState(t *testing.T) {
 		code := make(chan int, 1)
 		args = append([]string{"sim", "--log-format", "json", "--addr", "127.0.0.1:0", "--state", file}, args...)
 		go func() { code <- run(ctx, args, nil, &out, &errOut) }()
-		base := errOut.logged(t, "simulator serves")["base"].(string)
+		base := errOut.logged(t, "simulator is listening")["base"].(string)
 		errOut.logged(t, until)
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, base+"/v1/customers?limit=100", nil)
 		if err != nil {
@@ -81,10 +83,10 @@ func TestSimKeepsItsState(t *testing.T) {
 		return string(body)
 	}
 	first := sim("scenario played", "--scenario", "marketplace")
-	if n := strings.Count(first, `"id":"cus_`); n != 20 {
+	if n := strings.Count(first, `"id": "cus_`); n != 20 {
 		t.Fatalf("%d customers", n)
 	}
-	if second := sim("simulator serves"); second != first {
+	if second := sim("simulator is listening"); second != first {
 		t.Fatalf("the state is another:\n%s\n%s", first, second)
 	}
 	if err := os.WriteFile(file, []byte("{}"), 0o600); err != nil {
@@ -115,7 +117,7 @@ func simRun(t *testing.T, ask func(base string), args ...string) (int, string) {
 	code := make(chan int, 1)
 	args = append([]string{"sim", "--log-format", "json", "--addr", "127.0.0.1:0"}, args...)
 	go func() { code <- run(ctx, args, nil, io.Discard, &errOut) }()
-	ask(errOut.logged(t, "simulator serves")["base"].(string))
+	ask(errOut.logged(t, "simulator is listening")["base"].(string))
 	http.DefaultClient.CloseIdleConnections()
 	cancel()
 	c := <-code
@@ -182,7 +184,7 @@ func TestSimFlagsGoOverTheState(t *testing.T) {
 		}
 		for _, key := range []string{"sk_test_x", "sk_live_x"} {
 			for _, account := range [][]string{nil, {"Stripe-Account", "acct_new"}} {
-				if got := fetch(t, base+"/v1/customers", key, account...); !strings.Contains(got, `"data":[]`) {
+				if got := fetch(t, base+"/v1/customers", key, account...); !strings.Contains(got, `"data": []`) {
 					t.Errorf("%s %v: %s", key, account, got)
 				}
 			}
@@ -198,7 +200,7 @@ func TestSimFlagsGoOverTheState(t *testing.T) {
 func TestSimStateMustBeWritable(t *testing.T) {
 	t.Parallel()
 	code, _, errOut := cli(t, nil, "sim", "--addr", "127.0.0.1:0", "--state", filepath.Join(t.TempDir(), "none", "state.jsonl"))
-	if code != 1 || !strings.Contains(errOut, "--state") || strings.Contains(errOut, "simulator serves") {
+	if code != 1 || !strings.Contains(errOut, "--state") || strings.Contains(errOut, "simulator is listening") {
 		t.Fatalf("exit %d: %s", code, errOut)
 	}
 }
@@ -246,7 +248,7 @@ func TestSimScenarioOnAState(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "state.jsonl")
 	made := func(base string) {
-		for deadline := time.Now().Add(30 * time.Second); strings.Count(fetch(t, base+"/v1/customers", "sk_test_x"), `"id":"cus_`) < 3; {
+		for deadline := time.Now().Add(patience.Of(30 * time.Second)); strings.Count(fetch(t, base+"/v1/customers", "sk_test_x"), `"id": "cus_`) < 3; {
 			if time.Now().After(deadline) {
 				t.Fatal("no customers")
 			}
@@ -256,7 +258,7 @@ func TestSimScenarioOnAState(t *testing.T) {
 		t.Fatal(errOut)
 	}
 	code, _, errOut := cli(t, nil, "sim", "--addr", "127.0.0.1:0", "--state", file, "--scenario", "marketplace")
-	if code != 2 || !strings.Contains(errOut, "--scenario") || strings.Contains(errOut, "simulator serves") {
+	if code != 2 || !strings.Contains(errOut, "--scenario") || strings.Contains(errOut, "simulator is listening") {
 		t.Fatalf("exit %d: %s", code, errOut)
 	}
 }

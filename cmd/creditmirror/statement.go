@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
 	"time"
@@ -18,7 +19,7 @@ func newStatement(e *env) *cobra.Command {
 	var redact bool
 	c := &cobra.Command{
 		Use:   "statement --customer cus_…",
-		Short: "Tell every movement of one customer, with the running balance",
+		Short: "List every movement of one customer, with the running balance",
 		Long: lines(
 			"Per ledger and currency: where it stood, every movement with its invoice, credit note or",
 			"grant, and where it stands. --format html makes a page that can be printed and sent;",
@@ -127,7 +128,7 @@ func newAgeing(e *env) *cobra.Command {
 	var asOf, buckets string
 	c := &cobra.Command{
 		Use:   "ageing",
-		Short: "Tell what is left of billing credits, by when it expires",
+		Short: "Show the remaining billing credits by when they expire",
 		Long: lines(
 			"Sums per account, currency, category and bucket of days until the grants expire, rounded",
 			"down to whole ones. expired_unused is what is left of grants past expires_at whose",
@@ -175,13 +176,16 @@ func newExplain(e *env) *cobra.Command {
 	var redact bool
 	c := &cobra.Command{
 		Use:   "explain --customer cus_…",
-		Short: "Tell why a customer's balance is right, or which link breaks",
+		Short: "Explain why a customer's balance is right, or which link breaks",
 		Long: lines(
 			"The chain of every balance from its first row to its last, in numbers, what each row came",
 			"from, and against what and when the end was proven. Exits 1 when a link does not hold, or",
-			"when the history is not wholly held (unless --allow-gaps)."),
+			"when the history is not complete (unless --allow-gaps).",
+			"",
+			"--format json has one object per link: proof (of a ledger), deleted, grant, row, end (of a",
+			"currency), with what was held before and after it, what Stripe reported, and whether it holds."),
 	}
-	f := bindBooks(c, "text")
+	f := bindBooks(c, "text or json (default: text)")
 	f.bindCustomer()
 	c.Flags().BoolVar(&redact, "redact", false, "leave descriptions out")
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -191,15 +195,20 @@ func newExplain(e *env) *cobra.Command {
 		switch {
 		case f.customer == "":
 			return fmt.Errorf("%w: explain needs --customer", errUsage)
-		case f.format != "" && f.format != "text":
-			return fmt.Errorf("%w: --format %q: want text", errUsage, f.format)
+		case f.format != "" && f.format != "text" && f.format != "json":
+			return fmt.Errorf("%w: --format %q: want text or json", errUsage, f.format)
 		}
 		return f.open(cmd.Context(), e, func(r books.Reader) error {
 			q := f.query()
 			if err := f.oneAccount(cmd.Context(), r, &q); err != nil {
 				return err
 			}
-			wrong, err := books.Explain(cmd.Context(), r, books.Key{Account: *q.Account, Customer: f.customer}, e.out, redact)
+			key := books.Key{Account: *q.Account, Customer: f.customer}
+			explain := func() (int, error) { return books.Explain(cmd.Context(), r, key, e.out, redact) }
+			if f.format == "json" {
+				explain = func() (int, error) { return printLinks(cmd.Context(), r, key, e.out, redact) }
+			}
+			wrong, err := explain()
 			if err != nil {
 				return err
 			}
@@ -217,11 +226,50 @@ func newExplain(e *env) *cobra.Command {
 	return c
 }
 
+// printLinks writes the links of a customer for machines.
+func printLinks(ctx context.Context, r books.Reader, k books.Key, out io.Writer, redact bool) (int, error) {
+	w, err := newReport(out, "json", "ledger", "link", "holds", "why", "currency", "grant", "position", "id", "type", "dated",
+		"before", "amount", "after", "told", "invoice", "credit_note", "description", "category", "effective_at", "expires_at",
+		"written_at", "proven_at", "full_read_at", "deleted_at")
+	if err != nil {
+		return 0, err
+	}
+	amount := func(n *int64) any {
+		if n == nil {
+			return nil
+		}
+		return *n
+	}
+	text := func(s string) any {
+		if s == "" {
+			return nil
+		}
+		return s
+	}
+	wrong, err := books.Links(ctx, r, k, func(l books.Link) error {
+		var position, moved any
+		row := l.Row
+		if l.Kind == books.LinkRow {
+			moved = row.Amount
+			if row.Position > 0 {
+				position = row.Position
+			}
+		}
+		if redact {
+			row.Description = ""
+		}
+		return w.write(string(l.Ledger), l.Kind, l.Holds, text(l.Why), text(l.Currency), text(l.Grant), position, text(row.ID), text(row.Type), row.Dated,
+			amount(l.Before), moved, amount(l.After), amount(l.Told), text(row.Invoice), text(row.CreditNote), text(row.Description), text(l.Category),
+			l.EffectiveAt, l.ExpiresAt, row.SyncedAt, l.ProvenAt, l.FullReadAt, l.DeletedAt)
+	})
+	return wrong, errors.Join(err, w.end())
+}
+
 func newClose(e *env) *cobra.Command {
 	var period, explain, reopen, reason string
 	c := &cobra.Command{
 		Use:   "close --period 2026-10",
-		Short: "Seal a month, or tell what came into a sealed one since",
+		Short: "Seal a month, or list what has come into a sealed one",
 		Long: lines(
 			"--period 2026-10 seals a month that is over: its closing figures, how many movements it had,",
 			"a digest of every movement up to its end, and the place in the change feed. Sealed already,",
@@ -350,7 +398,7 @@ func (f *booksFlags) explainPeriod(ctx context.Context, e *env, s bookStore, per
 			return err
 		}
 		for _, b := range broken {
-			fmt.Fprintf(e.err, "account %q, %s, %s: without these the rows make %s, sealed were %s, and no record of the change feed tells why: run creditmirror verify\n",
+			fmt.Fprintf(e.err, "account %q, %s, %s: without these the rows make %s, sealed were %s, and no record of the change feed explains it: run creditmirror verify\n",
 				b.Seal.Account, b.Seal.Ledger, b.Seal.Currency, strconv.FormatInt(b.Closing, 10), strconv.FormatInt(b.Seal.Closing, 10))
 		}
 		if len(late)+len(broken) > 0 {

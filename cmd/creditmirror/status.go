@@ -9,6 +9,7 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"os"
 	"slices"
 	"text/tabwriter"
 	"time"
@@ -17,22 +18,26 @@ import (
 
 	"github.com/creditmirror/creditmirror/app"
 	"github.com/creditmirror/creditmirror/config"
+	books "github.com/creditmirror/creditmirror/report"
 )
 
 func newStatus(e *env) *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
 		Use:   "status",
-		Short: "Tell queue, freshness, drift, sweeps, webhooks, dead letters and Stripe calls",
+		Short: "Show queue, freshness, drift, sweeps, webhooks, dead letters and Stripe calls",
 		Long: lines(
 			"With a Redis of its own (CREDITMIRROR_REDIS_URL) it asks Redis and the database.",
-			"With the embedded one it asks the running serve at CREDITMIRROR_OPS_ADDR."),
+			"With the embedded one it asks the running serve at CREDITMIRROR_OPS_ADDR.",
+			"",
+			"Problems come first, with what to do. What cannot be reached is named, and",
+			"the rest is still shown. The exit status is 1 where something does not work."),
 		Args: cobra.NoArgs,
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
 	overrides := config.Bind(c.Flags(), config.VarDatabaseURL, config.VarRedisURL, config.VarOpsAddr)
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
-		cfg, err := config.Load(e.environ, overrides)
+		cfg, err := config.LoadUsed(e.environ, nil, overrides, config.VarOpsTLSCert, config.VarOpsTLSKey, config.VarLedgers)
 		if err != nil {
 			return err
 		}
@@ -43,23 +48,39 @@ func newStatus(e *env) *cobra.Command {
 		if asJSON {
 			enc := json.NewEncoder(e.out)
 			enc.SetIndent("", "  ")
-			return enc.Encode(s)
+			err = enc.Encode(s)
+		} else {
+			err = printStatus(e.out, s)
 		}
-		return printStatus(e.out, s)
+		if err == nil && s.Failing() {
+			return errFound
+		}
+		return err
 	}
 	return c
 }
 
 func readStatus(ctx context.Context, cfg config.Config) (app.Status, error) {
 	if cfg.EmbeddedRedis() {
-		return askServe(ctx, cfg)
+		s, err := askServe(ctx, cfg)
+		path, file := cfg.SQLitePath()
+		if _, missing := os.Stat(path); err == nil || file && missing != nil {
+			return s, err
+		}
+		// What the database knows is better than nothing.
+		known, more := app.ReadStatus(ctx, cfg)
+		if more != nil {
+			return s, errors.Join(err, more)
+		}
+		for i, p := range known.Problems {
+			if p.What == "redis does not answer" {
+				known.Problems[i].What, known.Problems[i].Detail = "no serve answers", err.Error()
+				known.Problems[i].Do = "start serve, or set " + string(config.VarOpsAddr) + " to its address; webhooks get no answer and Stripe sends them again for three days"
+			}
+		}
+		return known, nil
 	}
-	parts, err := app.OpenPartsToLook(ctx, cfg)
-	if err != nil {
-		return app.Status{}, err
-	}
-	s, err := parts.Status(ctx, nil)
-	return s, errors.Join(err, parts.Close())
+	return app.ReadStatus(ctx, cfg)
 }
 
 // askServe asks a running serve, since only it knows its embedded queue.
@@ -112,8 +133,29 @@ func callServe(ctx context.Context, cfg config.Config, method, path string, body
 func printStatus(out io.Writer, s app.Status) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	row := func(name, format string, args ...any) { fmt.Fprintf(w, "%s\t%s\n", name, fmt.Sprintf(format, args...)) }
+	for _, p := range s.Problems {
+		label := "NOTICE"
+		if p.Severity == app.Failing {
+			label = "FAILING"
+		}
+		what := p.What
+		if p.Since != nil {
+			what += " since " + p.Since.Format(time.RFC3339)
+		}
+		row(label, "%s", what)
+		if p.Detail != "" {
+			row("", "%s", p.Detail)
+		}
+		row("", "do: %s", p.Do)
+	}
+	if len(s.Problems) == 0 {
+		row("well", "nothing to look after")
+	}
 	row("queue", "%d ready, %d delayed, %d in work, %d dead", s.Queue.Ready, s.Queue.Delayed, s.Queue.Leased, s.Queue.Dead)
 	row("oldest ready", "%s", time.Duration(s.Queue.OldestReadySeconds*float64(time.Second)).Round(time.Millisecond))
+	if s.GrantsNotMonetary > 0 {
+		row("not money", "%d credit grants in custom pricing units: no figure counts them", s.GrantsNotMonetary)
+	}
 	if s.Freshness.P50 != nil {
 		row("freshness", "p50 %.2fs, p99 %.2fs", *s.Freshness.P50, *s.Freshness.P99)
 	} else {
@@ -138,7 +180,7 @@ func printStatus(out io.Writer, s app.Status) error {
 		w := s.Webhooks[endpoint]
 		switch {
 		case w.Silent:
-			row("webhooks "+string(endpoint), "SILENT since %s: Stripe has events that none brings", w.SilentSince.Format(time.RFC3339))
+			row("webhooks "+string(endpoint), "SILENT since %s: Stripe has events that none delivered", w.SilentSince.Format(time.RFC3339))
 		case w.LastArrival != nil:
 			row("webhooks "+string(endpoint), "last arrived %s ago", ago(s.At, w.LastArrival))
 		}
@@ -153,7 +195,11 @@ func printStatus(out io.Writer, s app.Status) error {
 	row("stripe calls, 30 days like this", "%d (Stripe allows about %d reads per payment, so as many as with %d payments)",
 		s.Stripe.Projection30d, readsPerPayment, (s.Stripe.Projection30d+readsPerPayment-1)/readsPerPayment)
 	for _, t := range s.Balances {
-		row("sum "+t.Ledger+" "+t.Currency, "%d", t.Amount)
+		sign := "negative is credit that customers have"
+		if t.Ledger == "credits" {
+			sign = "positive is credit left"
+		}
+		row("sum "+t.Ledger+" "+t.Currency, "%s (%d minor units; %s)", books.Human(books.Ledger(t.Ledger), t.Amount, t.Currency), t.Amount, sign)
 	}
 	for _, k := range s.APIKeys {
 		last := "never used"
@@ -170,11 +216,14 @@ func printStatus(out io.Writer, s app.Status) error {
 		}
 		row("api key "+k.Name, "%s", last)
 	}
+	for _, l := range s.Limits {
+		row("limit", "account %q: the key lacks the permission %s: %s", l.Account, l.Permission, l.Without)
+	}
 	for _, r := range s.AccountsRefused {
 		row("refused by stripe", "account %q %s since %s: %s", r.Account, r.Scope, r.Since.Format(time.RFC3339), r.Reason)
 	}
 	if !s.AccountsRefusedKnown {
-		row("refused by stripe", "not known here: see /readyz of each serve")
+		row("refused by stripe", "nothing reported in the last two minutes")
 	}
 	return w.Flush()
 }
@@ -182,7 +231,7 @@ func printStatus(out io.Writer, s app.Status) error {
 // readsPerPayment is how many reads Stripe allows for each payment, over 30 days.
 const readsPerPayment = 500
 
-// ago tells how long before now t was, to the second.
+// ago returns how long before now t was, to the second.
 func ago(now time.Time, t *time.Time) time.Duration {
 	return max(now.Sub(*t), 0).Round(time.Second)
 }

@@ -9,9 +9,13 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/mirror/mirrortest"
 	"github.com/creditmirror/creditmirror/mirror/sqlite"
+	"github.com/creditmirror/creditmirror/reconcile"
+	books "github.com/creditmirror/creditmirror/report"
 )
 
 // verifyRun runs the command and returns its exit code and what it printed.
@@ -42,10 +46,19 @@ func verifyMirror(t *testing.T) (database string, exec func(string)) {
 		t.Fatal(err)
 	}
 	mirrortest.Populate(t, s)
+	copied(t, s)
 	return "sqlite:" + path, func(statement string) {
 		if _, err := db.ExecContext(t.Context(), statement); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// copied has the first copy of the platform's account ended.
+func copied(t *testing.T, s mirror.Progress) {
+	t.Helper()
+	if err := s.SaveSweep(t.Context(), mirror.Sweep{Name: reconcile.SweepBackfill, StartedAt: time.Now(), LastSuccess: time.Now()}); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -112,6 +125,32 @@ func TestVerifyReports(t *testing.T) {
 	}
 }
 
+// A ledger that is left out, or that the key may not read, is never incomplete.
+func TestVerifyOfTheMirroredLedgers(t *testing.T) {
+	t.Parallel()
+	database, exec := verifyMirror(t)
+	exec(`UPDATE sync_state SET history_complete = 0 WHERE scope = 'balance' AND account = 'acct_1' AND customer = 'cus_a'`)
+	check := func(what, ledgers string, want int) {
+		t.Helper()
+		var out, errOut bytes.Buffer
+		code := run(t.Context(), []string{"verify", "--account", "acct_1", "--customer", "cus_a"}, []string{"CREDITMIRROR_DATABASE_URL=" + database, "CREDITMIRROR_LEDGERS=" + ledgers}, &out, &errOut)
+		if code != want {
+			t.Errorf("%s: exit %d, want %d\n%s%s", what, code, want, &out, &errOut)
+		}
+	}
+	check("both", "balance,credits", exitFailed)
+	check("balance alone", "balance", exitFailed)
+	check("balance left out", "credits", exitDone)
+	limit := func(account string) {
+		exec(`DELETE FROM sweeps WHERE name = 'limits'`)
+		exec(`INSERT INTO sweeps (account, name, state, last_found, synced_at) VALUES ('` + account + `', 'limits', '[{"part":"balance"}]', 0, '2026-03-01T12:00:00.000000Z')`)
+	}
+	limit("acct_1")
+	check("the key may not read it", "balance,credits", exitDone)
+	limit("")
+	check("the key may not read that of another account", "balance,credits", exitFailed)
+}
+
 func TestVerifyWrongUsage(t *testing.T) {
 	t.Parallel()
 	for _, args := range [][]string{
@@ -146,5 +185,77 @@ func TestVerifyNeedsAMirror(t *testing.T) {
 	}
 	if code, out, errOut := verifyRun(t, "sqlite:"+path); code != exitFailed || out != "" || !strings.Contains(errOut, "migrate") {
 		t.Errorf("an empty file: exit %d\n%s%s", code, out, errOut)
+	}
+}
+
+// Until the first copies have ended customers are missing: whoever waits for verify would go
+// on too early.
+func TestVerifyOfAnEmptyMirror(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "mirror.db")
+	s, err := sqlite.Open(t.Context(), path, sqlite.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	if err := s.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if code, _, errOut := verifyRun(t, "sqlite:"+path); code != exitFailed || !strings.Contains(errOut, "a first copy has not ended") {
+		t.Errorf("before the first copy: exit %d\n%s", code, errOut)
+	}
+	if code, _, errOut := verifyRun(t, "sqlite:"+path, "--allow-incomplete"); code != 0 {
+		t.Errorf("allowed: exit %d\n%s", code, errOut)
+	}
+	begun := mirror.Sweep{Name: reconcile.SweepBackfill, StartedAt: time.Now()}
+	for _, want := range []int{exitFailed, 0} { // under way, then of an account without a customer
+		if err := s.SaveSweep(t.Context(), begun); err != nil {
+			t.Fatal(err)
+		}
+		if code, _, errOut := verifyRun(t, "sqlite:"+path); code != want {
+			t.Errorf("%+v: exit %d, want %d\n%s", begun, code, want, errOut)
+		}
+		begun.LastSuccess = time.Now()
+	}
+}
+
+// The day table that long roll-forwards read is proven too.
+func TestVerifyProvesTheDayTable(t *testing.T) {
+	t.Parallel()
+	database, exec := verifyMirror(t)
+	s, err := sqlite.Open(t.Context(), strings.TrimPrefix(database, "sqlite:"), sqlite.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	f := books.Folder{Table: s}
+	if done, err := f.Fold(t.Context()); err != nil || done.Rows == 0 {
+		t.Fatalf("%+v, %v", done, err)
+	}
+	if code, out, errOut := verifyRun(t, database, "--allow-incomplete"); code != exitDone {
+		t.Errorf("a true table: exit %d\n%s%s", code, out, errOut)
+	}
+	rollforward := []string{"rollforward", "--from", "2026-03-01", "--to", "2026-04-01", "--ledger", "balance", "--account", "", "--currency", "eur", "--allow-gaps", "--format", "csv"}
+	environ := []string{"CREDITMIRROR_DATABASE_URL=" + database}
+	_, right, _ := cli(t, environ, rollforward...)
+	exec(`UPDATE ledger_days SET amount = amount + 5 WHERE account = '' AND ledger = 'balance' AND currency = 'eur'`)
+	_, wrong, _ := cli(t, environ, rollforward...)
+	if right == wrong {
+		t.Error("the roll-forward does not read the table")
+	}
+	for _, tt := range []struct {
+		args []string
+		code int
+		want string
+	}{
+		{nil, exitFailed, "summary_mismatch,,,eur,"},
+		{[]string{"--account", ""}, exitFailed, "the day table has a wrong sum of balance adjustment on 2026-03-01; serve rebuilds the table once a day, the rows are right"},
+		{[]string{"--account", "acct_1"}, exitDone, "kind,"},
+		{[]string{"--customer", "cus_b"}, exitDone, "kind,"}, // it is about all of them
+	} {
+		code, out, errOut := verifyRun(t, database, append(tt.args, "--allow-incomplete", "--format", "csv")...)
+		if code != tt.code || !strings.Contains(out, tt.want) || (strings.Count(out, "\n") > 1) != (code == exitFailed) {
+			t.Errorf("%v: exit %d\n%s%s", tt.args, code, out, errOut)
+		}
 	}
 }

@@ -20,31 +20,34 @@ const module = "github.com/creditmirror/creditmirror/"
 var allowed = map[string][]string{
 	"config":    {"access"}, // the keys that it reads are the ones that are asked
 	"access":    {},         // one judgement of who may do what, for API and console
+	"docs":      {},         // what the program shows of its documentation
 	"doors":     {},         // what every listener needs; standard library and metrics
 	"mirror":    {},
 	"queue":     {},
 	"redisconn": {},
-	"budget":    {},
-	"stripesim": {"doors"}, // only what keeps web pages out; nothing of the mirror
-	"tracing":   {},
-	"report":    {}, // the books: rules, and a contract of its own that the drivers implement
-	"chance":    {}, // the random part of back-offs, which a simulation seeds
+	"budget":    {"backoff"},
+	"money":     {},                 // what amounts of a currency are counted in; standard library alone
+	"stripesim": {"doors", "money"}, // what keeps web pages out, and how amounts are written; nothing of the mirror
+	"tracing":   {"backoff"},
+	"report":    {"money"}, // the books: rules, and a contract of its own that the drivers implement
+	"backoff":   {},        // waiting, its random part, which a simulation seeds, and Retry-After
 
 	"mirror/sqlite":     {"internal/failpoint", "mirror", "report"},
 	"mirror/postgres":   {"internal/failpoint", "mirror", "report"},
-	"mirror/mirrortest": {"mirror", "report"},
-	"queue/queuetest":   {"queue", "internal/redistest"},
-	"stripeapi":         {"chance", "mirror", "tracing"},
+	"mirror/mirrortest": {"internal/patience", "mirror", "report"},
+	"queue/queuetest":   {"internal/patience", "internal/redistest", "queue"},
+	"stripeapi":         {"backoff", "mirror", "tracing"},
 	"webhook":           {"doors", "internal/failpoint", "mirror", "tracing"},
-	"api":               {"access", "doors", "internal/failpoint", "mirror", "report", "stripeapi", "tracing"}, // stripeapi: writes are sent on, and its errors tell what became of them
-	"worker":            {"chance", "internal/failpoint", "mirror", "queue", "stripeapi", "tracing"},
-	"reconcile":         {"internal/failpoint", "mirror", "stripeapi", "tracing"},
+	"api":               {"access", "backoff", "doors", "internal/failpoint", "mirror", "report", "stripeapi", "tracing"}, // stripeapi: writes are sent on, and its errors say what became of them
+	"console":           {"access", "docs", "doors", "mirror", "report"},                                                  // reads through contracts alone; what it can do comes from app
+	"worker":            {"backoff", "internal/failpoint", "mirror", "queue", "stripeapi", "tracing"},
+	"reconcile":         {"backoff", "internal/failpoint", "mirror", "stripeapi", "tracing"},
 	"verify":            {"mirror", "report"}, // report: sealed periods
-	"notify":            {"mirror"},
+	"notify":            {"backoff", "mirror"},
 	"export":            {"mirror"},              // a copy for the warehouse, and the libraries that it takes
 	"endpoint":          {"mirror", "stripeapi"}, // the webhook endpoint at Stripe: only a command needs it
 	"app": {
-		"access", "api", "budget", "config", "doors", "export", "mirror", "mirror/postgres", "mirror/sqlite", "notify", "queue",
+		"access", "api", "budget", "config", "console", "doors", "endpoint", "export", "mirror", "mirror/postgres", "mirror/sqlite", "notify", "queue",
 		"reconcile", "redisconn", "report", "stripeapi", "tracing", "webhook", "worker",
 	},
 	"e2e":              {}, // tests only: the binary from outside
@@ -54,8 +57,9 @@ var allowed = map[string][]string{
 
 	"internal/architecture": {},
 	"internal/failpoint":    {}, // empty but in a build for fault tests: whoever has a step to be killed at
-	"internal/pgtest":       {},
-	"internal/redistest":    {},
+	"internal/patience":     {},
+	"internal/pgtest":       {"internal/patience"},
+	"internal/redistest":    {"internal/patience"},
 	"internal/sqlitetest":   {"mirror/sqlite"},
 }
 

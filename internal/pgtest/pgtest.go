@@ -29,6 +29,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/creditmirror/creditmirror/internal/patience"
 )
 
 // RequireEnv names the environment variable that turns missing PostgreSQL
@@ -36,15 +38,16 @@ import (
 const RequireEnv = "CREDITMIRROR_REQUIRE_SERVICES"
 
 const (
-	// startTimeout bounds how long a server may take until it answers, crash
-	// recovery included.
-	startTimeout = 30 * time.Second
 	// startAttempts is how many ports are tried: one found free can be taken by
 	// another process before the server binds it.
 	startAttempts = 5
 	// superuser owns the server. It has no password: only loopback is listened on.
 	superuser = "pgtest"
 )
+
+// startTimeout bounds how long a server may take until it answers, crash recovery
+// included.
+var startTimeout = patience.Of(30 * time.Second)
 
 // shared is the server of this test package.
 var shared struct {
@@ -371,6 +374,12 @@ func binaries(tb testing.TB) string {
 	}
 	tb.Skip("no initdb and postgres found; install PostgreSQL to run this test")
 	return ""
+}
+
+// Binary is the path of one of PostgreSQL's programs, such as pg_dump.
+func Binary(tb testing.TB, name string) string {
+	tb.Helper()
+	return filepath.Join(binaries(tb), name)
 }
 
 // major is the version in a path like /usr/lib/postgresql/15/bin.

@@ -50,7 +50,7 @@ func rowOfForeignGrant(t *testing.T, h *Harness) {
 }
 
 // What one of the databases will never take is refused by both, by every way in, and
-// told apart from an outage.
+// distinguished from an outage.
 func whatCannotBeStored(t *testing.T, h *Harness) {
 	ctx := t.Context()
 	number := func(raw json.RawMessage) json.RawMessage {
@@ -290,7 +290,7 @@ func rehearsalKeepsNothing(t *testing.T, h *Harness) {
 	if !slices.Equal(rehearsed, want) {
 		t.Fatalf("rehearsed %q, want %q", rehearsed, want)
 	}
-	noErr(t, h.Exec(ctx, `DELETE FROM drift_findings`)) // it would be closed, and not told again
+	noErr(t, h.Exec(ctx, `DELETE FROM drift_findings`)) // it would be closed, and not reported again
 	noErr(t, h.RequestFullRead(ctx, []mirror.Target{l.target(), c.target()}))
 	if real := judged(h.Store); !slices.Equal(real, want) {
 		t.Fatalf("the real one found %q, want %q", real, want)
@@ -312,7 +312,7 @@ func rehearsalKeepsNothing(t *testing.T, h *Harness) {
 }
 
 // Rows that lie at a wrong place of the chain are moved by a read of the whole history,
-// and told.
+// and reported.
 func wrongPosition(t *testing.T, h *Harness) {
 	ctx := t.Context()
 	l := newLedger("acct_1", "cus_A")

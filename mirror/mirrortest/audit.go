@@ -191,7 +191,7 @@ func audit(t *testing.T, h *Harness, f mirror.AuditFilter, readers int) audited 
 	return readAudit(t, a)
 }
 
-// audited is everything that an audit tells, in its order.
+// audited is everything that an audit returns, in its order.
 type audited struct {
 	placed, unplaced  []mirror.AuditTransaction
 	customers         []mirror.AuditCustomer
@@ -297,7 +297,7 @@ WHERE scope IN ('balance', 'credits') ORDER BY account, customer, scope`},
 	}
 }
 
-// told writes rows as a query's values are written.
+// told formats rows as a query's values are written.
 func told[Row any](rows []Row, values func(Row) []any) [][]string {
 	out := make([][]string, 0, len(rows))
 	for _, r := range rows {
@@ -434,7 +434,7 @@ func auditColumns(t *testing.T, h *Harness) {
 		t.Skip("this driver's test offers no SQL")
 	}
 	exec := func(statement string) { noErr(t, h.Exec(t.Context(), statement)) }
-	// Rows as an audit tells them, by id.
+	// Rows as an audit returns them, by id.
 	told := func() map[string]any {
 		all, rows := audit(t, h, mirror.AuditFilter{}, 1), map[string]any{}
 		for _, r := range slices.Concat(all.placed, all.unplaced) {
@@ -483,7 +483,7 @@ func auditColumns(t *testing.T, h *Harness) {
 	}
 }
 
-// wrongColumn tells what is wrong with an audited row in which a column is flipped.
+// wrongColumn says what is wrong with an audited row in which a column is flipped.
 func wrongColumn(row any, c mirror.Column) string {
 	fields := reflect.ValueOf(row)
 	raw := fields.FieldByName("AuditJSON").Interface().(mirror.AuditJSON)

@@ -7,7 +7,7 @@ import (
 	"github.com/creditmirror/creditmirror/mirror"
 )
 
-// clocks: nothing is told to have been read in the future, whatever clock a process
+// clocks: nothing is reported as read in the future, whatever clock a process
 // has, and what a clock ahead wrote before does not stay.
 func clocks(t *testing.T, h *Harness) {
 	c, ok := h.Store.(mirror.Clock)

@@ -18,10 +18,11 @@ type credits struct {
 	next     int
 	grants   []mirror.CreditGrant
 	rows     []mirror.CreditTransaction // oldest first
+	epochs   *epochs
 }
 
 func newCredits(account, customer string) *credits {
-	return &credits{account: account, customer: customer, now: epoch0}
+	return &credits{account: account, customer: customer, now: epoch0, epochs: &epochs{}}
 }
 
 func (c *credits) target() mirror.Target {
@@ -141,7 +142,7 @@ func (c *credits) snapshot(st mirror.SyncState, n int) mirror.CreditsSnapshot {
 	}
 	return mirror.CreditsSnapshot{
 		Target: c.target(), Epoch: st.Epoch, EventSeq: st.EventSeq,
-		ObservedAt: c.now.Add(time.Duration(st.Epoch) * time.Millisecond),
+		ObservedAt: c.now.Add(c.epochs.after(st.Epoch)),
 		Windows:    []mirror.Window[mirror.CreditTransaction]{{Rows: c.newest(n), FromHead: true, ToEnd: all}},
 		Grants:     slices.Clone(c.grants), Summary: summary, Joined: true, Full: all,
 	}

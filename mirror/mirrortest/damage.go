@@ -38,7 +38,7 @@ func damageCases() []testCase {
 }
 
 // damage is a change by SQL to the mirror of damaged ledgers, and the findings that
-// tell of it as kind, currency, object, expected, actual and cause; of a digest
+// report it as kind, currency, object, expected, actual and cause; of a digest
 // only the names of the fields.
 type damage struct {
 	name string
@@ -167,7 +167,7 @@ func damages() []damage {
 		damage{"a summary lost", []string{
 			`DELETE FROM credit_balance_summaries WHERE customer = 'cus_A' AND currency = 'eur'`,
 		}, []string{"summary_mismatch|eur||700|0|unknown"}},
-		// Nobody can tell this one from a claim of a draft invoice; it is repaired all the same.
+		// Nobody can distinguish this one from a claim of a draft invoice; it is repaired all the same.
 		damage{"what is available", []string{
 			`UPDATE credit_balance_summaries SET available_balance = 1 WHERE customer = 'cus_A' AND currency = 'eur'`,
 		}, nil},
@@ -401,7 +401,7 @@ func thoroughGrants(t *testing.T, h *Harness) {
 }
 
 // incrementalDamage: a read of the newest rows looks at no more than it did, and
-// refuses what contradicts it; the full read then tells who is right.
+// refuses what contradicts it; the full read then shows who is right.
 func incrementalDamage(t *testing.T, h *Harness) {
 	l, _ := damagedLedgers(t, h)
 	h.exec(t, `UPDATE `+rowsTable+` SET description = 'x' WHERE id = 'cbtxn_A00005'`)
@@ -611,7 +611,15 @@ func refusal(st mirror.SyncState, target mirror.Target, list ...mirror.Finding) 
 	for i := range list {
 		list[i].Customer, list[i].Account, list[i].Scope, list[i].Cause = target.ID, target.Account, target.Scope, mirror.CauseRewritten
 	}
-	return mirror.Refusal{Target: target, Epoch: st.Epoch, ObservedAt: epoch0.Add(time.Duration(st.Epoch) * time.Hour), Findings: list}
+	return mirror.Refusal{Target: target, Epoch: st.Epoch, ObservedAt: refusedAt(st), Findings: list}
+}
+
+// testsBegan is before every epoch of these tests, in microseconds.
+var testsBegan = time.Now().UnixMicro()
+
+// refusedAt is when the reads of a refused sync began.
+func refusedAt(st mirror.SyncState) time.Time {
+	return epoch0.Add(time.Duration(st.Epoch-testsBegan) * time.Microsecond)
 }
 
 // refusedOnce: a refused sync leaves its findings open, each once, and a commit that
@@ -633,7 +641,7 @@ func refusedOnce(t *testing.T, h *Harness) {
 			t.Fatalf("refusal %d opened %+v, %v", n, opened, err)
 		}
 		requireOpen(t, h, "field_mismatch/cus_A/"+l.rows[0].ID+"/false", "unexpected_transaction/cus_A/cbtxn_x/false")
-		at := epoch0.Add(time.Duration(st.Epoch) * time.Hour)
+		at := refusedAt(st)
 		for since, want := range map[time.Time]int{at: 1, at.Add(time.Microsecond): 0} {
 			if list, err := h.Refused(t.Context(), "", since); err != nil || len(list) != want || want > 0 && list[0] != l.target() {
 				t.Fatalf("refused since %v: %v, %v, want %d", since, list, err, want)
@@ -700,7 +708,7 @@ FROM `+rowsTable+damagedRow)
 	requireOpen(t, h)
 }
 
-// damageTold: a row that does not lie as it was written is told from one that does,
+// damageTold: a row that does not lie as it was written is distinguished from one that does,
 // by the target's own rows and any grants.
 func damageTold(t *testing.T, h *Harness) {
 	l, c := damagedLedgers(t, h)
@@ -745,7 +753,7 @@ func refusalFenced(t *testing.T, h *Harness) {
 	}
 }
 
-// refusedDifferences: what a reply contradicts is told by ids and amounts, for rows
+// refusedDifferences: what a reply contradicts is reported by ids and amounts, for rows
 // and grants that lie as they were written.
 func refusedDifferences(t *testing.T, h *Harness) {
 	l, c := damagedLedgers(t, h)

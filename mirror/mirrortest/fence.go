@@ -2,6 +2,8 @@ package mirrortest
 
 import (
 	"errors"
+	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -11,6 +13,7 @@ import (
 func fenceCases() []testCase {
 	return []testCase{
 		{"I4_EpochStrictlyIncreases", epochIncreases},
+		{"I4_NoEpochTwiceAfterARewind", lostTimeline},
 		{"I6_OlderEpochWritesNothing", olderEpochWritesNothing},
 		{"I4_TombstoneFencesTheOtherLedger", tombstoneFencesOther},
 		{"ApplyTwiceChangesOnce", applyTwice},
@@ -22,20 +25,68 @@ func fenceCases() []testCase {
 func epochIncreases(t *testing.T, h *Harness) {
 	l := newLedger("", "cus_A")
 	first := begin(t, h, l.target())
-	if first.Epoch != 1 || first.HistoryComplete || first.CustomerHeld || !first.ObservedAt.IsZero() {
+	if first.Epoch <= 0 || first.HistoryComplete || first.CustomerHeld || !first.ObservedAt.IsZero() {
 		t.Fatalf("the first state is %+v", first)
 	}
-	if second := begin(t, h, l.target()); second.Epoch != 2 {
-		t.Fatalf("the second epoch is %d, want 2", second.Epoch)
+	last := first.Epoch
+	for range 50 {
+		next := begin(t, h, l.target()).Epoch
+		if next <= last {
+			t.Fatalf("epoch %d follows %d", next, last)
+		}
+		last = next
+	}
+	// A clock that was ahead, by far, does not stop them.
+	last += int64(time.Hour / time.Microsecond)
+	noErr(t, h.Exec(t.Context(), fmt.Sprintf(`UPDATE sync_state SET epoch = %d`, last)))
+	if next := begin(t, h, l.target()).Epoch; next != last+1 {
+		t.Fatalf("epoch %d follows %d, which lies ahead of the clock", next, last)
 	}
 	other := l.target()
 	other.Scope = mirror.ScopeCredits
-	if st := begin(t, h, other); st.Epoch != 1 {
-		t.Fatalf("another scope's first epoch is %d, want 1", st.Epoch)
+	if st := begin(t, h, other); st.Epoch >= last {
+		t.Fatalf("another scope's first epoch is %d, after %d of this one", st.Epoch, last)
 	}
 	other.Account = "acct_1"
-	if st := begin(t, h, other); st.Epoch != 1 {
-		t.Fatalf("another account's first epoch is %d, want 1", st.Epoch)
+	if st := begin(t, h, other); st.Epoch >= last {
+		t.Fatalf("another account's first epoch is %d, after %d of this one", st.Epoch, last)
+	}
+}
+
+// lostTimeline: a database that is put back to an earlier state gives epochs that it
+// never gave before, so that no worker of the time that is lost passes the fence, which
+// compares for equality.
+func lostTimeline(t *testing.T, h *Harness) {
+	l, c := newLedger("", "cus_A"), newCredits("", "cus_A")
+	l.add("eur", -500)
+	c.grant("eur", 1000)
+	l.sync(t, h)
+	c.sync(t, h)
+	kept := []int64{begin(t, h, l.target()).Epoch, begin(t, h, c.target()).Epoch}
+	var lost []int64 // epochs of workers that are stalled
+	var oldBalance []mirror.BalanceSnapshot
+	var oldCredits []mirror.CreditsSnapshot
+	for range 10 {
+		oldBalance = append(oldBalance, l.whole(begin(t, h, l.target())))
+		oldCredits = append(oldCredits, c.snapshot(begin(t, h, c.target()), 10))
+		lost = append(lost, oldBalance[len(oldBalance)-1].Epoch, oldCredits[len(oldCredits)-1].Epoch)
+	}
+	noErr(t, h.Exec(t.Context(), fmt.Sprintf(`UPDATE sync_state SET epoch = %d WHERE scope = 'balance'`, kept[0])))
+	noErr(t, h.Exec(t.Context(), fmt.Sprintf(`UPDATE sync_state SET epoch = %d WHERE scope = 'credits'`, kept[1])))
+	for range 20 {
+		for _, target := range []mirror.Target{l.target(), c.target()} {
+			if st := begin(t, h, target); slices.Contains(lost, st.Epoch) {
+				t.Fatalf("epoch %d is given a second time", st.Epoch)
+			}
+		}
+		for i := range oldBalance {
+			if _, err := h.ApplyBalance(t.Context(), oldBalance[i]); !errors.Is(err, mirror.ErrFenced) {
+				t.Fatalf("a worker of the lost time committed: %v, want ErrFenced", err)
+			}
+			if _, err := h.ApplyCredits(t.Context(), oldCredits[i]); !errors.Is(err, mirror.ErrFenced) {
+				t.Fatalf("a worker of the lost time committed: %v, want ErrFenced", err)
+			}
+		}
 	}
 }
 

@@ -21,12 +21,15 @@ func inboxCases() []testCase {
 		{"FencedCommitAnswersNothing", fencedAnswersNothing},
 		{"TombstoneAnswers", tombstoneAnswers},
 		{"QuestionWithOneAnswer", questionOne},
+		{"QuestionsOfThinEvents", questionsOfThin},
+		{"ReplayIsNoFreshness", replayIsNoFreshness},
 		{"I1_QuestionWithSeveralAnswers", questionSeveral},
 		{"I1_DeletedWithoutAnInbox", deletedWithoutInbox},
 		{"QuestionWithoutAnswer", questionNone},
 		{"PendingInPages", pendingPages},
 		{"ObservedAt", observedAt},
 		{"PruneKeepsWhatWaits", prune},
+		{"SetAside", setAside},
 	}
 }
 
@@ -236,6 +239,42 @@ func questionOne(t *testing.T, h *Harness) {
 	if err != nil || waiting[0].Event.Grant != "credgr_2" {
 		t.Fatalf("pending %+v, %v, want the grant's id in the event", waiting, err)
 	}
+}
+
+// replayIsNoFreshness: an event that came to the inbox long after it was made is none of
+// those that show how fresh the mirror is.
+func replayIsNoFreshness(t *testing.T, h *Harness) {
+	now := time.Now()
+	for id, age := range map[string]time.Duration{"evt_new": time.Minute, "evt_replayed": 10 * 24 * time.Hour} {
+		record(t, h, mirror.Event{ID: id, Type: "invoice.voided", Created: now.Add(-age).Truncate(time.Second), Object: "in_1", Asks: mirror.ScopeInvoiceOwner})
+	}
+	noErr(t, h.ResolveEvents(t.Context(), mirror.Target{Scope: mirror.ScopeInvoiceOwner, ID: "in_1"}, nil))
+	list, err := h.Freshness(t.Context(), 10)
+	if err != nil || len(list) != 1 || now.Sub(list[0].Created) > time.Hour {
+		t.Fatalf("%+v, %v; want the new event alone", list, err)
+	}
+}
+
+// questionsOfThin are the questions of thin events, which name a thing and no customer.
+func questionsOfThin(t *testing.T, h *Harness) {
+	thin := []mirror.Event{
+		{ID: "evt_1", Type: "billing.credit_balance_transaction.created", Created: epoch0, Object: "cbtxn_1", Asks: mirror.ScopeCreditOwner},
+		{ID: "evt_2", Type: "invoice.voided", Created: epoch0, Object: "in_1", Asks: mirror.ScopeInvoiceOwner},
+		{ID: "evt_3", Type: "credit_note.created", Created: epoch0, Object: "cn_1", Asks: mirror.ScopeNoteOwner},
+		{ID: "evt_4", Type: "billing.credit_grant.updated", Created: epoch0, Object: "credgr_1", Grant: "credgr_1", Asks: mirror.ScopeGrantOwner},
+	}
+	record(t, h, thin...)
+	requirePending(t, h, "evt_1 credit_owner::cbtxn_1", "evt_2 invoice_owner::in_1", "evt_3 note_owner::cn_1", "evt_4 grant_owner::credgr_1")
+	waiting, err := h.PendingEvents(t.Context(), 0, 10)
+	noErr(t, err)
+	for i, w := range waiting {
+		if got := w.Event.Targets(); len(got) != 1 || got[0] != thin[i].Targets()[0] || w.Target != got[0] {
+			t.Errorf("%s waits for %v, its targets are %v", w.Event.ID, w.Target, got)
+		}
+	}
+	noErr(t, h.ResolveEvents(t.Context(), thin[1].Targets()[0], []mirror.Target{{Scope: mirror.ScopeBalance, ID: "cus_A"}}))
+	noErr(t, h.ResolveEvents(t.Context(), thin[2].Targets()[0], nil)) // it leads to nobody
+	requirePending(t, h, "evt_1 credit_owner::cbtxn_1", "evt_2 balance::cus_A", "evt_4 grant_owner::credgr_1")
 }
 
 func questionSeveral(t *testing.T, h *Harness) {

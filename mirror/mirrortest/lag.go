@@ -232,7 +232,7 @@ func eventWaitsForGrant(t *testing.T, h *Harness) {
 	c.sync(t, h)
 	requirePending(t, h)
 
-	// A grant that is held nowhere, and an event that tells no time.
+	// A grant that is held nowhere, and an event that has no time.
 	unknown := grantUpdated("evt_2", c, when)
 	unknown.Object, unknown.Updated = "credgr_unknown", time.Time{}
 	timeless := grantUpdated("evt_3", c, when)

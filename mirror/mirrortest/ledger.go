@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -26,12 +27,30 @@ type ledger struct {
 	extra    map[string]any // further fields of the customer's JSON
 	// testClock and owner are the customer's test_clock and customer_account.
 	testClock, owner string
+	epochs           *epochs
+}
+
+// epochs are those of which snapshots were made.
+type epochs struct {
+	mu   sync.Mutex
+	seen []int64
+}
+
+// after is a time that grows with the epoch, a millisecond for each that was seen.
+func (e *epochs) after(epoch int64) time.Duration {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	at, found := slices.BinarySearch(e.seen, epoch)
+	if !found {
+		e.seen = slices.Insert(e.seen, at, epoch)
+	}
+	return time.Duration(at+1) * time.Millisecond
 }
 
 func newLedger(account, customer string) *ledger {
 	return &ledger{
 		account: account, customer: customer, currency: "eur",
-		now: epoch0, balances: map[string]int64{},
+		now: epoch0, balances: map[string]int64{}, epochs: &epochs{},
 	}
 }
 
@@ -111,7 +130,7 @@ func (l *ledger) snapshot(st mirror.SyncState, n int) mirror.BalanceSnapshot {
 	all := n >= len(l.rows)
 	return mirror.BalanceSnapshot{
 		Target: l.target(), Epoch: st.Epoch, EventSeq: st.EventSeq,
-		ObservedAt: l.now.Add(time.Duration(st.Epoch) * time.Millisecond),
+		ObservedAt: l.now.Add(l.epochs.after(st.Epoch)),
 		Customer:   l.object(),
 		Windows: []mirror.Window[mirror.BalanceTransaction]{
 			{Rows: l.newest(n), FromHead: true, ToEnd: all},

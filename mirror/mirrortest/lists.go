@@ -273,11 +273,7 @@ func changesInOrder(t *testing.T, h *Harness) {
 		noErr(t, err)
 		return list
 	}
-	var all []mirror.Change
-	deadline := time.Now().Add(20 * time.Second) // another transaction on the server holds the feed back
-	for len(all) < 9 && time.Now().Before(deadline) {
-		all = read("", 100)
-	}
+	all := h.feed(t, "", 9)
 	if len(all) != 9 { // customer, balance and row, three times
 		t.Fatalf("%d changes: %+v", len(all), all)
 	}

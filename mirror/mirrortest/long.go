@@ -101,7 +101,7 @@ func webhooks(ctx context.Context, b *testing.B, s mirror.Store, run string) []t
 
 // LongHistory makes the first copy of a customer with as many rows as the variable
 // HISTORY_BENCH_ROWS says (20,000), then a catch-up of a tenth of them, then a
-// whole read, while webhooks come in, and tells how long these waited and how much
+// whole read, while webhooks come in, and reports how long these waited and how much
 // memory the process took.
 func LongHistory(b *testing.B, s mirror.Store) {
 	rows := 20_000

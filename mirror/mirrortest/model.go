@@ -46,7 +46,7 @@ type machine struct {
 	s    mirror.Store
 	l    *ledger
 	held map[string]bool // ids that were ever committed
-	// proven tells that the last commit was joined, so that the chain closes.
+	// proven means that the last commit was joined, so that the chain closes.
 	proven bool
 	// old are snapshots whose epoch is over.
 	old []mirror.BalanceSnapshot

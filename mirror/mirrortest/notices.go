@@ -20,7 +20,7 @@ func noticeCases() []testCase {
 	}
 }
 
-// untold lists what waits to be told as step/customer, a page of the given size.
+// untold lists what waits to be sent as step/customer, a page of the given size.
 func untold(t *testing.T, h *Harness, since time.Time, limit int) ([]string, []mirror.Notice) {
 	t.Helper()
 	list, err := h.PendingNotices(t.Context(), since, limit)
@@ -68,7 +68,7 @@ func noticesOfAFinding(t *testing.T, h *Harness) {
 	if n.Finding != want || want.ID == "" || !n.At.Equal(epoch0) {
 		t.Fatalf("%+v, want %+v", n, want)
 	}
-	requireUntold(t, h, epoch0, "opened/cus_A") // listing is not telling
+	requireUntold(t, h, epoch0, "opened/cus_A") // listing is not sending
 	noErr(t, h.MarkNotice(t.Context(), n))
 	requireUntold(t, h, epoch0)
 
@@ -99,7 +99,7 @@ func noticesInOrder(t *testing.T, h *Harness) {
 			t.Fatalf("the first %d: %q", limit, got)
 		}
 	}
-	for len(all) > 0 { // one after the other, as they are told
+	for len(all) > 0 { // one after the other, as they are sent
 		_, list := untold(t, h, epoch0, 1)
 		noErr(t, h.MarkNotice(t.Context(), list[0]))
 		all = all[1:]
@@ -169,7 +169,7 @@ func noticesOfAccounts(t *testing.T, h *Harness) {
 	requireUntold(t, h, epoch0, "opened/cus_A")
 }
 
-// What a full read finds and repairs at once is told as opened and closed; a mark
+// What a full read finds and repairs at once is sent as opened and closed; a mark
 // stands, whatever a sync writes to the row meanwhile.
 func noticesAndCommits(t *testing.T, h *Harness) {
 	l := newLedger("", "cus_A")
@@ -185,7 +185,7 @@ func noticesAndCommits(t *testing.T, h *Harness) {
 		t.Fatalf("repaired %+v", a.Repaired)
 	}
 	list := requireUntold(t, h, since, "opened/cus_A", "closed/cus_A")
-	noErr(t, h.MarkNotice(t.Context(), list[1])) // with its closing the opening is told
+	noErr(t, h.MarkNotice(t.Context(), list[1])) // with its closing the opening is sent
 	requireUntold(t, h, since)
 
 	find(t, h, "", "cus_A", since)

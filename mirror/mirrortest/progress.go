@@ -1,12 +1,14 @@
 package mirrortest
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"slices"
 	"testing"
 	"time"
 
+	"github.com/creditmirror/creditmirror/internal/patience"
 	"github.com/creditmirror/creditmirror/mirror"
 )
 
@@ -18,6 +20,7 @@ func progressCases() []testCase {
 		{"I6_PausedLeaderSavesNoSweep", leasedSweep},
 		{"Accounts", accounts},
 		{"Incarnations", incarnations},
+		{"I4_FeedPositionsOfALostTime", lostPositions},
 		{"FirstCopyNeverOverwrites", firstCopy},
 		{"FirstCopyOfGrants", firstGrants},
 		{"UnsyncedBalances", unsyncedBalances},
@@ -92,7 +95,7 @@ func leaseExpires(t *testing.T, h *Harness) {
 		t.Fatal("not free at first")
 	}
 	// The database's clock decides, so there is nothing to wait on but the answer.
-	for deadline := time.Now().Add(5 * time.Second); !lease(t, h, "sweep", "b", time.Hour); {
+	for deadline := time.Now().Add(patience.Of(5 * time.Second)); !lease(t, h, "sweep", "b", time.Hour); {
 		if time.Now().After(deadline) {
 			t.Fatal("the lease never expires")
 		}
@@ -339,5 +342,66 @@ func schemaAndPing(t *testing.T, h *Harness) {
 	noErr(t, h.Migrate(t.Context()))
 	if _, err := h.Customer(t.Context(), "", "cus_A"); err != nil {
 		t.Fatalf("after another migration: %v", err)
+	}
+}
+
+// lostPositions: once the database's history has a new name, since it was found to be
+// put back, no position is taken that was given before, also where the feed has come
+// as far again; and those given since go on.
+func lostPositions(t *testing.T, h *Harness) {
+	feed, ok := h.Store.(mirror.Feed)
+	if !ok {
+		t.Fatal("the store has no change feed")
+	}
+	tables := []string{"customers", "customer_balance_transactions"}
+	position := func() string {
+		t.Helper()
+		var p mirror.FeedPosition
+		noErr(t, feed.ReadFeed(t.Context(), func(r mirror.FeedReader) (err error) {
+			p, err = r.Position(t.Context())
+			return err
+		}))
+		return p.Text
+	}
+	changed := func(since string) error {
+		return feed.ReadFeed(t.Context(), func(r mirror.FeedReader) error {
+			_, _, err := r.Changed(t.Context(), since, tables, 100)
+			return err
+		})
+	}
+	l := newLedger("", "cus_A")
+	l.add("eur", -100)
+	l.sync(t, h)
+	want := 3 // changes of a sync: the customer, its balance and a row
+	for _, name := range []string{"h1", "h2"} {
+		before := h.feed(t, "", want)
+		export := position()
+		l.add("eur", -1)
+		l.sync(t, h)
+		if _, err := h.Changes(t.Context(), "", before[0].Cursor, 100); err != nil {
+			t.Fatalf("a cursor of this history: %v", err)
+		}
+		noErr(t, changed(export))
+		noErr(t, h.SaveIncarnation(t.Context(), mirror.Incarnation{Partition: mirror.DatabasePartition, ID: name, HighWater: 3}))
+		for _, c := range before {
+			if _, err := h.Changes(t.Context(), "", c.Cursor, 100); !errors.Is(err, mirror.ErrNotFound) {
+				t.Errorf("%s: the cursor %q of a lost time: %v, want ErrNotFound", name, c.Cursor, err)
+			}
+		}
+		if err := changed(export); !errors.Is(err, mirror.ErrFeedGone) {
+			t.Errorf("%s: the position %q of a lost time: %v, want ErrFeedGone", name, export, err)
+		}
+		if _, err := h.Changes(t.Context(), "", "0", 100); err != nil {
+			t.Errorf("%s: from the beginning: %v", name, err)
+		}
+		want += 3
+		h.feed(t, "", want) // all of it is there
+	}
+	// A mark never falls under one name, so that a leader that was paused says nothing old.
+	noErr(t, h.SaveIncarnation(t.Context(), mirror.Incarnation{Partition: mirror.DatabasePartition, ID: "h2", HighWater: 9}))
+	noErr(t, h.SaveIncarnation(t.Context(), mirror.Incarnation{Partition: mirror.DatabasePartition, ID: "h2", HighWater: 4}))
+	got, err := h.Incarnations(t.Context())
+	if want := (mirror.Incarnation{Partition: mirror.DatabasePartition, ID: "h2", HighWater: 9}); err != nil || !slices.Contains(got, want) {
+		t.Errorf("incarnations %+v, %v, want %+v among them", got, err, want)
 	}
 }

@@ -253,7 +253,7 @@ func emptyLedger(t *testing.T, h *Harness) {
 }
 
 // deletedUnread: of a customer who was deleted before it was ever read, its grants and
-// its tombstone tell that there was one. An id that nobody has is none.
+// its tombstone show that there was one. An id that nobody has is none.
 func deletedUnread(t *testing.T, h *Harness) {
 	unknown := func(id string) {
 		t.Helper()

@@ -5,9 +5,12 @@ package mirrortest
 
 import (
 	"context"
+	"slices"
 	"strconv"
 	"testing"
+	"time"
 
+	"github.com/creditmirror/creditmirror/internal/patience"
 	"github.com/creditmirror/creditmirror/mirror"
 )
 
@@ -30,12 +33,10 @@ type Harness struct {
 }
 
 // Run runs the whole suite. open returns a store over a new and empty database
-// whose schema is migrated; it arranges for the store to be closed.
-func Run(t *testing.T, open func(t *testing.T) mirror.Store) {
-	topics := []struct {
-		name  string
-		cases []testCase
-	}{
+// whose schema is migrated; it arranges for the store to be closed. Where topics are
+// named, it runs these alone.
+func Run(t *testing.T, open func(t *testing.T) mirror.Store, only ...string) {
+	topics := []topic{
 		{"Fence", fenceCases()},
 		{"History", historyCases()},
 		{"Walks", walkCases()},
@@ -55,7 +56,15 @@ func Run(t *testing.T, open func(t *testing.T) mirror.Store) {
 		{"Model", modelCases()},
 		{"Agreement", agreementCases()},
 	}
+	for _, name := range only {
+		if !slices.ContainsFunc(topics, func(topic topic) bool { return topic.name == name }) {
+			t.Fatalf("the suite has no topic %s", name)
+		}
+	}
 	for _, topic := range topics {
+		if len(only) > 0 && !slices.Contains(only, topic.name) {
+			continue
+		}
 		t.Run(topic.name, func(t *testing.T) {
 			t.Parallel()
 			for _, c := range topic.cases {
@@ -71,6 +80,12 @@ func Run(t *testing.T, open func(t *testing.T) mirror.Store) {
 			}
 		})
 	}
+}
+
+// topic is what belongs together of the suite.
+type topic struct {
+	name  string
+	cases []testCase
 }
 
 // testCase is one behaviour; it gets a database of its own.
@@ -114,6 +129,23 @@ func (h *Harness) number(t *testing.T, sql string) int64 {
 func (h *Harness) changes(t *testing.T) int64 {
 	t.Helper()
 	return h.number(t, `SELECT count(*) FROM changes WHERE table_name <> 'drift_findings'`)
+}
+
+// feed reads the account's change feed from its beginning until it has at least n
+// changes. PostgreSQL holds changes back while an older transaction, of any database of
+// the server, is at work.
+func (h *Harness) feed(t *testing.T, account string, n int) []mirror.Change {
+	t.Helper()
+	for deadline := time.Now().Add(patience.Of(30 * time.Second)); ; time.Sleep(10 * time.Millisecond) {
+		list, err := h.Changes(t.Context(), account, "", 1000)
+		noErr(t, err)
+		if len(list) >= n {
+			return list
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the feed has %d changes, want at least %d: %+v", len(list), n, list)
+		}
+	}
 }
 
 // noErr fails the test at once.

@@ -21,6 +21,7 @@ func sweepCases() []testCase {
 		{"LivingCustomers", livingCustomers},
 		{"GrantHolders", grantHolders},
 		{"FullReads", fullReads},
+		{"FullReadsOfALedger", fullReadsOfALedger},
 		{"FullReadTellsWhatItRepairs", fullReadRepairs},
 		{"I18_FullReadOfTheSameTellsNothing", fullReadOfTheSame},
 	}
@@ -269,7 +270,7 @@ func grantHolders(t *testing.T, h *Harness) {
 func fullReads(t *testing.T, h *Harness) {
 	far := epoch0.Add(1000 * time.Hour)
 	list := func(before time.Time) []string {
-		got, err := h.FullReads(t.Context(), "", before, 100)
+		got, err := h.FullReads(t.Context(), "", mirror.Ledgers{}, before, 100)
 		noErr(t, err)
 		out := []string{}
 		for _, f := range got {
@@ -320,7 +321,7 @@ func fullReads(t *testing.T, h *Harness) {
 	if got := list(far); fmt.Sprint(got) != "[cus_A false cus_C false]" {
 		t.Fatalf("after a sync of the newest and a deletion: %q", got)
 	}
-	if n, err := h.FullReadCount(t.Context(), ""); err != nil || n != 2 {
+	if n, err := h.FullReadCount(t.Context(), "", mirror.Ledgers{}); err != nil || n != 2 {
 		t.Fatalf("count %d, %v", n, err)
 	}
 }

@@ -17,6 +17,8 @@ func walkCases() []testCase {
 		{"I3_PieceOfCreditsAnswersNothing", creditsPieceAnswersNothing},
 		{"TombstoneEndsAWalk", tombstoneEndsWalk},
 		{"I2_FirstCopyPlacedInSlices", firstCopyInSlices},
+		{"WalkJoinedInSlicesKnowsItsNewestRow", func(t *testing.T, h *Harness) { newestOfAWalkInSlices(t, h, false) }},
+		{"WalkThatEndsWithAnEmptyPage", func(t *testing.T, h *Harness) { newestOfAWalkInSlices(t, h, true) }},
 		{"I2_CatchUpPlacedInSlices", catchUpInSlices},
 		{"I2_LongSecondPlacedInSlices", longSecondInSlices},
 		{"I2_WholeReadInSlicesMovesRows", wholeReadInSlices},
@@ -24,8 +26,8 @@ func walkCases() []testCase {
 	}
 }
 
-// requireOpenWalk proves that a target's open walk is told as unfinished by
-// everything that can tell, and that nothing was answered by the piece.
+// requireOpenWalk proves that a target's open walk is reported as unfinished by
+// everything that reports it, and that nothing was answered by the piece.
 func requireOpenWalk(t *testing.T, h *Harness, target mirror.Target, observed time.Time, event string) {
 	t.Helper()
 	requirePending(t, h, event+" "+target.Key())
@@ -242,6 +244,35 @@ func firstCopyInSlices(t *testing.T, h *Harness) {
 	before := h.changes(t)
 	if a := l.sync(t, h); a.Changed() || h.changes(t) != before {
 		t.Fatalf("the same once more: %+v, %d changes, want %d", a, h.changes(t), before)
+	}
+}
+
+// newestOfAWalkInSlices: the piece that ends a walk holds its oldest rows, and what is
+// complete reaches up to its newest one all the same, or the next sync would read
+// everything again. A last page that is empty ends a walk too.
+func newestOfAWalkInSlices(t *testing.T, h *Harness, empty bool) {
+	h = sliced(t, h)
+	l := newLedger("", "cus_A")
+	mixed(l, 40)
+	all := l.newest(40)
+	for _, bounds := range [][2]int{{0, 7}, {7, 14}, {14, 40}} {
+		snap := l.snapshot(begin(t, h, l.target()), 40)
+		snap.Windows = []mirror.Window[mirror.BalanceTransaction]{{Rows: all[bounds[0]:bounds[1]], FromHead: bounds[0] == 0, ToEnd: bounds[1] == 40}}
+		if bounds[1] < 40 || empty {
+			snap.Joined, snap.Full = false, false
+			snap.Walk = mirror.Walk{Cursor: all[bounds[1]-1].ID, Top: all[0].Created}
+		}
+		applyBalance(t, h, snap)
+	}
+	if empty {
+		snap := l.snapshot(begin(t, h, l.target()), 40)
+		snap.Windows = []mirror.Window[mirror.BalanceTransaction]{{ToEnd: true}}
+		applyBalance(t, h, snap)
+	}
+	requireChain(t, h, l)
+	requireFinished(t, h, l.target(), true)
+	if st := begin(t, h, l.target()); !st.HistoryComplete || st.Walk.InProgress() || !st.CompleteTo.Equal(all[0].Created) {
+		t.Errorf("empty %v: complete to %v, want the newest row's %v: %+v", empty, st.CompleteTo, all[0].Created, st)
 	}
 }
 

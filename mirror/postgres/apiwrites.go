@@ -70,7 +70,7 @@ WHERE (account, id) IN (SELECT account, id FROM creditmirror.api_writes WHERE cr
 SELECT '', n.name, n.last_used_at FROM unnest($1::text[], $2::timestamptz[]) AS n (name, last_used_at) ORDER BY n.name COLLATE "C"
 ON CONFLICT (account, name) DO UPDATE SET last_used_at = greatest(u.last_used_at, excluded.last_used_at), synced_at = now()`
 
-	apiKeyUses = `SELECT name, last_used_at FROM creditmirror.api_key_uses ORDER BY name`
+	apiKeyUses = `SELECT name, last_used_at FROM creditmirror.api_key_uses ORDER BY name` // #nosec G101 -- a statement about names of keys
 )
 
 // amountOf is the amount of a write, NULL where it has none.

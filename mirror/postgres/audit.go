@@ -20,7 +20,7 @@ var _ mirror.Auditor = (*Store)(nil)
 //
 // Every column is compared with the raw JSON here, so that of a row that agrees the
 // JSON need not travel. Of any other row it comes along with the columns, by the
-// names of the fields: what is told here to differ is looked at once more there,
+// names of the fields: what is said here to differ is looked at once more there,
 // where a few things that this comparison takes for different are known to be the
 // same (an empty text and none).
 const (

@@ -86,6 +86,22 @@ func TestAPIJournal(t *testing.T) {
 	})
 }
 
+func TestConsole(t *testing.T) {
+	t.Parallel()
+	mirrortest.RunConsole(t, func(t *testing.T) mirror.Store {
+		url := newMirror(t)
+		sql := openSQL(t, url)
+		return &mirrortest.Harness{
+			Store: openStore(t, url),
+			Query: sql.query,
+			Exec: func(ctx context.Context, statement string) error {
+				_, err := sql.pool.Exec(ctx, statement)
+				return err
+			},
+		}
+	})
+}
+
 func TestEraser(t *testing.T) {
 	t.Parallel()
 	mirrortest.RunEraser(t, func(t *testing.T) mirror.Store {

@@ -11,7 +11,7 @@ import (
 	"github.com/creditmirror/creditmirror/internal/pgtest"
 )
 
-// BenchmarkBookIndex tells what the index of the books costs a sync: rounds with it
+// BenchmarkBookIndex measures what the index of the books costs a sync: rounds with it
 // and without it in turns, in one database that grows alike for both.
 func BenchmarkBookIndex(b *testing.B) {
 	url := pgtest.Start(b).NewDatabase(b)

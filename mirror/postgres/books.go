@@ -26,6 +26,9 @@ const booksFetch = 2000
 // the syncs.
 func (s *Store) Books(ctx context.Context, fn func(report.Reader) error) error {
 	pool := s.pool.Config()
+	if err := s.pooler.prepare(ctx, pool.ConnConfig); err != nil {
+		return fmt.Errorf("connect for the books: %w", err)
+	}
 	conn, err := pgx.ConnectConfig(ctx, pool.ConnConfig)
 	if err != nil {
 		return fmt.Errorf("connect for the books: %w", err)
@@ -49,6 +52,7 @@ type books struct {
 	cursors  int
 	accounts []string
 	listed   bool
+	days     report.SnapshotDays
 }
 
 // statement is SQL with its arguments.
@@ -236,20 +240,43 @@ func tableOf(l report.Ledger, d report.Dating) ledgerTable {
 // number that they do.
 const clamped = `greatest(least(sum(t.amount), 9223372036854775807), -9223372036854775808)::bigint`
 
-// linked is the ending balance of a chain of which every link holds: each balance but
-// the last also is what another row begins with, and cancels out. It costs a fraction
-// of finding the last row, which is only looked for where the two differ.
-const linked = `bit_xor(t.ending_balance # CASE
+// linked is, for a chain of which every link holds, the mark of its ending balance: the
+// mark of each balance but the last also is that of what another row begins with, and
+// cancels out. It costs a fraction of finding the last row, which is only looked for
+// where the two differ. The balances themselves would not do: without the first row of
+// a chain that starts with 3, 3 and -297 cancel out to -300, the sum of the rest.
+const (
+	linked = `bit_xor(hashint8extended(t.ending_balance, t.ending_balance) # CASE
   WHEN t.amount BETWEEN -4611686018427387904 AND 4611686018427387903
-   AND t.ending_balance BETWEEN -4611686018427387904 AND 4611686018427387903 THEN t.ending_balance - t.amount END)`
+   AND t.ending_balance BETWEEN -4611686018427387904 AND 4611686018427387903
+  THEN hashint8extended(t.ending_balance - t.amount, t.ending_balance - t.amount) END)`
+	linkedTo = `hashint8extended(s.amount, s.amount) # hashint8extended(0, 0)`
+)
+
+// whose are the customers of a query for sums: all, those that stand apart, or those of
+// its part k.
+type whose uint8
+
+const (
+	ofAll whose = iota
+	ofApart
+	ofDoubted
+)
+
+func among(apart bool) whose {
+	if apart {
+		return ofApart
+	}
+	return ofAll
+}
 
 // sums is a query for plain sums: account, customer, currency, amount, end.
-func (b *books) sums(ctx context.Context, q *statement, l report.Ledger, f report.Filter, d report.Dating, until time.Time, apart bool) error {
+func (b *books) sums(ctx context.Context, q *statement, l report.Ledger, f report.Filter, d report.Dating, until time.Time, of whose) error {
 	t := tableOf(l, d)
 	links := `0::bigint`
 	if l == report.LedgerBalance {
 		links = linked
-		q.add(`SELECT s.account, s.customer, s.currency, s.amount, CASE WHEN s.links = s.amount THEN s.amount ELSE coalesce((
+		q.add(`SELECT s.account, s.customer, s.currency, s.amount, CASE WHEN s.links = `+linkedTo+` THEN s.amount ELSE coalesce((
   SELECT r.ending_balance FROM `+t.table+` AS r
   WHERE r.account = s.account AND r.customer = s.customer AND r.currency = s.currency AND r.chain_position IS NOT NULL AND r.created < ?
   ORDER BY r.chain_position DESC LIMIT 1), 0) END AS ending FROM (`, until)
@@ -257,14 +284,18 @@ func (b *books) sums(ctx context.Context, q *statement, l report.Ledger, f repor
 		q.add(`SELECT s.account, s.customer, s.currency, s.amount, s.amount AS ending FROM (`)
 	}
 	q.add(`SELECT t.account, t.customer, t.currency, ` + clamped + ` AS amount, ` + links + ` AS links FROM `)
-	if apart {
+	switch of {
+	case ofAll:
+		q.add(t.table + ` AS t`)
+	case ofApart:
 		q.add(`(`)
 		if err := b.apart(ctx, q, l, f); err != nil {
 			return err
 		}
 		q.add(`) AS k JOIN ` + t.table + ` AS t ON t.account = k.account AND t.customer = k.customer`)
-	} else {
-		q.add(t.table + ` AS t`)
+	case ofDoubted: // each is looked up by its key, whatever the planner expects
+		q.add(`k CROSS JOIN LATERAL (SELECT b.account, b.customer, b.currency, b.amount, b.ending_balance, b.` + t.date + ` FROM ` + t.table + ` AS b
+  WHERE b.account = k.account AND b.customer = k.customer OFFSET 0) AS t`)
 	}
 	q.add(` WHERE t.`+t.date+` < ?`, until)
 	if err := b.where(ctx, q, "t.", "customer", f); err != nil {
@@ -282,7 +313,7 @@ func scanSum(row pgx.Row, s *report.Sum) error {
 // Sums lists plain sums.
 func (b *books) Sums(ctx context.Context, l report.Ledger, f report.Filter, d report.Dating, until time.Time, apart bool) iter.Seq2[report.Sum, error] {
 	q := new(statement)
-	err := b.sums(ctx, q, l, f, d, until, apart)
+	err := b.sums(ctx, q, l, f, d, until, among(apart))
 	return stream(ctx, b, q.add(` ORDER BY s.account, s.customer, s.currency`), err, scanSum)
 }
 
@@ -301,14 +332,14 @@ WHERE t.effective_at < ?`, until)
 // Totals adds plain sums up.
 func (b *books) Totals(ctx context.Context, l report.Ledger, f report.Filter, d report.Dating, until time.Time) ([]report.Total, error) {
 	q := new(statement).add(`SELECT t.account, t.currency, count(*) FILTER (WHERE t.amount <> 0), count(*) FILTER (WHERE t.amount <> t.ending), ` + clamped + ` FROM (`)
-	err := b.sums(ctx, q, l, f, d, until, false)
+	err := b.sums(ctx, q, l, f, d, until, ofAll)
 	q.add(`) AS t GROUP BY t.account, t.currency ORDER BY t.account, t.currency`)
 	return list(ctx, b, q, err, func(row pgx.Row, t *report.Total) error {
 		return row.Scan(&t.Account, &t.Currency, &t.Customers, &t.Differing, &t.Amount)
 	})
 }
 
-// splitOf is an expression for what movements are told apart by.
+// splitOf is an expression for what movements are separated by.
 func splitOf(q *statement, l report.Ledger, s report.Split) {
 	const grant = `coalesce((SELECT %s FROM creditmirror.credit_grants AS g WHERE g.account = t.account AND g.id = t."grant"), '')`
 	switch {
@@ -327,13 +358,19 @@ func splitOf(q *statement, l report.Ledger, s report.Split) {
 
 // Cells adds rows up by spans and types.
 func (b *books) Cells(ctx context.Context, l report.Ledger, f report.Filter, bounds []time.Time, s report.Split) ([]report.Cell, error) {
+	cells, ok, err := b.days.Cells(ctx, b, l, f, bounds, s, func(generation int64) ([]report.WideCell, error) {
+		return b.dayCells(ctx, generation, l, f, bounds)
+	})
+	if ok || err != nil {
+		return cells, err
+	}
 	t := tableOf(l, report.ByLedger)
 	last := len(bounds) - 1
 	q := new(statement).add(`SELECT t.account, t.currency, width_bucket(t.`+t.date+`, ?::timestamptz[]) AS span, `, bounds[:last])
 	q.add(t.kind + ` AS kind, `)
 	splitOf(q, l, s)
 	q.add(` AS split, `+clamped+` FROM `+t.table+` AS t WHERE t.`+t.date+` < ?`, bounds[last])
-	err := b.where(ctx, q, "t.", "customer", f)
+	err = b.where(ctx, q, "t.", "customer", f)
 	ofCurrency(q, f)
 	q.add(` GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5`)
 	return list(ctx, b, q, err, func(row pgx.Row, c *report.Cell) error {
@@ -410,7 +447,7 @@ func (b *books) Knows(ctx context.Context, f report.Filter) ([]string, error) {
 	return list(ctx, b, q.add(` ORDER BY account`), err, func(row pgx.Row, account *string) error { return row.Scan(account) })
 }
 
-// SyncState tells how the ledgers of a customer were last proven.
+// SyncState returns how the ledgers of a customer were last proven.
 func (b *books) SyncState(ctx context.Context, k report.Key) ([]report.Sync, error) {
 	q := new(statement).add(`SELECT scope, history_complete, walk_cursor <> '', disproved, observed_at, full_read_at, complete_to
 FROM creditmirror.sync_state WHERE account = ? AND customer = ? AND scope IN ('balance', 'credits') ORDER BY scope`, k.Account, k.Customer)

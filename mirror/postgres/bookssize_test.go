@@ -2,15 +2,15 @@ package postgres
 
 import (
 	"context"
-	"fmt"
 	"os"
-	"slices"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/creditmirror/creditmirror/internal/pgtest"
+	"github.com/creditmirror/creditmirror/mirror/mirrortest"
 	"github.com/creditmirror/creditmirror/report"
 )
 
@@ -25,6 +25,14 @@ SELECT '', 'cus_' || lpad(((i - 1) / 20 + 1)::text, 9, '0'), 'cbtxn_' || lpad(i:
   -10, -10 * (1 + (i - 1) % 20), (array['adjustment', 'applied_to_invoice', 'credit_note', 'initial', 'invoice_overpaid', 'unapplied_from_invoice'])[1 + i % 6],
   '{}', '2023-01-01T00:00:00Z'::timestamptz + ((i - 1) % 20) * interval '54 days' + (i % 86400) * interval '1 second', false, 1 + (i - 1) % 20, '{}', 'd'
 FROM generate_series(1, $1::bigint) AS i`,
+	`INSERT INTO creditmirror.customers (account, id, balance, currency, livemode, raw, digest)
+VALUES ('', 'cus_big', -10 * ($1::bigint / 5), 'usd', false, '{}', 'd')`,
+	`INSERT INTO creditmirror.sync_state (account, customer, scope, epoch, applied_epoch, history_complete, full_read_at)
+SELECT '', 'cus_big', s, 1, 1, true, now() FROM unnest(array['balance', 'credits']) AS s`,
+	`INSERT INTO creditmirror.customer_balance_transactions (account, customer, id, currency, amount, ending_balance, type, metadata, created, livemode, chain_position, raw, digest)
+SELECT '', 'cus_big', 'cbtxn_' || lpad(i::text, 12, '0'), 'usd', -10, -10 * i, 'adjustment',
+  '{}', '2023-01-01T00:00:00Z'::timestamptz + (i * 94608000 / ($1::bigint / 5 + 1)) * interval '1 second', false, i, '{}', 'd'
+FROM generate_series(1, $1::bigint / 5) AS i`,
 	`INSERT INTO creditmirror.credit_grants (account, id, customer, category, amount_type, amount, currency, applicability_config, effective_at, created, updated, livemode, metadata, raw, digest)
 SELECT '', 'credgr_' || c, 'cus_' || lpad(c::text, 9, '0'), 'paid', 'monetary', 1000, 'usd', '{}', '2023-01-01', '2023-01-01', '2023-01-01', false, '{}', '{}', 'd'
 FROM generate_series(1, $1::bigint / 20) AS c`,
@@ -37,94 +45,56 @@ SELECT '', 'cus_' || lpad(((i - 1) / 20 + 1)::text, 9, '0'), 'cbtxn_' || lpad(i:
 	`ANALYZE creditmirror.customers`, `ANALYZE creditmirror.sync_state`, `ANALYZE creditmirror.credit_grants`,
 }
 
-// BenchmarkBooks times the reports over CREDITMIRROR_BENCH_ROWS rows in each ledger
-// (1,000,000), in rounds beside a count of the same index.
+// BenchmarkBooks times the reports over a mirror of a size.
 func BenchmarkBooks(b *testing.B) {
-	n := int64(1_000_000)
-	if s := os.Getenv("CREDITMIRROR_BENCH_ROWS"); s != "" {
-		var err error
-		if n, err = strconv.ParseInt(s, 10, 64); err != nil {
-			b.Fatal(err)
-		}
-	}
 	url := pgtest.Start(b).NewDatabase(b)
 	s, _ := openCounted(b, url, 2)
 	sql := openSQL(b, url)
-	for _, statement := range fillBooks {
-		var args []any
-		if strings.Contains(statement, "$1") {
-			args = []any{n}
-		}
-		sql.exec(b, statement, args...)
+	var folder string
+	if err := sql.pool.QueryRow(b.Context(), `SHOW data_directory`).Scan(&folder); err != nil {
+		b.Fatal(err)
 	}
-	at := time.Date(2024, 7, 1, 0, 0, 0, 0, time.UTC)
-	month := func(i int) time.Time { return time.Date(2023, time.Month(1+i), 1, 0, 0, 0, 0, time.UTC) }
-	var all []time.Time
-	for i := range 37 {
-		all = append(all, month(i))
+	file, err := os.ReadFile(filepath.Join(folder, "postmaster.pid"))
+	if err != nil {
+		b.Fatal(err)
 	}
-	q := report.Query{Ledgers: report.Ledgers(""), Until: at}
-	balance := report.Query{Ledgers: report.Ledgers(report.LedgerBalance), Until: at}
-	inBooks := func(fn func(ctx context.Context, r report.Reader) error) func() error {
-		return func() error {
-			return s.Books(b.Context(), func(r report.Reader) error { return fn(b.Context(), r) })
-		}
-	}
-	drop := func(sums func(ctx context.Context, r *books) error) func() error {
-		return inBooks(func(ctx context.Context, r report.Reader) error { return sums(ctx, r.(*books)) })
-	}
-	steps := []struct {
-		name string
-		do   func() error
-	}{
-		{"count", drop(func(ctx context.Context, r *books) error {
-			var rows int64
-			if _, err := r.conn.Exec(ctx, `SET LOCAL enable_seqscan = off`); err != nil {
+	server, _, _ := strings.Cut(string(file), "\n")
+	mirrortest.BenchBooks(b, mirrortest.BooksSize{
+		Store: s, Fill: fillBooks,
+		Exec: func(b *testing.B, statement string) { sql.exec(b, statement) },
+		Count: func(ctx context.Context, r report.Reader) error {
+			conn := r.(*books).conn
+			if _, err := conn.Exec(ctx, `SET LOCAL enable_seqscan = off`); err != nil {
 				return err
 			}
-			return r.conn.QueryRow(ctx, `SELECT count(*) FROM creditmirror.customer_balance_transactions WHERE created < 'infinity'`).Scan(&rows)
-		})},
-		{"total-balance", inBooks(func(ctx context.Context, r report.Reader) error {
-			_, _, err := report.Totals(ctx, r, balance)
-			return err
-		})},
-		{"total-both", inBooks(func(ctx context.Context, r report.Reader) error {
-			_, _, err := report.Totals(ctx, r, q)
-			return err
-		})},
-		{"customers-read", drop(func(ctx context.Context, r *books) error {
-			for _, err := range r.Sums(ctx, report.LedgerBalance, report.Filter{}, report.ByLedger, at, false) {
-				if err != nil {
-					return err
-				}
-			}
-			return nil
-		})},
-		{"customers", inBooks(func(ctx context.Context, r report.Reader) error {
-			_, err := report.Balances(ctx, r, balance, func(report.Balance) error { return nil })
-			return err
-		})},
-		{"one-month", inBooks(func(ctx context.Context, r report.Reader) error {
-			_, _, err := report.Rollforward(ctx, r, q, all[17:19], report.Split{})
-			return err
-		})},
-		{"36-months", inBooks(func(ctx context.Context, r report.Reader) error {
-			_, _, err := report.Rollforward(ctx, r, q, all, report.Split{})
-			return err
-		})},
-	}
-	times := make([][]float64, len(steps))
-	for b.Loop() {
-		for i, step := range steps {
-			begun := time.Now()
-			if err := step.do(); err != nil {
-				b.Fatalf("%s: %v", step.name, err)
-			}
-			times[i] = append(times[i], time.Since(begun).Seconds())
+			var rows int64
+			return conn.QueryRow(ctx, `SELECT count(*) FROM creditmirror.customer_balance_transactions WHERE created < 'infinity'`).Scan(&rows)
+		},
+		CPU: func() time.Duration { return serverCPU(server) },
+	})
+}
+
+// serverCPU is the processor time of a server and of its children, living and ended.
+func serverCPU(server string) (all time.Duration) {
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat") //nolint:errcheck // the pattern is well-formed
+	for _, path := range stats {
+		stat, err := os.ReadFile(path)
+		if err != nil {
+			continue // it has ended
+		}
+		_, rest, _ := strings.Cut(string(stat), ") ")
+		fields := strings.Fields(rest) // from the third on: state, parent, …
+		of := 0
+		switch {
+		case filepath.Base(filepath.Dir(path)) == server:
+			of = 4 // its own, and those of the children that have ended
+		case len(fields) > 1 && fields[1] == server:
+			of = 2
+		}
+		for _, ticks := range fields[11:][:of] {
+			n, _ := strconv.ParseInt(ticks, 10, 64) //nolint:errcheck // the kernel writes numbers
+			all += time.Duration(n) * 10 * time.Millisecond
 		}
 	}
-	for i, step := range steps {
-		slices.Sort(times[i])
-		b.ReportMetric(times[i][len(times[i])/2], fmt.Sprintf("s-%s", step.name))
-	}
+	return all
 }

@@ -96,7 +96,7 @@ func (s *Store) CustomerPage(ctx context.Context, account string, f mirror.Custo
 	return out, nil
 }
 
-// CustomerOfAccount tells which customer an Accounts v2 account backs.
+// CustomerOfAccount returns the customer that an Accounts v2 account backs.
 func (s *Store) CustomerOfAccount(ctx context.Context, account, customerAccount string) (string, error) {
 	id, err := one(query(ctx, s, pgx.RowTo[string], customerOfAccount, account, customerAccount))
 	if err != nil {
@@ -197,14 +197,22 @@ WHERE (c.xact, c.seq) > ($1::text::xid8, $2::bigint) AND c.xact < pg_snapshot_xm
   AND c.table_name NOT IN ('api_writes', 'closed_periods', 'drift_findings')
 ORDER BY c.xact, c.seq LIMIT $4`
 
-	// changesBeyond tells of a transaction that this server has yet to count to.
+	// changesBeyond finds a transaction that this server has yet to count to.
 	changesBeyond = `SELECT $1::text::xid8 >= pg_snapshot_xmax(pg_current_snapshot())`
 )
 
 // Changes lists the change feed. Its cursor is two numbers: the transaction and
 // the sequence number.
 func (s *Store) Changes(ctx context.Context, account, after string, limit int) ([]mirror.Change, error) {
-	xact, seq, err := parseFeedCursor(after)
+	name, err := one(query(ctx, s, pgx.RowTo[string], history))
+	if err != nil {
+		return nil, fmt.Errorf("list changes: %w", err)
+	}
+	position, ok := mirror.CutPosition(after, name)
+	xact, seq, err := parseFeedCursor(position)
+	if err == nil && !ok && xact > 0 {
+		err = mirror.ErrNotFound
+	}
 	if err != nil {
 		return nil, fmt.Errorf("list changes: %w", err)
 	}
@@ -212,7 +220,7 @@ func (s *Store) Changes(ctx context.Context, account, after string, limit int) (
 		var xact string
 		var seq int64
 		err = row.Scan(&xact, &seq, &c.Account, &c.Table, &c.Customer, &c.ID, &c.Op, &c.ChangedAt)
-		c.Cursor = xact + "." + strconv.FormatInt(seq, 10)
+		c.Cursor = mirror.MarkPosition(xact+"."+strconv.FormatInt(seq, 10), name)
 		return c, err
 	}, changesAfter, strconv.FormatUint(xact, 10), seq, account, limit)
 	if err == nil && xact > 0 {

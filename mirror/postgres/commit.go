@@ -45,7 +45,7 @@ const (
 SELECT $1, $2, u.table_name, u.id, u.op
 FROM unnest($3::text[], $4::text[], $5::text[]) WITH ORDINALITY AS u (table_name, id, op, n) ORDER BY u.n`
 
-	// held tells whether a finding's object is held of the target.
+	// held reports whether a finding's object is held of the target.
 	held = `(EXISTS (SELECT 1 FROM creditmirror.customer_balance_transactions AS t WHERE t.account = $1 AND t.customer = $2 AND t.id = object)
       OR EXISTS (SELECT 1 FROM creditmirror.credit_balance_transactions AS t WHERE t.account = $1 AND t.customer = $2 AND t.id = object)
       OR EXISTS (SELECT 1 FROM creditmirror.credit_grants AS g WHERE g.account = $1 AND g.customer = $2 AND g.id = object))`
@@ -206,7 +206,7 @@ func (c *commitment) queueEvents(b *pgx.Batch, applied *mirror.Applied) {
 		})).Query(collect)
 }
 
-// queueFindings queues findings of one account; opened is told of each that was not
+// queueFindings queues findings of one account; opened is called with each that was not
 // open before.
 func queueFindings(b *pgx.Batch, account string, findings []mirror.Finding, opened func(mirror.Finding)) {
 	if len(findings) == 0 {
@@ -221,7 +221,7 @@ func queueFindings(b *pgx.Batch, account string, findings []mirror.Finding, open
 		if _, err := pgx.ForEachRow(rows, []any{&id, &at}, func() error { fresh[id] = at; return nil }); err != nil {
 			return err
 		}
-		for _, id := range ids { // told in the order given, stored in that of the keys
+		for _, id := range ids { // reported in the order given, stored in that of the keys
 			if at, ok := fresh[id]; ok {
 				f := byID[id]
 				f.FoundAt = at

@@ -47,14 +47,14 @@ UPDATE creditmirror.sync_state AS s SET walk_full = true, synced_at = now()
 FROM wanted WHERE s.account = wanted.account AND s.customer = wanted.customer AND s.scope = wanted.scope`
 
 	fullReads = `SELECT s.customer, s.scope, s.full_read_at, s.walk_full FROM creditmirror.sync_state AS s
-WHERE s.account = $1 AND s.full_read_at IS NOT NULL AND s.full_read_at < $2
+WHERE s.account = $1 AND s.full_read_at IS NOT NULL AND s.full_read_at < $2 AND s.scope = ANY ($4::text[])
   AND NOT EXISTS (SELECT 1 FROM creditmirror.customers AS c WHERE c.account = s.account AND c.id = s.customer AND c.deleted)
 ORDER BY s.full_read_at, s.customer, s.scope LIMIT $3`
 
 	refusedTargets = `SELECT customer, scope FROM creditmirror.sync_state
 WHERE account = $1 AND refused_at >= $2 ORDER BY customer, scope`
 
-	fullReadCount = `SELECT count(*) FROM creditmirror.sync_state WHERE account = $1 AND full_read_at IS NOT NULL`
+	fullReadCount = `SELECT count(*) FROM creditmirror.sync_state WHERE account = $1 AND full_read_at IS NOT NULL AND scope = ANY ($2::text[])`
 )
 
 // HeldCustomers returns those of the customers that are held.
@@ -85,7 +85,7 @@ func (s *Store) HeldCustomers(ctx context.Context, account string, ids []string)
 		})
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read %d held customers: %w", len(ids), err)
+		return nil, fmt.Errorf("read %d stored customers: %w", len(ids), err)
 	}
 	return held, nil
 }
@@ -101,7 +101,7 @@ func (s *Store) HeldGrants(ctx context.Context, account string, ids []string) (m
 		return g, err
 	}, heldGrantDigests, account, ids)
 	if err != nil {
-		return nil, fmt.Errorf("read %d held grants: %w", len(ids), err)
+		return nil, fmt.Errorf("read %d stored grants: %w", len(ids), err)
 	}
 	held := make(map[string]mirror.HeldGrantRow, len(list))
 	for _, g := range list {
@@ -126,7 +126,7 @@ func (s *Store) LivingCustomers(ctx context.Context, account string, before mirr
 func (s *Store) HeldClocks(ctx context.Context, account string) ([]string, error) {
 	list, err := query(ctx, s, pgx.RowTo[string], heldClocks, account)
 	if err != nil {
-		return nil, fmt.Errorf("list held clocks: %w", err)
+		return nil, fmt.Errorf("list stored clocks: %w", err)
 	}
 	return list, nil
 }
@@ -157,14 +157,14 @@ func (s *Store) RequestFullRead(ctx context.Context, targets []mirror.Target) er
 }
 
 // FullReads lists complete histories, the longest unread first.
-func (s *Store) FullReads(ctx context.Context, account string, before time.Time, limit int) ([]mirror.FullRead, error) {
+func (s *Store) FullReads(ctx context.Context, account string, ledgers mirror.Ledgers, before time.Time, limit int) ([]mirror.FullRead, error) {
 	list, err := query(ctx, s, func(row pgx.CollectableRow) (mirror.FullRead, error) {
 		f := mirror.FullRead{Target: mirror.Target{Account: account}}
 		var scope string
 		err := row.Scan(&f.Target.ID, &scope, (*optTime)(&f.At), &f.Requested)
 		f.Target.Scope = mirror.Scope(scope)
 		return f, err
-	}, fullReads, account, before, limit)
+	}, fullReads, account, before, limit, column(ledgers.Scopes(), func(s *mirror.Scope) string { return string(*s) }))
 	if err != nil {
 		return nil, fmt.Errorf("list full reads: %w", err)
 	}
@@ -172,8 +172,8 @@ func (s *Store) FullReads(ctx context.Context, account string, before time.Time,
 }
 
 // FullReadCount counts the histories that FullReads can list.
-func (s *Store) FullReadCount(ctx context.Context, account string) (int64, error) {
-	list, err := query(ctx, s, pgx.RowTo[int64], fullReadCount, account)
+func (s *Store) FullReadCount(ctx context.Context, account string, ledgers mirror.Ledgers) (int64, error) {
+	list, err := query(ctx, s, pgx.RowTo[int64], fullReadCount, account, column(ledgers.Scopes(), func(s *mirror.Scope) string { return string(*s) }))
 	if err != nil {
 		return 0, fmt.Errorf("count full reads: %w", err)
 	}

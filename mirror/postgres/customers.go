@@ -14,7 +14,7 @@ import (
 )
 
 // customerColumns belong to customers AS c, left-joined with the balance
-// ledger's sync_state AS s, which tells the freshness.
+// ledger's sync_state AS s, which has the freshness.
 const customerColumns = `c.account, c.id, c.balance, c.currency, c.invoice_credit_balance, c.created, c.livemode, c.test_clock,
 c.customer_account, c.raw, c.deleted, s.observed_at,
 coalesce(NOT s.history_complete OR s.walk_cursor <> '', false),
@@ -26,9 +26,9 @@ ON s.account = c.account AND s.customer = c.id AND s.scope = 'balance' `
 const (
 	customerByID = `SELECT ` + customerColumns + customerFrom + `WHERE c.account = $1 AND c.id = $2`
 
-	// buriedCustomer tells when a customer who has no row was found deleted: a ledger of
-	// it was buried, which leaves its history complete and never to be read again. That
-	// somebody has a grant tells a customer from an id that never was one.
+	// buriedCustomer finds when a customer who has no row was found deleted: a ledger of
+	// it was buried, which leaves its history complete and never to be read again.
+	// A stored grant distinguishes a customer from an id that never was one.
 	buriedCustomer = `SELECT max(s.observed_at) FROM creditmirror.sync_state AS s
 WHERE s.account = $1 AND s.customer = $2 AND s.scope IN ('balance', 'credits') AND s.history_complete AND s.full_read_at IS NULL
   AND EXISTS (SELECT 1 FROM creditmirror.credit_grants AS g WHERE g.account = $1 AND g.customer = $2)`
@@ -155,7 +155,7 @@ type currencyBalance struct {
 	balance            int64
 }
 
-// balancesOf are the balances that a customer object tells, in the sign of
+// balancesOf are the balances that a customer object states, in the sign of
 // balance, by currency.
 func balancesOf(c mirror.Customer) []currencyBalance {
 	ends := c.Ends()
@@ -212,7 +212,7 @@ func (s *Store) Customers(ctx context.Context, account, after string, limit int)
 func (s *Store) ClockCustomers(ctx context.Context, account, clock string) ([]string, error) {
 	list, err := query(ctx, s, pgx.RowTo[string], clockCustomers, account, clock)
 	if err != nil {
-		return nil, fmt.Errorf("list the customers of %s: %w", clock, err)
+		return nil, fmt.Errorf("list customers of clock %s: %w", clock, err)
 	}
 	return list, nil
 }

@@ -22,10 +22,10 @@ const listedColumns = `account, id, customer, scope, reason, attempts, event_ids
 
 const (
 	// saveLetter merges event ids: those held first, each once, the newest kept.
-	saveLetter = `INSERT INTO creditmirror.dead_letters AS held (` + letterColumns + `)
-VALUES ($1, $2, $3, $4, $5, $6, $7::jsonb, $8, $9, $10, $11)
+	saveLetter = `INSERT INTO creditmirror.dead_letters AS held (` + letterColumns + `, class)
+VALUES ($1, $2, $3, $4, $5, $6, $7::jsonb, $8, $9, $10, $11, $13)
 ON CONFLICT (account, id) DO UPDATE SET
-  customer = excluded.customer, scope = excluded.scope, reason = excluded.reason,
+  customer = excluded.customer, scope = excluded.scope, reason = excluded.reason, class = excluded.class,
   attempts = held.attempts + CASE WHEN held.last_failed_at = excluded.last_failed_at THEN 0 ELSE excluded.attempts END,
   event_ids = (
     SELECT coalesce(jsonb_agg(kept.id ORDER BY kept.n), '[]') FROM (
@@ -67,7 +67,7 @@ func (s *Store) SaveDeadLetter(ctx context.Context, d mirror.DeadLetter) error {
 	}
 	err := s.once(ctx, func(b *pgx.Batch) {
 		b.Queue(saveLetter, d.Target.Account, d.ID, d.Target.ID, string(d.Target.Scope), clean(d.Reason), d.Attempts,
-			events, d.Payload, d.FirstFailedAt, d.LastFailedAt, optTime(d.RetryAt), keptEvents)
+			events, d.Payload, d.FirstFailedAt, d.LastFailedAt, optTime(d.RetryAt), keptEvents, clean(mirror.ClassOf(d.Reason)))
 	})
 	if err != nil {
 		return fmt.Errorf("save dead letter %s: %w", d.ID, err)

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/creditmirror/creditmirror/internal/patience"
 	"github.com/creditmirror/creditmirror/internal/pgtest"
 	"github.com/creditmirror/creditmirror/mirror"
 )
@@ -100,7 +101,7 @@ func TestF17_ServerKilledDuringWrites(t *testing.T) {
 
 func waitFor(t *testing.T, done func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(patience.Of(30 * time.Second))
 	for !done() {
 		if time.Now().After(deadline) {
 			t.Fatal("nothing happens any more")

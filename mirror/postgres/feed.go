@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/creditmirror/creditmirror/mirror"
+	"github.com/creditmirror/creditmirror/report"
 )
 
 var _ mirror.Feed = (*Store)(nil)
@@ -30,12 +31,23 @@ func (s *Store) ReadFeed(ctx context.Context, fn func(mirror.FeedReader) error) 
 	return nil
 }
 
+// feedHistory names what a position means something in: this database of this server,
+// and its history once that has a name. Two mirrors of one server count transactions
+// together, so that a position of one would pass for the other's.
+const feedHistory = history + ` || '/' || (SELECT system_identifier FROM pg_control_system())::text
+  || '.' || (SELECT oid FROM pg_database WHERE datname = current_database())::text`
+
 // feedPosition is the snapshot itself: what it does not see is what comes after it,
 // whatever order transactions began and ended in.
 const feedPosition = `SELECT pg_current_snapshot()::text, CASE WHEN s.is_called THEN s.last_value ELSE 0 END FROM creditmirror.changes_seq AS s`
 
 func (r feedReader) Position(ctx context.Context) (p mirror.FeedPosition, err error) {
+	var name string
+	if err := r.tx.QueryRow(ctx, feedHistory).Scan(&name); err != nil {
+		return p, err
+	}
 	err = r.tx.QueryRow(ctx, feedPosition).Scan(&p.Text, &p.Number)
+	p.Text = mirror.MarkPosition(p.Text, name)
 	return p, err
 }
 
@@ -62,7 +74,12 @@ FROM a CROSS JOIN LATERAL (
 
 // Changed lists the rows that changed after since.
 func (r feedReader) Changed(ctx context.Context, since string, tables []string, limit int) (map[string][]mirror.RowChange, bool, error) {
-	if strings.Count(since, ":") != 2 || strings.Trim(since, "0123456789:,") != "" {
+	var name string
+	if err := r.tx.QueryRow(ctx, feedHistory).Scan(&name); err != nil {
+		return nil, false, err
+	}
+	since, ok := mirror.CutPosition(since, name)
+	if !ok || strings.Count(since, ":") != 2 || strings.Trim(since, "0123456789:,") != "" {
 		return nil, false, mirror.ErrFeedGone // of another kind of database
 	}
 	var reaches bool
@@ -153,9 +170,9 @@ func (r feedReader) values(ctx context.Context, t mirror.Table, query string, ar
 			case c.Kind == mirror.KindBool && len(raw[i]) == 1:
 				v.Int = int64(raw[i][0])
 			case c.Kind == mirror.KindInt && len(raw[i]) == 8:
-				v.Int = int64(binary.BigEndian.Uint64(raw[i])) //nolint:gosec // two's complement on the wire
+				v.Int = int64(binary.BigEndian.Uint64(raw[i])) // #nosec G115 -- two's complement on the wire
 			case c.Kind == mirror.KindTime && len(raw[i]) == 8:
-				v.Int = int64(binary.BigEndian.Uint64(raw[i])) + microsFromY2K //nolint:gosec // as above
+				v.Int = int64(binary.BigEndian.Uint64(raw[i])) + microsFromY2K // #nosec G115 -- two's complement on the wire
 			case c.Kind == mirror.KindText, c.Kind == mirror.KindJSON:
 				v.Text = raw[i]
 			default:
@@ -168,6 +185,72 @@ func (r feedReader) values(ctx context.Context, t mirror.Table, query string, ar
 	}
 	if err := rows.Err(); err != nil {
 		return fmt.Errorf("%s: %w", t.Name, err)
+	}
+	return nil
+}
+
+const (
+	// totalsBegin is the table_name of the row that says since when changes of totals
+	// are recorded.
+	totalsBegin = "(begin)"
+	beginTotals = `INSERT INTO creditmirror.total_changes (account, table_name, rows, amount)
+SELECT '', '` + totalsBegin + `', 0, 0 WHERE NOT EXISTS (SELECT 1 FROM creditmirror.total_changes WHERE account = '' AND table_name = '` + totalsBegin + `')`
+	totalsKnown = `SELECT EXISTS (SELECT 1 FROM creditmirror.total_changes
+  WHERE account = '' AND table_name = '` + totalsBegin + `' AND pg_visible_in_snapshot(xact, $1::text::pg_snapshot))`
+	totalsAfter = `SELECT table_name, currency, sum(rows)::bigint, sum(amount)::text FROM creditmirror.total_changes
+WHERE xact >= pg_snapshot_xmin($1::text::pg_snapshot) AND NOT pg_visible_in_snapshot(xact, $1::text::pg_snapshot) AND table_name <> '` + totalsBegin + `'
+GROUP BY table_name, currency`
+	// pruneTotals deletes what every copy has. Nothing while a first export is under
+	// way: its snapshot is not known yet. Without a copy nobody needs any.
+	pruneTotals = `DELETE FROM creditmirror.total_changes WHERE (account, seq) IN (
+  SELECT account, seq FROM creditmirror.total_changes WHERE table_name <> '` + totalsBegin + `'
+    AND NOT EXISTS (SELECT 1 FROM creditmirror.export_cursors WHERE name LIKE 'export-%' AND position = '')
+    AND xact < coalesce((SELECT split_part(position, ':', 1)::xid8 FROM creditmirror.export_cursors WHERE name LIKE 'export-%' AND position <> '' ORDER BY 1 LIMIT 1),
+      pg_snapshot_xmin(pg_current_snapshot())) LIMIT 10000)`
+)
+
+// TotalsSince adds up what transactions that since does not see have changed.
+func (r feedReader) TotalsSince(ctx context.Context, since string) (map[string]mirror.TableTotals, bool, error) {
+	since, _ = mirror.CutPosition(since, "")
+	var known bool
+	if err := r.tx.QueryRow(ctx, totalsKnown, since).Scan(&known); err != nil || !known {
+		return nil, false, err
+	}
+	rows, err := r.tx.Query(ctx, totalsAfter, since)
+	if err != nil {
+		return nil, false, err
+	}
+	changed := map[string]mirror.TableTotals{}
+	var table, sum string
+	var currency *string
+	var n int64
+	_, err = pgx.ForEachRow(rows, []any{&table, &currency, &n, &sum}, func() error {
+		t := changed[table]
+		t.Rows += n
+		if currency != nil {
+			amount, err := strconv.ParseInt(sum, 10, 64)
+			if err != nil {
+				known = false // the sum itself may fit: it is added up anew
+				return nil
+			}
+			if t.Sums == nil {
+				t.Sums = map[string]int64{}
+			}
+			t.Sums[*currency] = amount
+		}
+		changed[table] = t
+		return nil
+	})
+	return changed, known, err
+}
+
+// pruneTotals deletes changes of totals that every copy has.
+func (s *Store) pruneTotals(ctx context.Context) error {
+	for range 100 {
+		tag, err := s.pool.Exec(ctx, pruneTotals)
+		if err != nil || tag.RowsAffected() < 10_000 {
+			return err
+		}
 	}
 	return nil
 }
@@ -219,11 +302,15 @@ ON CONFLICT (account, name) DO UPDATE SET generation = excluded.generation, posi
     number = excluded.number, seen_at = excluded.seen_at, synced_at = excluded.synced_at`
 	forgetCursors = `DELETE FROM creditmirror.export_cursors WHERE name <> '` + pruned + `' AND seen_at < now() - $1 * interval '1 microsecond'
 RETURNING name, account, generation, position, number, seen_at`
+	// otherReaders: the day table holds records back, but is made anew without them.
+	// Nothing is deleted for its sake alone.
+	otherReaders = `EXISTS (SELECT 1 FROM creditmirror.export_cursors WHERE name NOT IN ('` + pruned + `', '` + report.DaysCursor + `'))`
+
 	// pruneChanges deletes records of transactions that ended before every reader
 	// left began to read.
 	pruneChanges = `WITH behind AS (
   SELECT CASE WHEN position = '' THEN '0'::xid8 ELSE split_part(split_part(position, ':', 1), '.', 1)::xid8 END AS xact
-  FROM creditmirror.export_cursors WHERE name <> '` + pruned + `' ORDER BY 1 LIMIT 1
+  FROM creditmirror.export_cursors WHERE name <> '` + pruned + `' AND ` + otherReaders + ` ORDER BY 1 LIMIT 1
 ), old AS (
   SELECT c.account, c.seq FROM creditmirror.changes AS c, behind
   WHERE c.xact < behind.xact AND c.changed_at < now() - $1 * interval '1 microsecond'
@@ -296,6 +383,9 @@ func (s *Store) PruneFeed(ctx context.Context, age time.Duration, limit int) (de
 		_, err = tx.Exec(ctx, savePruned, strconv.FormatUint(last+1, 10))
 		return err
 	})
+	if err == nil {
+		err = s.pruneTotals(ctx)
+	}
 	if err != nil {
 		return 0, nil, fmt.Errorf("prune the feed: %w", err)
 	}

@@ -140,7 +140,7 @@ func (s *Store) Grant(ctx context.Context, account, id string) (mirror.CreditGra
 	return g, nil
 }
 
-// GrantOwner tells the customer of a grant.
+// GrantOwner returns the customer of a grant.
 func (s *Store) GrantOwner(ctx context.Context, account, grant string) (string, error) {
 	var customer string
 	err := retry(ctx, func() error {

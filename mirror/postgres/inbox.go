@@ -93,7 +93,7 @@ func newInboxRow(e mirror.Event) inboxRow {
 	return r
 }
 
-// targets tells what the event still waits for.
+// targets returns what the event still waits for.
 func (r inboxRow) targets() []mirror.Target {
 	var list []mirror.Target
 	for _, scope := range []mirror.Scope{mirror.ScopeBalance, mirror.ScopeCredits} {
@@ -162,7 +162,7 @@ func (s *Store) RecordEvents(ctx context.Context, events []mirror.Event) ([]mirr
 	return receipts, nil
 }
 
-// EventReceipts tells what is known of each event without recording it.
+// EventReceipts returns what is known of each event without recording it.
 func (s *Store) EventReceipts(ctx context.Context, account string, ids []string) ([]mirror.Receipt, error) {
 	if len(ids) == 0 {
 		return nil, nil
@@ -228,9 +228,11 @@ func (s *Store) PendingEvents(ctx context.Context, after int64, limit int) ([]mi
 		w.question.Account = w.Account
 		switch w.question.Scope {
 		case mirror.ScopeGrantOwner:
-			w.Grant = w.question.ID
+			w.Grant, w.Asks = w.question.ID, w.question.Scope
 		case mirror.ScopeClockCustomers:
 			w.Clock = w.question.ID
+		case mirror.ScopeCreditOwner, mirror.ScopeInvoiceOwner, mirror.ScopeNoteOwner:
+			w.Asks = w.question.Scope
 		}
 		targets := w.targets()
 		if len(list) > 0 && len(list)+len(targets) > limit {
@@ -290,7 +292,7 @@ func (s *Store) synced(ctx context.Context, question mirror.Target, targets []mi
 	return mirror.SyncedSince(targets, observed, newest[0])
 }
 
-// ObservedAt tells for each target when the reads of its last commit began.
+// ObservedAt returns for each target when the reads of its last commit began.
 func (s *Store) ObservedAt(ctx context.Context, targets []mirror.Target) ([]time.Time, error) {
 	if len(targets) == 0 {
 		return nil, nil
@@ -311,7 +313,7 @@ func (s *Store) ObservedAt(ctx context.Context, targets []mirror.Target) ([]time
 const syncUnderWay = `SELECT epoch FROM creditmirror.sync_state
 WHERE account = $1 AND customer = $2 AND scope = $3 AND epoch <> applied_epoch AND synced_at > clock_timestamp() - $4::interval`
 
-// SyncUnderWay tells whether a sync of the target began a moment ago.
+// SyncUnderWay reports whether a sync of the target began a moment ago.
 func (s *Store) SyncUnderWay(ctx context.Context, t mirror.Target, within time.Duration) (bool, error) {
 	epochs, err := query(ctx, s, pgx.RowTo[int64], syncUnderWay, t.Account, t.ID, string(t.Scope), within)
 	if err != nil {
@@ -344,7 +346,12 @@ func (s *Store) PruneEvents(ctx context.Context, before time.Time) (int64, error
 			return total, fmt.Errorf("prune events before %s: %w", before.UTC().Format(time.RFC3339), err)
 		}
 		if n == 0 {
-			return total, nil
+			break
 		}
 	}
+	// Changes of totals are the copies' and go with them, but they come without a copy too.
+	if err := s.pruneTotals(ctx); err != nil {
+		return total, fmt.Errorf("prune the changes of totals: %w", err)
+	}
+	return total, nil
 }

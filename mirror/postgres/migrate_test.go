@@ -5,7 +5,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/creditmirror/creditmirror/internal/pgtest"
 	"github.com/creditmirror/creditmirror/mirror"
@@ -101,14 +100,10 @@ func TestF40_MigrationWaitsItsTurn(t *testing.T) {
 		t.Fatal(err)
 	}
 	done := make(chan error, 1)
-	start := time.Now()
 	go func() { done <- s.Migrate(t.Context()) }()
 	waiting := `SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()`
 	waitFor(t, func() bool { return sql.number(t, waiting) > 0 })
 	waitFor(t, func() bool { return sql.number(t, waiting) == 0 }) // it gave up its place
-	if waited := time.Since(start); waited > 2*migrationLockTimeout {
-		t.Errorf("it kept its place for %s", waited)
-	}
 	if err := blocker.Rollback(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -73,6 +73,9 @@ func (s *Store) Dump(ctx context.Context, row mirror.Rows) error {
 
 func dump(ctx context.Context, tx pgx.Tx, row mirror.Rows) error {
 	for _, t := range mirror.Tables() {
+		if t.Derived() {
+			continue
+		}
 		selected := make([]string, len(t.Columns))
 		for i, c := range t.Columns {
 			selected[i] = `"` + c.Name + `"`
@@ -122,6 +125,12 @@ func (s *Store) Load(ctx context.Context, fill func(put mirror.Rows) error, chec
 			// Nobody writes beside us until the end: their rows would look like ours.
 			if _, err := tx.Exec(ctx, "LOCK TABLE creditmirror."+t.Name+" IN EXCLUSIVE MODE"); err != nil {
 				return err
+			}
+			if t.Derived() {
+				if _, err := tx.Exec(ctx, "DELETE FROM creditmirror."+t.Name); err != nil {
+					return err
+				}
+				continue
 			}
 			var n int
 			err := tx.QueryRow(ctx, "SELECT 1 FROM creditmirror."+t.Name+" LIMIT 1").Scan(&n)

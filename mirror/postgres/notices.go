@@ -33,7 +33,7 @@ const (
 	markNotice = `UPDATE creditmirror.drift_findings SET notified = $3 WHERE account = $1 AND id = $2 AND notified < $3`
 )
 
-// PendingNotices lists steps of findings that nobody was told of.
+// PendingNotices lists steps of findings that nobody was notified of.
 func (s *Store) PendingNotices(ctx context.Context, since time.Time, limit int) ([]mirror.Notice, error) {
 	list, err := query(ctx, s, func(row pgx.CollectableRow) (n mirror.Notice, err error) {
 		n.Finding, err = scanFinding(row, (*optTime)(&n.At), &n.Closed)
@@ -54,7 +54,7 @@ func (s *Store) CountNotices(ctx context.Context, since time.Time) (int64, error
 	return list[0], nil
 }
 
-// MarkNotice marks a step as told.
+// MarkNotice marks a step as sent.
 func (s *Store) MarkNotice(ctx context.Context, n mirror.Notice) error {
 	step := 1
 	if n.Closed {

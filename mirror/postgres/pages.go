@@ -16,7 +16,7 @@ import (
 // is one snapshot and one round trip; one row comparison over an index finds it
 // at any depth.
 type listing[Row any] struct {
-	// head tells whether the list's owner is known, whether the cursor is in the
+	// head reports whether the list's owner is known, whether the cursor is in the
 	// list (true without a cursor), when the ledger was last synced, and whether its
 	// history is unfinished.
 	head                  string

@@ -12,16 +12,19 @@ func TestI4_SliceIsFenced(t *testing.T) {
 	t.Parallel()
 	s := openStore(t, newMirror(t))
 	target := mirror.Target{Scope: mirror.ScopeBalance, ID: "cus_1"}
+	var epochs []int64
 	for range 2 {
-		if _, err := s.BeginSync(t.Context(), target); err != nil {
+		st, err := s.BeginSync(t.Context(), target)
+		if err != nil {
 			t.Fatal(err)
 		}
+		epochs = append(epochs, st.Epoch)
 	}
 	places := []mirror.Placement{{ID: "cbtxn_1", Position: 1}}
-	if err := (balanceDriver{s}).Place(t.Context(), target, 1, places); !errors.Is(err, mirror.ErrFenced) {
+	if err := (balanceDriver{s}).Place(t.Context(), target, epochs[0], places); !errors.Is(err, mirror.ErrFenced) {
 		t.Errorf("a slice of an older sync: %v, want ErrFenced", err)
 	}
-	if err := (balanceDriver{s}).Place(t.Context(), target, 2, places); err != nil {
+	if err := (balanceDriver{s}).Place(t.Context(), target, epochs[1], places); err != nil {
 		t.Errorf("a slice of this sync: %v", err)
 	}
 }

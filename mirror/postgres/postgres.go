@@ -60,9 +60,12 @@ type Store struct {
 	migration *pgx.ConnConfig
 	// pinned is the connection of a Snapshot, in its transaction; else nil.
 	pinned *pgx.Conn
+	pooler *pooler
+	// limits are the time limits, for transactions behind a pooler.
+	limits []timeLimit
 	// slice is Options.Slice.
 	slice int
-	// balances and credits tell the planner of rows that pieces of histories bring.
+	// balances and credits give the planner the number of rows that pieces of histories bring.
 	balances, credits *growth
 }
 
@@ -106,16 +109,22 @@ func open(ctx context.Context, databaseURL string, opts Options, adjust func(*pg
 		conn.RuntimeParams["application_name"] = applicationName
 	}
 	config.MaxConnLifetimeJitter = config.MaxConnLifetime / 10 // replicas must not reconnect all at once
+	pooler, err := newPooler(conn)
+	if err != nil {
+		return nil, err
+	}
 	migration := conn.Copy()
+	limits := []timeLimit{
+		{"statement_timeout", positive(opts.StatementTimeout, defaultStatementTimeout)},
+		{"lock_timeout", positive(opts.LockTimeout, defaultLockTimeout)},
+		{"idle_in_transaction_session_timeout", idleTransactionTimeout},
+	}
+	config.BeforeConnect = pooler.prepare
 	config.AfterConnect = func(ctx context.Context, c *pgx.Conn) error {
 		c.TypeMap().RegisterType(&pgtype.Type{
 			Name: "timestamptz", OID: pgtype.TimestamptzOID, Codec: &pgtype.TimestamptzCodec{ScanLocation: time.UTC},
 		})
-		return limitTimes(ctx, c, []timeLimit{
-			{"statement_timeout", positive(opts.StatementTimeout, defaultStatementTimeout)},
-			{"lock_timeout", positive(opts.LockTimeout, defaultLockTimeout)},
-			{"idle_in_transaction_session_timeout", idleTransactionTimeout},
-		})
+		return limitTimes(ctx, c, limits)
 	}
 	adjust(config)
 	pool, err := pgxpool.NewWithConfig(ctx, config)
@@ -126,7 +135,7 @@ func open(ctx context.Context, databaseURL string, opts Options, adjust func(*pg
 		opts.Slice = mirror.DefaultSlice
 	}
 	return &Store{
-		pool: pool, migration: migration, slice: opts.Slice,
+		pool: pool, migration: migration, pooler: pooler, limits: limits, slice: opts.Slice,
 		balances: newGrowth(`ANALYZE creditmirror.customer_balance_transactions`),
 		credits:  newGrowth(`ANALYZE creditmirror.credit_balance_transactions`),
 	}, nil
@@ -161,7 +170,11 @@ const setTimeLimit = `SELECT set_config($1, $2, false)`
 
 // limitTimes sets limits that the connection's URL does not set. They are set
 // by a statement and not in the startup message, which PgBouncer would refuse.
+// Behind a pooler it sets none: other programs would find them on their connections.
 func limitTimes(ctx context.Context, c *pgx.Conn, limits []timeLimit) error {
+	if c.Config().DefaultQueryExecMode == poolerMode {
+		return nil
+	}
 	b := &pgx.Batch{}
 	for _, l := range limits {
 		if _, byURL := c.Config().RuntimeParams[l.setting]; !byURL {
@@ -173,7 +186,7 @@ func limitTimes(ctx context.Context, c *pgx.Conn, limits []timeLimit) error {
 
 const readOnly = `SELECT current_setting('transaction_read_only') = 'on'`
 
-// Ping tells whether the database answers and takes writes: a standby, or a
+// Ping reports whether the database answers and takes writes: a standby, or a
 // server switched to read-only, is an error.
 func (s *Store) Ping(ctx context.Context) error {
 	var ro bool

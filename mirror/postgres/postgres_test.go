@@ -31,27 +31,34 @@ func TestMain(m *testing.M) {
 }
 
 func TestStore(t *testing.T) {
-	mirrortest.Run(t, func(t *testing.T) mirror.Store {
-		url := newMirror(t)
-		sql := openSQL(t, url)
-		return &mirrortest.Harness{
-			Store: openStore(t, url),
-			Query: sql.query,
-			Exec: func(ctx context.Context, statement string) error {
-				_, err := sql.pool.Exec(ctx, statement)
-				return err
-			},
-			Again: func(t *testing.T) mirror.Store { return openStore(t, url) },
-			Sliced: func(t *testing.T, rows int) mirror.Store {
-				s, err := Open(t.Context(), url, Options{Slice: rows})
-				if err != nil {
-					t.Fatal(err)
-				}
-				t.Cleanup(func() { _ = s.Close() })
-				return s
-			},
-		}
-	})
+	mirrortest.Run(t, openHarness)
+}
+
+func TestBooks(t *testing.T) {
+	mirrortest.RunBooks(t, openHarness)
+}
+
+func openHarness(t *testing.T) mirror.Store {
+	t.Helper()
+	url := newMirror(t)
+	sql := openSQL(t, url)
+	return &mirrortest.Harness{
+		Store: openStore(t, url),
+		Query: sql.query,
+		Exec: func(ctx context.Context, statement string) error {
+			_, err := sql.pool.Exec(ctx, statement)
+			return err
+		},
+		Again: func(t *testing.T) mirror.Store { return openStore(t, url) },
+		Sliced: func(t *testing.T, rows int) mirror.Store {
+			s, err := Open(t.Context(), url, Options{Slice: rows})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = s.Close() })
+			return s
+		},
+	}
 }
 
 // newMirror makes a database with the mirror's empty tables.

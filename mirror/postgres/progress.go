@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -136,7 +137,7 @@ func (s *Store) SeeAccount(ctx context.Context, account string) error {
 	return nil
 }
 
-// AccountSeen tells whether a connected account is remembered, or has customers.
+// AccountSeen reports whether a connected account is remembered, or has customers.
 func (s *Store) AccountSeen(ctx context.Context, account string) (bool, error) {
 	seen, err := one(query(ctx, s, pgx.RowTo[bool], accountSeen, account))
 	if err != nil {
@@ -192,13 +193,69 @@ func (s *Store) Unsynced(ctx context.Context, account string, scope mirror.Scope
 }
 
 const (
+	// setAsideEvents takes bit $1, and the question of scope $2, from the events that
+	// wait. They are not answered, so that they count for no freshness.
+	setAsideEvents = `WITH waiting AS (
+  SELECT account, id FROM creditmirror.stripe_events
+  WHERE pending_scopes <> 0 AND account = $3 AND (pending_scopes & $1::integer <> 0 OR pending_scopes & 4 <> 0 AND question_scope = $2)
+  ORDER BY account, id FOR UPDATE
+)
+UPDATE creditmirror.stripe_events AS e SET synced_at = now(),
+  pending_scopes = e.pending_scopes & ~$1::integer & ~(CASE WHEN e.question_scope = $2 THEN 4 ELSE 0 END)
+FROM waiting WHERE e.account = waiting.account AND e.id = waiting.id`
+	setAsideLetters  = `DELETE FROM creditmirror.dead_letters WHERE account = $3 AND scope <> '' AND scope IN ($1, $2)` // without a scope: events that cannot be read
+	setAsideFindings = `UPDATE creditmirror.drift_findings SET repaired_at = now(), synced_at = now() WHERE account = $2 AND scope = $1 AND repaired_at IS NULL`
+)
+
+// SetAside ends what waits for a ledger of an account that is not mirrored.
+func (s *Store) SetAside(ctx context.Context, account string, ledger mirror.Scope) error {
+	question := ""
+	if ledger == mirror.ScopeCredits {
+		question = string(mirror.ScopeGrantOwner)
+	}
+	err := s.once(ctx, func(b *pgx.Batch) {
+		b.Queue(setAsideEvents, scopeBit(ledger), question, account)
+		b.Queue(setAsideLetters, string(ledger), question, account)
+		b.Queue(setAsideFindings, string(ledger), account)
+	})
+	if err != nil {
+		return fmt.Errorf("set %s aside: %w", ledger, err)
+	}
+	return nil
+}
+
+const (
 	listIncarnations = `SELECT queue_partition, incarnation, high_water FROM creditmirror.queue_incarnations
 WHERE account = '' ORDER BY queue_partition`
 
 	saveIncarnation = `INSERT INTO creditmirror.queue_incarnations (account, queue_partition, incarnation, high_water)
 VALUES ('', $1, $2, $3)
-ON CONFLICT (account, queue_partition) DO UPDATE SET incarnation = excluded.incarnation, high_water = excluded.high_water, synced_at = now()`
+ON CONFLICT (account, queue_partition) DO UPDATE SET incarnation = excluded.incarnation, synced_at = now(),
+    high_water = CASE WHEN queue_incarnations.incarnation = excluded.incarnation THEN greatest(queue_incarnations.high_water, excluded.high_water)
+                      ELSE excluded.high_water END`
+
+	// history is the name of the database's history (mirror.DatabasePartition), empty
+	// at first.
+	history = `SELECT coalesce((SELECT incarnation FROM creditmirror.queue_incarnations WHERE account = '' AND queue_partition = -1), '')`
+
+	// system is the cluster and the timeline that its log is written on now, which a
+	// promotion and a restore up to a moment begin anew.
+	system = `SELECT CASE WHEN pg_is_in_recovery() THEN ''
+  ELSE (SELECT system_identifier FROM pg_control_system())::text || '/' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) END`
 )
+
+// DatabaseSystem names the cluster and its timeline; nothing where the server, or the
+// role's rights, do not let them be read.
+func (s *Store) DatabaseSystem(ctx context.Context) (string, error) {
+	name, err := one(query(ctx, s, pgx.RowTo[string], system))
+	if state := sqlState(err); strings.HasPrefix(state, "42") || strings.HasPrefix(state, "0A") {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("name the database's system: %w", err)
+	}
+	return name, nil
+}
 
 // Incarnations lists the marks of the queue's partitions.
 func (s *Store) Incarnations(ctx context.Context) ([]mirror.Incarnation, error) {

@@ -14,7 +14,7 @@ var _ mirror.Rehearser = (*Store)(nil)
 const (
 	rehearseFullRead = `UPDATE creditmirror.sync_state SET walk_full = true WHERE account = $1 AND customer = $2 AND scope = $3`
 
-	// forgetFindings lets a rehearsal tell what is open already.
+	// forgetFindings lets a rehearsal report what is open already.
 	forgetFindings = `UPDATE creditmirror.drift_findings SET repaired_at = now()
 WHERE account = $1 AND customer = $2 AND scope = $3 AND repaired_at IS NULL`
 

@@ -14,8 +14,8 @@ import (
 	"github.com/creditmirror/creditmirror/report"
 )
 
-// position is a number that no later record has a lower one than, and the snapshot by
-// which the server tells exactly which records it saw. A sequence number is drawn
+// position is a number that no later record has a lower one than, and the snapshot
+// from which the server knows exactly which records it saw. A sequence number is drawn
 // before the commit: a transaction that ran while the period was sealed may have a
 // lower one. The snapshot means something on its own server alone; for a mirror that
 // was moved the number has to do.

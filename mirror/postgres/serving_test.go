@@ -118,7 +118,7 @@ func typical(runs [][]time.Duration) []time.Duration {
 	return runs[len(runs)/2]
 }
 
-// told are the quantiles of the typical run, and how many runs missed the goal.
+// reported are the quantiles of the typical run, and how many runs missed the goal.
 func told(runs [][]time.Duration) string {
 	over := 0
 	for _, took := range runs {

@@ -27,8 +27,15 @@ const questionBit int32 = 4
 const stateColumns = `epoch, history_complete, complete_to, walk_cursor, walk_top, walk_full, disproved, observed_at, full_read_at, refused_at`
 
 const (
-	raiseEpoch = `INSERT INTO creditmirror.sync_state (account, customer, scope, epoch) VALUES ($1, $2, $3, 1)
-ON CONFLICT (account, customer, scope) DO UPDATE SET epoch = sync_state.epoch + 1, synced_at = now()
+	// nowEpoch is an epoch that no other moment gives.
+	nowEpoch = `(extract(epoch FROM clock_timestamp()) * 1000000)::bigint`
+
+	// raiseEpoch raises the epoch to the time in microseconds, and by one at least. A
+	// database that lost its newest commits (a standby that lagged was promoted, a backup
+	// restored) so gives no epoch again that it gave in the time that is lost, and a worker
+	// of that time does not pass the fence.
+	raiseEpoch = `INSERT INTO creditmirror.sync_state (account, customer, scope, epoch) VALUES ($1, $2, $3, ` + nowEpoch + `)
+ON CONFLICT (account, customer, scope) DO UPDATE SET epoch = greatest(sync_state.epoch + 1, excluded.epoch), synced_at = now()
 RETURNING ` + stateColumns
 
 	// lockState is the fence: it finds the row only in its own epoch, and holds it
@@ -36,7 +43,7 @@ RETURNING ` + stateColumns
 	lockState = `SELECT ` + stateColumns + ` FROM creditmirror.sync_state
 WHERE account = $1 AND customer = $2 AND scope = $3 AND epoch = $4 FOR UPDATE`
 
-	// observed is when the reads of a commit began. What readers are told of freshness
+	// observed is when the reads of a commit began. The freshness that readers see
 	// never goes back, but for a time that lies ahead: a host whose clock was ahead wrote
 	// it. Of such a time of a commit itself, when its sync began is known (synced_at).
 	observed = `greatest(CASE WHEN observed_at <= now() THEN observed_at END,
@@ -63,7 +70,7 @@ WHERE account = $1 AND customer = $2 AND pending_scopes <> 0 AND pending_scopes 
 FROM creditmirror.credit_grants WHERE account = $1 AND customer = $2 ORDER BY id`
 )
 
-// BeginSync raises the target's epoch and tells what is held.
+// BeginSync raises the target's epoch and returns what is held.
 func (s *Store) BeginSync(ctx context.Context, t mirror.Target) (mirror.SyncState, error) {
 	var st mirror.SyncState
 	if err := s.once(ctx, func(b *pgx.Batch) { queueBegin(b, t, &st) }); err != nil {

@@ -126,7 +126,7 @@ func scanStoredGrant(row pgx.Row) (string, mirror.Stored[mirror.CreditGrant], er
 	return g.ID, mirror.Stored[mirror.CreditGrant]{Row: g, Digest: digest}, err
 }
 
-// Damaged tells whether any of these rows and grants was changed here.
+// Damaged reports whether any of these rows and grants was changed here.
 func (s *Store) Damaged(ctx context.Context, t mirror.Target, ids []string) (damaged bool, err error) {
 	var rows map[string]mirror.Stored[mirror.BalanceTransaction]
 	var credits map[string]mirror.Stored[mirror.CreditTransaction]

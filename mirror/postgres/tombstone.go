@@ -38,8 +38,8 @@ WHERE account = $1 AND customer = $2 AND scope IN ('balance', 'credits') ORDER B
 	// fenceOther ends a sync of the customer's other ledger that is under way: it may
 	// have read the customer before the deletion. Nothing of that ledger is under way
 	// then, so that its new epoch counts as applied. A repeated tombstone has done it.
-	fenceOther = `UPDATE creditmirror.sync_state AS s SET epoch = s.epoch + 1, applied_epoch = s.epoch + 1, synced_at = now()
-FROM creditmirror.sync_state AS own
+	fenceOther = `UPDATE creditmirror.sync_state AS s SET epoch = greatest(s.epoch + 1, new.epoch), applied_epoch = greatest(s.epoch + 1, new.epoch), synced_at = now()
+FROM creditmirror.sync_state AS own, (SELECT ` + nowEpoch + ` AS epoch OFFSET 0) AS new
 WHERE s.account = $1 AND s.customer = $2 AND s.scope IN ('balance', 'credits') AND s.scope <> $3
   AND own.account = $1 AND own.customer = $2 AND own.scope = $3 AND own.applied_epoch <> $4`
 

@@ -68,7 +68,7 @@ func (s *Store) Totals(ctx context.Context) (mirror.Totals, error) {
 		queueCounts(b, driftAmount, &t.DriftAmount)
 	})
 	if err != nil {
-		return mirror.Totals{}, fmt.Errorf("count: %w", err)
+		return mirror.Totals{}, fmt.Errorf("count the tables: %w", err)
 	}
 	t.BalanceTransactions = t.Rows["customer_balance_transactions"]
 	t.CreditTransactions = t.Rows["credit_balance_transactions"]

@@ -38,7 +38,7 @@ const (
 	rollbackTimeout = 2 * time.Second
 )
 
-// retryable tells whether the whole unit may be tried again: the server has
+// retryable reports whether the whole unit may be tried again: the server has
 // rolled it back, or nothing of it was ever sent.
 func retryable(err error) bool {
 	switch sqlState(err) {
@@ -59,7 +59,7 @@ func retry(ctx context.Context, unit func() error) error {
 		select {
 		case <-ctx.Done():
 			return err
-		case <-time.After(rand.N(pause) + time.Millisecond):
+		case <-time.After(rand.N(pause) + time.Millisecond): // #nosec G404 -- a pause, no secret
 			pause *= 2
 		}
 	}
@@ -69,6 +69,16 @@ func retry(ctx context.Context, unit func() error) error {
 // one batch without BEGIN is atomic. The callbacks in b must not refuse
 // anything, since by then the server has committed.
 func (s *Store) once(ctx context.Context, fill func(b *pgx.Batch)) error {
+	return s.batch(ctx, func(b *pgx.Batch) {
+		if s.pinned == nil {
+			s.limitLocally(b)
+		}
+		fill(b)
+	})
+}
+
+// batch runs statements in one round trip, and again while it loses against others.
+func (s *Store) batch(ctx context.Context, fill func(b *pgx.Batch)) error {
 	return retry(ctx, func() error {
 		b := &pgx.Batch{}
 		fill(b)
@@ -78,12 +88,12 @@ func (s *Store) once(ctx context.Context, fill func(b *pgx.Batch)) error {
 
 // snapshot runs reads that all see one state of the database, in one round trip.
 func (s *Store) snapshot(ctx context.Context, fill func(b *pgx.Batch)) error {
-	return s.once(ctx, func(b *pgx.Batch) {
-		if s.pinned != nil {
-			fill(b)
-			return
-		}
+	if s.pinned != nil {
+		return s.batch(ctx, fill)
+	}
+	return s.batch(ctx, func(b *pgx.Batch) {
 		b.Queue(beginSnapshot)
+		s.limitLocally(b)
 		fill(b)
 		b.Queue(commit)
 	})
@@ -101,6 +111,12 @@ func (s *Store) Snapshot(ctx context.Context, fn func(mirror.Reader) error) erro
 		return fmt.Errorf("begin a snapshot: %w", err)
 	}
 	defer endTransaction(ctx, conn.Conn())
+	limits := &pgx.Batch{}
+	if s.limitLocally(limits); limits.Len() > 0 {
+		if err := conn.SendBatch(ctx, limits).Close(); err != nil {
+			return fmt.Errorf("begin a snapshot: %w", err)
+		}
+	}
 	pinned := *s
 	pinned.pinned = conn.Conn()
 	return fn(&pinned)
@@ -123,7 +139,8 @@ func (s *Store) transactTo(ctx context.Context, end string, read func(b *pgx.Bat
 			return err
 		}
 		defer conn.Release() // drops a connection whose transaction is still open
-		if err := transactOn(ctx, conn.Conn(), end, read, write); err != nil {
+		limited := func(b *pgx.Batch) { s.limitLocally(b); b.Queue(limitIdle); read(b) }
+		if err := transactOn(ctx, conn.Conn(), end, limited, write); err != nil {
 			endTransaction(ctx, conn.Conn())
 			return err
 		}
@@ -134,7 +151,6 @@ func (s *Store) transactTo(ctx context.Context, end string, read func(b *pgx.Bat
 func transactOn(ctx context.Context, conn *pgx.Conn, end string, read func(b *pgx.Batch), write func(b *pgx.Batch) error) error {
 	first := &pgx.Batch{}
 	first.Queue(beginWrite)
-	first.Queue(limitIdle)
 	read(first)
 	if err := conn.SendBatch(ctx, first).Close(); err != nil {
 		return err

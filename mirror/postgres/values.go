@@ -2,11 +2,7 @@ package postgres
 
 import (
 	"encoding/json"
-	"strconv"
-	"strings"
 	"time"
-	"unicode/utf16"
-	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5/pgtype"
 
@@ -44,7 +40,7 @@ func (o optText) TextValue() (pgtype.Text, error) {
 	return pgtype.Text{String: s, Valid: s != ""}, nil
 }
 
-// grantTime is an optTime where Stripe may have none too: infinity is told from it.
+// grantTime is an optTime where Stripe may have none too: infinity is recognized from it.
 type grantTime time.Time
 
 func (g *grantTime) ScanTimestamptz(v pgtype.Timestamptz) error {
@@ -56,7 +52,7 @@ func (g *grantTime) ScanTimestamptz(v pgtype.Timestamptz) error {
 }
 
 // creditColumn scans the invoice_credit_balance of a customer; NULL leaves nil, and so
-// does what is not an object of integers, which is told.
+// does what is not an object of integers, which is reported.
 type creditColumn struct{ c *mirror.CustomerView }
 
 func (c *creditColumn) ScanBytes(v []byte) error {
@@ -67,65 +63,10 @@ func (c *creditColumn) ScanBytes(v []byte) error {
 	return nil
 }
 
-// clean makes a text storable: PostgreSQL has no NUL and no broken UTF-8. A
-// row with such a character is worth more than the character.
-func clean(s string) string {
-	if strings.IndexByte(s, 0) < 0 && utf8.ValidString(s) {
-		return s
-	}
-	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "")
-}
-
-// cleanJSON makes a JSON text storable as jsonb, which holds no \u0000 and no
-// half of a surrogate pair. It returns raw itself where there is nothing to do.
-func cleanJSON(raw json.RawMessage) json.RawMessage {
-	text := clean(string(raw))
-	if !strings.Contains(text, `\u`) {
-		if len(text) == len(raw) && utf8.Valid(raw) {
-			return raw
-		}
-		return json.RawMessage(text)
-	}
-	var out strings.Builder
-	out.Grow(len(text))
-	for i := 0; i < len(text); {
-		if text[i] != '\\' || i+1 >= len(text) {
-			out.WriteByte(text[i])
-			i++
-			continue
-		}
-		unit, ok := escapedUnit(text[i:])
-		switch {
-		case !ok: // another escape, such as \\ or \n
-			out.WriteString(text[i : i+2])
-			i += 2
-		case unit == 0:
-			i += 6
-		case !utf16.IsSurrogate(rune(unit)):
-			out.WriteString(text[i : i+6])
-			i += 6
-		default:
-			low, _ := escapedUnit(text[i+6:])
-			if utf16.DecodeRune(rune(unit), rune(low)) != utf8.RuneError {
-				out.WriteString(text[i : i+12])
-				i += 12
-			} else {
-				out.WriteString("\uFFFD")
-				i += 6
-			}
-		}
-	}
-	return json.RawMessage(out.String())
-}
-
-// escapedUnit reads the \uXXXX that s begins with.
-func escapedUnit(s string) (uint16, bool) {
-	if len(s) < 6 || s[0] != '\\' || s[1] != 'u' {
-		return 0, false
-	}
-	n, err := strconv.ParseUint(s[2:6], 16, 16)
-	return uint16(n), err == nil
-}
+// clean and cleanJSON are mirror's; the client of Stripe has cleaned what it read, and
+// who else stores something has not.
+func clean(s string) string                         { return mirror.StorableText(s) }
+func cleanJSON(raw json.RawMessage) json.RawMessage { return mirror.StorableJSON(raw) }
 
 // optJSON is a jsonb parameter; an empty text is NULL.
 func optJSON(raw json.RawMessage) optText { return optText(cleanJSON(raw)) }

@@ -49,7 +49,7 @@ func FuzzCleanJSON(f *testing.F) {
 	})
 }
 
-// TestUnstorableValues: what the database will never take is told apart from an
+// TestUnstorableValues: what the database will never take is distinguished from an
 // outage, so that its target becomes a dead letter instead of being read for ever.
 func TestUnstorableValues(t *testing.T) {
 	t.Parallel()

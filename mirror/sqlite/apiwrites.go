@@ -48,16 +48,17 @@ FROM api_write_intents WHERE created < ?1 ORDER BY created, id LIMIT 1000`
 	listAPIWrites = `SELECT ` + apiWriteColumns + ` FROM api_writes
 WHERE (created, id) > (?1, ?2) AND created >= ?3 AND created < ?4 AND (?5 IS NULL OR account = ?5)
   AND (?6 = '' OR key_name = ?6) AND (?7 = '' OR customer = ?7) AND (?8 = '' OR outcome = ?8)
-ORDER BY created, id LIMIT ?9`
+ORDER BY created, id LIMIT ?9 + 0`
 
 	pruneAPIWrites = `
 DELETE FROM api_writes WHERE (account, id) IN (SELECT account, id FROM api_writes WHERE created < ?1 ORDER BY created, id LIMIT 1000)`
 
+	// #nosec G101 -- a statement about names of keys
 	useAPIKey = `
 INSERT INTO api_key_uses (account, name, last_used_at, synced_at) VALUES ('', ?1, ?2, ?3)
 ON CONFLICT (account, name) DO UPDATE SET last_used_at = max(last_used_at, excluded.last_used_at), synced_at = excluded.synced_at`
 
-	apiKeyUses = `SELECT name, last_used_at FROM api_key_uses ORDER BY name`
+	apiKeyUses = `SELECT name, last_used_at FROM api_key_uses ORDER BY name` // #nosec G101 -- a statement about names of keys
 )
 
 // amountOf is the amount of a write, NULL where it has none.
@@ -85,7 +86,7 @@ func (s *Store) BeginAPIWrite(ctx context.Context, w mirror.APIWrite, perDay *in
 			w.IdempotencyDigest, plain(w.RemoteAddr), tx.at)
 	})
 	if err != nil {
-		return fmt.Errorf("begin the api write %s: %w", w.ID, explain(s.path, err))
+		return fmt.Errorf("begin the api write %s: %w", w.ID, s.explain(err))
 	}
 	return nil
 }
@@ -94,7 +95,7 @@ func (s *Store) BeginAPIWrite(ctx context.Context, w mirror.APIWrite, perDay *in
 func (s *Store) EndAPIWrite(ctx context.Context, w mirror.APIWrite) error {
 	err := s.w.do(ctx, durable, func(tx *tx) error { return tx.recordAPIWrite(w) })
 	if err != nil {
-		return fmt.Errorf("end the api write %s: %w", w.ID, explain(s.path, err))
+		return fmt.Errorf("end the api write %s: %w", w.ID, s.explain(err))
 	}
 	return nil
 }
@@ -139,7 +140,7 @@ func (s *Store) SettleAPIWrites(ctx context.Context, before time.Time) ([]mirror
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("settle api writes: %w", explain(s.path, err))
+		return nil, fmt.Errorf("settle api writes: %w", s.explain(err))
 	}
 	return list, nil
 }
@@ -185,7 +186,7 @@ func (s *Store) PruneAPIWrites(ctx context.Context, before time.Time) (int64, er
 			return err
 		})
 		if err != nil {
-			return total, fmt.Errorf("prune api writes: %w", explain(s.path, err))
+			return total, fmt.Errorf("prune api writes: %w", s.explain(err))
 		}
 		if total += int64(n); n == 0 {
 			return total, nil
@@ -204,7 +205,7 @@ func (s *Store) UseAPIKeys(ctx context.Context, uses []mirror.APIKeyUse) error {
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("use api keys: %w", explain(s.path, err))
+		return fmt.Errorf("use api keys: %w", s.explain(err))
 	}
 	return nil
 }

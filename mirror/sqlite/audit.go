@@ -124,7 +124,7 @@ type audit struct {
 func (s *Store) Audit(ctx context.Context, f mirror.AuditFilter, readers int) (mirror.Audit, error) {
 	a := &audit{s: s}
 	if err := a.open(ctx, f, max(1, min(readers, runtime.GOMAXPROCS(0)))); err != nil {
-		return nil, fmt.Errorf("begin the audit: %w", explain(s.path, errors.Join(err, a.Close())))
+		return nil, fmt.Errorf("begin the audit: %w", s.explain(errors.Join(err, a.Close())))
 	}
 	return a, nil
 }
@@ -260,7 +260,7 @@ func (a *audit) Range(ctx context.Context, i int, fn func(mirror.AuditLedgers) e
 	}
 	defer func() { a.idle <- conn }()
 	r := auditReader{ctx, conn, a.ranges[i]}
-	return explain(a.s.path, fn(mirror.AuditLedgers{
+	return a.s.explain(fn(mirror.AuditLedgers{
 		Placed:    auditRows(r, auditPlaced, scanAuditTransaction),
 		Unplaced:  auditRows(r, auditUnplaced, scanAuditTransaction),
 		Customers: auditRows(r, auditCustomers, scanAuditCustomer),
@@ -446,7 +446,7 @@ func (c *cells) unescape(value string) string {
 }
 
 // time is the next value, a time as the tables hold it. Another text, which no
-// reader of the table takes for a time, is told so that it is none.
+// reader of the table takes for a time, is reported not to be one.
 func (c *cells) time() string {
 	text := c.text()
 	if text != "" && len(text) != len(timeFormat) {

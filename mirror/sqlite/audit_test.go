@@ -21,3 +21,8 @@ func TestEraser(t *testing.T) {
 	t.Parallel()
 	mirrortest.RunEraser(t, func(t *testing.T) mirror.Store { return openHarness(t) })
 }
+
+func TestConsole(t *testing.T) {
+	t.Parallel()
+	mirrortest.RunConsole(t, func(t *testing.T) mirror.Store { return openHarness(t) })
+}

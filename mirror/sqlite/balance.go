@@ -43,7 +43,7 @@ func (s balanceDriver) CommitBalance(ctx context.Context, snap mirror.BalanceSna
 		return c.writeBalance(plan, held)
 	})
 	if err != nil {
-		return mirror.Applied{}, fmt.Errorf("apply %s: %w", snap.Target, err)
+		return mirror.Applied{}, fmt.Errorf("apply %s, epoch %d: %w", snap.Target, snap.Epoch, err)
 	}
 	return c.out, nil
 }
@@ -53,22 +53,22 @@ const (
 
 	heldSpan = `
 SELECT id, currency, amount, ending_balance, type, created, ifnull(chain_position, 0), digest
-FROM customer_balance_transactions WHERE account = ?1 AND customer = ?2 AND created BETWEEN ?3 AND ?4 LIMIT ?5`
+FROM customer_balance_transactions WHERE account = ?1 AND customer = ?2 AND created BETWEEN ?3 AND ?4 LIMIT ?5 + 0`
 
 	heldUnplaced = `
 SELECT id, currency, amount, ending_balance, type, created, 0, digest
-FROM customer_balance_transactions WHERE account = ?1 AND customer = ?2 AND chain_position IS NULL LIMIT ?3`
+FROM customer_balance_transactions WHERE account = ?1 AND customer = ?2 AND chain_position IS NULL LIMIT ?3 + 0`
 
 	// rowsToPlace and unplacedRows list the rows that a slice of a long history places.
 	rowsToPlace = `
 SELECT id, currency, amount, ending_balance, type, created, ifnull(chain_position, 0), digest
 FROM customer_balance_transactions INDEXED BY customer_balance_transactions_list
-WHERE account = ?1 AND customer = ?2 AND created > ?3 ORDER BY created LIMIT ?4`
+WHERE account = ?1 AND customer = ?2 AND created > ?3 ORDER BY created LIMIT ?4 + 0`
 
 	unplacedRows = `
 SELECT id, currency, amount, ending_balance, type, created, 0, digest
 FROM customer_balance_transactions INDEXED BY customer_balance_transactions_unplaced
-WHERE account = ?1 AND customer = ?2 AND chain_position IS NULL AND created > ?3 ORDER BY created LIMIT ?4`
+WHERE account = ?1 AND customer = ?2 AND chain_position IS NULL AND created > ?3 ORDER BY created LIMIT ?4 + 0`
 
 	// heldTops steps from currency to currency, since a customer has few of them and
 	// may have very many rows.
@@ -169,7 +169,7 @@ func (s balanceDriver) Tops(ctx context.Context, t mirror.Target) (map[string]mi
 		})
 	})
 	if err != nil {
-		return nil, fmt.Errorf("ends of the chains of %s: %w", t, err)
+		return nil, fmt.Errorf("read the ends of the chains of %s: %w", t, err)
 	}
 	return tops, nil
 }
@@ -192,7 +192,7 @@ func (s balanceDriver) RowsToPlace(ctx context.Context, t mirror.Target, all boo
 		})
 	})
 	if err != nil {
-		return nil, fmt.Errorf("rows to place of %s: %w", t, err)
+		return nil, fmt.Errorf("list rows to place of %s: %w", t, err)
 	}
 	return list, nil
 }
@@ -212,12 +212,12 @@ func (s balanceDriver) Place(ctx context.Context, t mirror.Target, epoch int64, 
 		return c.writeChanges()
 	})
 	if err != nil {
-		return fmt.Errorf("place %d rows of %s: %w", len(places), t, explain(s.path, err))
+		return fmt.Errorf("place %d rows of %s, epoch %d: %w", len(places), t, epoch, s.explain(err))
 	}
 	return nil
 }
 
-// place writes positions; rows that moved are told to the change feed, unless known.
+// place writes positions; rows that moved go to the change feed, unless known.
 func (c *commit) place(places []mirror.Placement, known ...string) error {
 	list := make([][]any, 0, len(places))
 	for _, p := range places {

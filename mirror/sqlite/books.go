@@ -22,7 +22,7 @@ var (
 // Books runs fn on one snapshot over a connection of its own: the write-ahead log
 // grows while a report stands, and the pool of the short reads stays free.
 func (s *Store) Books(ctx context.Context, fn func(report.Reader) error) (err error) {
-	defer func() { err = explain(s.path, err) }()
+	defer func() { err = s.explain(err) }()
 	// Sorters of a report may need much room; they get it on disk.
 	db, err := sql.Open("sqlite", dsn(s.path, "busy_timeout(5000)", "query_only(1)", "cache_size(-16000)", "temp_store(file)"))
 	if err != nil {
@@ -54,6 +54,7 @@ type books struct {
 	conn     *sql.Conn
 	accounts []string
 	listed   bool
+	days     report.SnapshotDays
 }
 
 // statement is SQL with its arguments.
@@ -212,20 +213,40 @@ func tableOf(l report.Ledger, d report.Dating) ledgerTable {
 	return t
 }
 
+// whose are the customers of a query for sums: all, those that stand apart, or those of
+// its part k.
+type whose uint8
+
+const (
+	ofAll whose = iota
+	ofApart
+	ofDoubted
+)
+
+func among(apart bool) whose {
+	if apart {
+		return ofApart
+	}
+	return ofAll
+}
+
 // sums is a query for plain sums: account, customer, currency, two halves of the
 // amount, a position, and the ending balance of the row with the greatest.
-func (b *books) sums(ctx context.Context, q *statement, l report.Ledger, f report.Filter, d report.Dating, until time.Time, apart bool) error {
+func (b *books) sums(ctx context.Context, q *statement, l report.Ledger, f report.Filter, d report.Dating, until time.Time, of whose) error {
 	t := tableOf(l, d)
 	q.add(`SELECT t.account, t.customer, t.currency, sum(t.amount >> 32) AS high, sum(t.amount & 4294967295) AS low, ` + t.end + ` AS ending
 FROM `)
-	if apart {
+	switch of {
+	case ofAll:
+		q.add(t.table + ` t` + t.index)
+	case ofApart:
 		q.add(`(`)
 		if err := b.apart(ctx, q, l, f); err != nil {
 			return err
 		}
 		q.add(`) k CROSS JOIN ` + t.table + ` t` + t.index + ` ON t.account = k.account AND t.customer = k.customer`)
-	} else {
-		q.add(t.table + ` t` + t.index)
+	case ofDoubted:
+		q.add(`k CROSS JOIN ` + t.table + ` t` + t.index + ` ON t.account = k.account AND t.customer = k.customer`)
 	}
 	q.add(` WHERE t.`+t.date+` < ?`, stamp(until))
 	if err := b.where(ctx, q, "t.", "customer", f); err != nil {
@@ -239,9 +260,13 @@ FROM `)
 // Sums lists plain sums.
 func (b *books) Sums(ctx context.Context, l report.Ledger, f report.Filter, d report.Dating, until time.Time, apart bool) iter.Seq2[report.Sum, error] {
 	q := new(statement)
-	err := b.sums(ctx, q, l, f, d, until, apart)
+	err := b.sums(ctx, q, l, f, d, until, among(apart))
 	q.add(` ORDER BY t.account, t.customer, t.currency`)
-	return stream(ctx, b, q, err, func(rows *sql.Rows, s *report.Sum) error {
+	return stream(ctx, b, q, err, scanSum(l))
+}
+
+func scanSum(l report.Ledger) func(*sql.Rows, *report.Sum) error {
+	return func(rows *sql.Rows, s *report.Sum) error {
 		var high, low int64
 		var position, end sql.NullInt64
 		err := rows.Scan(&s.Account, &s.Customer, &s.Currency, &high, &low, &position, &end)
@@ -250,7 +275,7 @@ func (b *books) Sums(ctx context.Context, l report.Ledger, f report.Filter, d re
 			s.End = s.Amount
 		}
 		return err
-	})
+	}
 }
 
 // Pending lists what grants of a later time have in the sums.
@@ -279,7 +304,7 @@ func (b *books) Totals(ctx context.Context, l report.Ledger, f report.Filter, d 
 	}
 	q := new(statement).add(`SELECT account, currency, count(CASE WHEN (high << 32) + low <> 0 THEN 1 END),
   count(CASE WHEN (high << 32) + low <> ` + ending + ` THEN 1 END), sum(high), sum(low) FROM (`)
-	err := b.sums(ctx, q, l, f, d, until, false)
+	err := b.sums(ctx, q, l, f, d, until, ofAll)
 	q.add(`) GROUP BY account, currency ORDER BY account, currency`)
 	return list(ctx, b, q, err, func(rows *sql.Rows, t *report.Total) error {
 		var high, low int64
@@ -303,7 +328,7 @@ func spanOf(q *statement, column string, bounds []time.Time, first int) {
 	q.add(` END`)
 }
 
-// splitOf is an expression for what movements are told apart by.
+// splitOf is an expression for what movements are separated by.
 func splitOf(q *statement, l report.Ledger, s report.Split) {
 	const grant = `(SELECT %s FROM credit_grants g WHERE g.account = t.account AND g.id = t."grant")`
 	const member = `(SELECT m.value FROM json_each(%smetadata) m WHERE m.key = ?)`
@@ -323,6 +348,12 @@ func splitOf(q *statement, l report.Ledger, s report.Split) {
 
 // Cells adds rows up by spans and types.
 func (b *books) Cells(ctx context.Context, l report.Ledger, f report.Filter, bounds []time.Time, s report.Split) ([]report.Cell, error) {
+	cells, ok, err := b.days.Cells(ctx, b, l, f, bounds, s, func(generation int64) ([]report.WideCell, error) {
+		return b.dayCells(ctx, generation, l, f, bounds)
+	})
+	if ok || err != nil {
+		return cells, err
+	}
 	t := tableOf(l, report.ByLedger)
 	q := new(statement).add(`SELECT t.account, t.currency, `)
 	last := len(bounds) - 1
@@ -334,7 +365,7 @@ func (b *books) Cells(ctx context.Context, l report.Ledger, f report.Filter, bou
 		q.add(t.index)
 	}
 	q.add(` WHERE t.`+t.date+` < ?`, stamp(bounds[last]))
-	err := b.where(ctx, q, "t.", "customer", f)
+	err = b.where(ctx, q, "t.", "customer", f)
 	ofCurrency(q, f)
 	q.add(` GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5`)
 	return list(ctx, b, q, err, func(rows *sql.Rows, c *report.Cell) error {
@@ -417,7 +448,7 @@ func (b *books) Knows(ctx context.Context, f report.Filter) ([]string, error) {
 	return list(ctx, b, q, err, func(rows *sql.Rows, account *string) error { return rows.Scan(account) })
 }
 
-// SyncState tells how the ledgers of a customer were last proven.
+// SyncState returns how the ledgers of a customer were last proven.
 func (b *books) SyncState(ctx context.Context, k report.Key) ([]report.Sync, error) {
 	q := new(statement).add(`SELECT scope, history_complete, walk_cursor <> '', disproved, observed_at, full_read_at, complete_to
 FROM sync_state WHERE account = ? AND customer = ? AND scope IN ('balance', 'credits') ORDER BY scope`, k.Account, k.Customer)

@@ -19,13 +19,13 @@ FROM customers c LEFT JOIN sync_state s ON s.account = c.account AND s.customer 
 SELECT created, 0, id FROM customers WHERE account = ?1 AND id = ?4 AND NOT deleted AND test_clock IS NULL`
 	livingNewest = customerSelect + `
 WHERE c.account = ?1 AND NOT c.deleted AND c.test_clock IS NULL AND c.created BETWEEN ?8 AND ?9
-ORDER BY c.created DESC, c.id DESC LIMIT ?4`
+ORDER BY c.created DESC, c.id DESC LIMIT ?4 + 0`
 	livingAfter = customerSelect + `
 WHERE c.account = ?1 AND NOT c.deleted AND c.test_clock IS NULL AND c.created BETWEEN ?8 AND ?9
-  AND (c.created, c.id) < (?5, ?7) ORDER BY c.created DESC, c.id DESC LIMIT ?4`
+  AND (c.created, c.id) < (?5, ?7) ORDER BY c.created DESC, c.id DESC LIMIT ?4 + 0`
 	livingBefore = customerSelect + `
 WHERE c.account = ?1 AND NOT c.deleted AND c.test_clock IS NULL AND c.created BETWEEN ?8 AND ?9
-  AND (c.created, c.id) > (?5, ?7) ORDER BY c.created, c.id LIMIT ?4`
+  AND (c.created, c.id) > (?5, ?7) ORDER BY c.created, c.id LIMIT ?4 + 0`
 
 	// A test clock (?2) has few customers, and an e-mail address (?3) too: they are
 	// sorted.
@@ -33,13 +33,13 @@ WHERE c.account = ?1 AND NOT c.deleted AND c.test_clock IS NULL AND c.created BE
 SELECT created, 0, id FROM customers WHERE account = ?1 AND id = ?4 AND NOT deleted AND test_clock = ?2`
 	clockNewest = customerSelect + `
 WHERE c.account = ?1 AND NOT c.deleted AND c.test_clock = ?2 AND c.test_clock IS NOT NULL AND c.created BETWEEN ?8 AND ?9
-ORDER BY c.created DESC, c.id DESC LIMIT ?4`
+ORDER BY c.created DESC, c.id DESC LIMIT ?4 + 0`
 	clockAfter = customerSelect + `
 WHERE c.account = ?1 AND NOT c.deleted AND c.test_clock = ?2 AND c.test_clock IS NOT NULL AND c.created BETWEEN ?8 AND ?9
-  AND (c.created, c.id) < (?5, ?7) ORDER BY c.created DESC, c.id DESC LIMIT ?4`
+  AND (c.created, c.id) < (?5, ?7) ORDER BY c.created DESC, c.id DESC LIMIT ?4 + 0`
 	clockBefore = customerSelect + `
 WHERE c.account = ?1 AND NOT c.deleted AND c.test_clock = ?2 AND c.test_clock IS NOT NULL AND c.created BETWEEN ?8 AND ?9
-  AND (c.created, c.id) > (?5, ?7) ORDER BY c.created, c.id LIMIT ?4`
+  AND (c.created, c.id) > (?5, ?7) ORDER BY c.created, c.id LIMIT ?4 + 0`
 
 	emailCursor = `
 SELECT created, 0, id FROM customers
@@ -47,13 +47,13 @@ WHERE account = ?1 AND id = ?4 AND NOT deleted AND json_extract(raw, '$.email') 
 	emailNewest = customerSelect + `
 WHERE c.account = ?1 AND NOT c.deleted AND json_extract(c.raw, '$.email') = ?3 AND ifnull(c.test_clock, '') = ?2
   AND c.created BETWEEN ?8 AND ?9
-ORDER BY c.created DESC, c.id DESC LIMIT ?4`
+ORDER BY c.created DESC, c.id DESC LIMIT ?4 + 0`
 	emailAfter = customerSelect + `
 WHERE c.account = ?1 AND NOT c.deleted AND json_extract(c.raw, '$.email') = ?3 AND ifnull(c.test_clock, '') = ?2
-  AND c.created BETWEEN ?8 AND ?9 AND (c.created, c.id) < (?5, ?7) ORDER BY c.created DESC, c.id DESC LIMIT ?4`
+  AND c.created BETWEEN ?8 AND ?9 AND (c.created, c.id) < (?5, ?7) ORDER BY c.created DESC, c.id DESC LIMIT ?4 + 0`
 	emailBefore = customerSelect + `
 WHERE c.account = ?1 AND NOT c.deleted AND json_extract(c.raw, '$.email') = ?3 AND ifnull(c.test_clock, '') = ?2
-  AND c.created BETWEEN ?8 AND ?9 AND (c.created, c.id) > (?5, ?7) ORDER BY c.created, c.id LIMIT ?4`
+  AND c.created BETWEEN ?8 AND ?9 AND (c.created, c.id) > (?5, ?7) ORDER BY c.created, c.id LIMIT ?4 + 0`
 
 	customerOfAccount = `SELECT id FROM customers WHERE account = ?1 AND customer_account = ?2 AND customer_account IS NOT NULL
 ORDER BY deleted, id LIMIT 1`
@@ -81,14 +81,14 @@ func (s *Store) CustomerPage(ctx context.Context, account string, f mirror.Custo
 	return out, nil
 }
 
-// CustomerOfAccount tells which customer an Accounts v2 account backs.
+// CustomerOfAccount returns the customer that an Accounts v2 account backs.
 func (s *Store) CustomerOfAccount(ctx context.Context, account, customerAccount string) (string, error) {
 	id, err := one(ctx, s, customerOfAccount, func(rows *sql.Rows) (id string, err error) {
 		err = rows.Scan(&id)
 		return id, err
 	}, account, customerAccount)
 	if err != nil {
-		return "", fmt.Errorf("customer of %s: %w", customerAccount, err)
+		return "", fmt.Errorf("find the customer of %s: %w", customerAccount, err)
 	}
 	return id, nil
 }
@@ -100,9 +100,9 @@ SELECT c.id, c.deleted, b.observed_at, ifnull(b.history_complete AND b.walk_curs
 FROM customers c
 LEFT JOIN sync_state b ON b.account = c.account AND b.customer = c.id AND b.scope = 'balance'
 LEFT JOIN sync_state k ON k.account = c.account AND k.customer = c.id AND k.scope = 'credits'
-WHERE c.account = ?1 AND c.id > ?2 ORDER BY c.id LIMIT ?3`
+WHERE c.account = ?1 AND c.id > ?2 ORDER BY c.id LIMIT ?3 + 0`
 
-	pageOfCustomers = `(SELECT id FROM customers WHERE account = ?1 AND id > ?2 ORDER BY id LIMIT ?3)`
+	pageOfCustomers = `(SELECT id FROM customers WHERE account = ?1 AND id > ?2 ORDER BY id LIMIT ?3 + 0)`
 
 	balancesNow = `
 SELECT b.customer, b.currency, b.balance FROM ` + pageOfCustomers + ` c
@@ -110,7 +110,7 @@ CROSS JOIN customer_balances b ON b.account = ?1 AND b.customer = c.id`
 
 	// pageOfHolders are those of the page that were not deleted by ?4: the others hold
 	// nothing any more.
-	pageOfHolders = `(SELECT id FROM (SELECT id, deleted, deleted_at FROM customers WHERE account = ?1 AND id > ?2 ORDER BY id LIMIT ?3)
+	pageOfHolders = `(SELECT id FROM (SELECT id, deleted, deleted_at FROM customers WHERE account = ?1 AND id > ?2 ORDER BY id LIMIT ?3 + 0)
     WHERE NOT deleted OR deleted_at > ?4)`
 
 	// balancesAt walks each chain back from its end to the time.
@@ -178,7 +178,7 @@ func (s *Store) Balances(ctx context.Context, account, after string, limit int, 
 		})
 	})
 	if err != nil {
-		return nil, fmt.Errorf("balances after %q: %w", after, err)
+		return nil, fmt.Errorf("list balances after %q: %w", after, err)
 	}
 	return list, nil
 }
@@ -186,7 +186,7 @@ func (s *Store) Balances(ctx context.Context, account, after string, limit int, 
 const (
 	changesAfter = `
 SELECT seq, account, table_name, customer, id, op, changed_at FROM changes
-WHERE account = ?1 AND seq > ?2 AND table_name NOT IN ('api_writes', 'closed_periods', 'drift_findings') ORDER BY seq LIMIT ?3`
+WHERE account = ?1 AND seq > ?2 AND table_name NOT IN ('api_writes', 'closed_periods', 'drift_findings') ORDER BY seq LIMIT ?3 + 0`
 
 	// lastChange counts deleted records too.
 	lastChange = `SELECT seq FROM sqlite_sequence WHERE name = 'changes'`
@@ -196,19 +196,23 @@ WHERE account = ?1 AND seq > ?2 AND table_name NOT IN ('api_writes', 'closed_per
 // seq is that of the commits.
 func (s *Store) Changes(ctx context.Context, account, after string, limit int) ([]mirror.Change, error) {
 	var seq int64
-	if after != "" {
-		var err error
-		if seq, err = strconv.ParseInt(after, 10, 64); err != nil || seq < 0 {
-			return nil, fmt.Errorf("changes: %w", mirror.ErrNotFound)
-		}
-	}
 	var list []mirror.Change
 	err := s.read(ctx, func(r *reading) error {
-		err := r.each(changesAfter, []any{account, seq, limit}, func(rows *sql.Rows) error {
+		name, err := r.history()
+		if err != nil {
+			return err
+		}
+		if after != "" {
+			position, ok := mirror.CutPosition(after, name)
+			if seq, err = strconv.ParseInt(position, 10, 64); err != nil || seq < 0 || seq > 0 && !ok {
+				return mirror.ErrNotFound
+			}
+		}
+		err = r.each(changesAfter, []any{account, seq, limit}, func(rows *sql.Rows) error {
 			var c mirror.Change
 			var seq int64
 			err := rows.Scan(&seq, &c.Account, &c.Table, &c.Customer, &c.ID, &c.Op, timeColumn{&c.ChangedAt})
-			c.Cursor = strconv.FormatInt(seq, 10)
+			c.Cursor = mirror.MarkPosition(strconv.FormatInt(seq, 10), name)
 			list = append(list, c)
 			return err
 		})
@@ -236,7 +240,7 @@ func (s *Store) Changes(ctx context.Context, account, after string, limit int) (
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("changes: %w", err)
+		return nil, fmt.Errorf("list changes: %w", err)
 	}
 	return list, nil
 }

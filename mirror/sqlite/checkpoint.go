@@ -75,7 +75,7 @@ func (c *checkpointer) run(ctx context.Context) {
 	}
 }
 
-// copy brings what it can into the file without waiting for anybody, and tells
+// copy brings what it can into the file without waiting for anybody, and returns
 // how long the log is.
 func (c *checkpointer) copy(ctx context.Context) (pages int, err error) {
 	var busy, copied int

@@ -25,7 +25,7 @@ FROM json_each(?2) n CROSS JOIN credit_grants g ON g.account = ?1 AND g.id = n.v
 	livingCustomers = `
 SELECT created, id FROM customers INDEXED BY customers_living
 WHERE account = ?1 AND NOT deleted AND test_clock IS NULL AND (created, id) < (?2, ?3) AND created >= ?4
-ORDER BY created DESC, id DESC LIMIT ?5`
+ORDER BY created DESC, id DESC LIMIT ?5 + 0`
 
 	heldClocks = `
 SELECT DISTINCT test_clock FROM customers WHERE account = ?1 AND test_clock IS NOT NULL AND NOT deleted ORDER BY test_clock`
@@ -34,7 +34,7 @@ SELECT DISTINCT test_clock FROM customers WHERE account = ?1 AND test_clock IS N
 SELECT DISTINCT g.customer FROM credit_grants g INDEXED BY credit_grants_customer_list
 WHERE g.account = ?1 AND g.customer > ?2
   AND NOT EXISTS (SELECT 1 FROM customers c WHERE c.account = g.account AND c.id = g.customer AND c.deleted)
-ORDER BY g.customer LIMIT ?3`
+ORDER BY g.customer LIMIT ?3 + 0`
 )
 
 // idList is a list of ids as the statements above take it.
@@ -73,7 +73,7 @@ func (s *Store) HeldCustomers(ctx context.Context, account string, ids []string)
 		})
 	})
 	if err != nil {
-		return nil, fmt.Errorf("held customers: %w", err)
+		return nil, fmt.Errorf("read %d stored customers: %w", len(ids), err)
 	}
 	return held, nil
 }
@@ -94,7 +94,7 @@ func (s *Store) HeldGrants(ctx context.Context, account string, ids []string) (m
 		})
 	})
 	if err != nil {
-		return nil, fmt.Errorf("held grants: %w", err)
+		return nil, fmt.Errorf("read %d stored grants: %w", len(ids), err)
 	}
 	return held, nil
 }
@@ -111,7 +111,7 @@ func (s *Store) LivingCustomers(ctx context.Context, account string, before mirr
 		})
 	})
 	if err != nil {
-		return nil, fmt.Errorf("living customers: %w", err)
+		return nil, fmt.Errorf("list living customers: %w", err)
 	}
 	return list, nil
 }
@@ -120,7 +120,7 @@ func (s *Store) LivingCustomers(ctx context.Context, account string, before mirr
 func (s *Store) HeldClocks(ctx context.Context, account string) ([]string, error) {
 	list, err := s.texts(ctx, heldClocks, account)
 	if err != nil {
-		return nil, fmt.Errorf("held clocks: %w", err)
+		return nil, fmt.Errorf("list stored clocks: %w", err)
 	}
 	return list, nil
 }
@@ -129,7 +129,7 @@ func (s *Store) HeldClocks(ctx context.Context, account string) ([]string, error
 func (s *Store) GrantHolders(ctx context.Context, account, after string, limit int) ([]string, error) {
 	list, err := s.texts(ctx, grantHolders, account, after, limit)
 	if err != nil {
-		return nil, fmt.Errorf("grant holders: %w", err)
+		return nil, fmt.Errorf("list grant holders after %q: %w", after, err)
 	}
 	return list, nil
 }
@@ -142,15 +142,15 @@ WHERE account = ?1 AND customer = ?2 AND scope = ?3 AND NOT walk_full`
 
 	fullReads = `
 SELECT s.customer, s.scope, s.full_read_at, s.walk_full FROM sync_state s INDEXED BY sync_state_full_read
-WHERE s.account = ?1 AND s.full_read_at IS NOT NULL AND s.full_read_at < ?2
+WHERE s.account = ?1 AND s.full_read_at IS NOT NULL AND s.full_read_at < ?2 AND s.scope IN (?4, ?5)
   AND NOT EXISTS (SELECT 1 FROM customers c WHERE c.account = s.account AND c.id = s.customer AND c.deleted)
-ORDER BY s.full_read_at, s.customer, s.scope LIMIT ?3`
+ORDER BY s.full_read_at, s.customer, s.scope LIMIT ?3 + 0`
 
 	refusedTargets = `
 SELECT customer, scope FROM sync_state INDEXED BY sync_state_refused
 WHERE account = ?1 AND refused_at >= ?2 AND refused_at IS NOT NULL ORDER BY customer, scope`
 
-	fullReadCount = `SELECT count(*) FROM sync_state WHERE account = ?1 AND full_read_at IS NOT NULL`
+	fullReadCount = `SELECT count(*) FROM sync_state WHERE account = ?1 AND full_read_at IS NOT NULL AND scope IN (?2, ?3)`
 )
 
 // RequestFullRead makes the next sync of each target read its whole history.
@@ -164,16 +164,28 @@ func (s *Store) RequestFullRead(ctx context.Context, targets []mirror.Target) er
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("request %d full reads: %w", len(targets), explain(s.path, err))
+		return fmt.Errorf("request %d full reads: %w", len(targets), s.explain(err))
 	}
 	return nil
 }
 
+// chosen are the two ledgers as an IN takes them, empty what is left out.
+func chosen(l mirror.Ledgers) (balance, credits string) {
+	if l.Has(mirror.ScopeBalance) {
+		balance = string(mirror.ScopeBalance)
+	}
+	if l.Has(mirror.ScopeCredits) {
+		credits = string(mirror.ScopeCredits)
+	}
+	return balance, credits
+}
+
 // FullReads lists complete histories, the longest unread first.
-func (s *Store) FullReads(ctx context.Context, account string, before time.Time, limit int) ([]mirror.FullRead, error) {
+func (s *Store) FullReads(ctx context.Context, account string, ledgers mirror.Ledgers, before time.Time, limit int) ([]mirror.FullRead, error) {
 	var list []mirror.FullRead
+	balance, credits := chosen(ledgers)
 	err := s.read(ctx, func(r *reading) error {
-		return r.each(fullReads, []any{account, stamp(before), limit}, func(rows *sql.Rows) error {
+		return r.each(fullReads, []any{account, stamp(before), limit, balance, credits}, func(rows *sql.Rows) error {
 			f := mirror.FullRead{Target: mirror.Target{Account: account}}
 			var scope string
 			err := rows.Scan(&f.Target.ID, &scope, timeColumn{&f.At}, &f.Requested)
@@ -183,16 +195,17 @@ func (s *Store) FullReads(ctx context.Context, account string, before time.Time,
 		})
 	})
 	if err != nil {
-		return nil, fmt.Errorf("full reads: %w", err)
+		return nil, fmt.Errorf("list full reads: %w", err)
 	}
 	return list, nil
 }
 
 // FullReadCount counts the histories that FullReads can list.
-func (s *Store) FullReadCount(ctx context.Context, account string) (int64, error) {
+func (s *Store) FullReadCount(ctx context.Context, account string, ledgers mirror.Ledgers) (int64, error) {
 	var n int64
+	balance, credits := chosen(ledgers)
 	err := s.read(ctx, func(r *reading) error {
-		_, err := r.row(fullReadCount, []any{account}, &n)
+		_, err := r.row(fullReadCount, []any{account, balance, credits}, &n)
 		return err
 	})
 	if err != nil {
@@ -213,7 +226,7 @@ func (s *Store) Refused(ctx context.Context, account string, since time.Time) ([
 		})
 	})
 	if err != nil {
-		return nil, fmt.Errorf("refused syncs: %w", err)
+		return nil, fmt.Errorf("list refused syncs: %w", err)
 	}
 	return list, nil
 }

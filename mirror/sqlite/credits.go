@@ -37,7 +37,7 @@ func (s *Store) ApplyCredits(ctx context.Context, snap mirror.CreditsSnapshot) (
 		return c.writeCredits(plan, held)
 	})
 	if err != nil {
-		return mirror.Applied{}, fmt.Errorf("apply %s: %w", snap.Target, err)
+		return mirror.Applied{}, fmt.Errorf("apply %s, epoch %d: %w", snap.Target, snap.Epoch, err)
 	}
 	return c.out, nil
 }
@@ -60,7 +60,7 @@ FROM credit_balance_transactions WHERE account = ?1 AND customer = ?2 GROUP BY "
 SELECT id, customer, currency FROM credit_balance_transactions
 WHERE account = ?1 AND id IN (SELECT value->>0 FROM json_each(?2))`
 
-	// heldGrantRows may tell a grant twice; a UNION would have to sort first.
+	// heldGrantRows may list a grant twice; a UNION would have to sort first.
 	heldGrantRows = `
 SELECT id, ` + heldGrantColumns + `
 FROM credit_grants INDEXED BY credit_grants_customer_list WHERE account = ?1 AND customer = ?2
@@ -301,7 +301,7 @@ func (c *commit) writeCredits(plan mirror.CreditsPlan, held mirror.CreditsHeld) 
 }
 
 // creditsMode finds out whether the target lives in live mode, which the
-// references of events do not tell.
+// references of events do not show.
 func (c *commit) creditsMode(snap mirror.CreditsSnapshot) error {
 	var known bool
 	if c.livemode, known = snap.Livemode(); known {
@@ -347,7 +347,7 @@ func grantRows(list []mirror.CreditGrant) [][]any {
 func (s *Store) InsertGrants(ctx context.Context, account string, page []mirror.CreditGrant) (int, error) {
 	page, err := mirror.GrantsToInsert(page)
 	if err != nil {
-		return 0, fmt.Errorf("insert grants: %w", err)
+		return 0, fmt.Errorf("insert grants of account %q: %w", account, err)
 	}
 	owner, amount := make(map[string]string, len(page)), make(map[string]int64, len(page))
 	for _, g := range page {
@@ -371,7 +371,7 @@ func (s *Store) InsertGrants(ctx context.Context, account string, page []mirror.
 		return tx.feed(account, changes)
 	})
 	if err != nil {
-		return 0, fmt.Errorf("insert grants: %w", explain(s.path, err))
+		return 0, fmt.Errorf("insert %d grants of account %q: %w", len(page), account, s.explain(err))
 	}
 	return stored, nil
 }

@@ -44,7 +44,7 @@ func customerColumns(v *mirror.CustomerView, digest *string) []any {
 }
 
 // creditColumn scans the invoice_credit_balance of a customer; NULL leaves nil, and so
-// does what is not an object of integers, which is told.
+// does what is not an object of integers, which is reported.
 type creditColumn struct{ c *mirror.CustomerView }
 
 func (c creditColumn) Scan(v any) error {
@@ -109,7 +109,7 @@ WHERE NOT history_complete AND excluded.read_rank < read_rank`
 func (s *Store) InsertCustomers(ctx context.Context, account string, page []mirror.Customer) (int, error) {
 	page, err := mirror.CustomersToInsert(page)
 	if err != nil {
-		return 0, fmt.Errorf("insert customers: %w", err)
+		return 0, fmt.Errorf("insert customers of account %q: %w", account, err)
 	}
 	byID := make(map[string]mirror.Customer, len(page))
 	rows := make([][]any, 0, len(page))
@@ -146,7 +146,7 @@ func (s *Store) InsertCustomers(ctx context.Context, account string, page []mirr
 		return tx.feed(account, changes)
 	})
 	if err != nil {
-		return 0, fmt.Errorf("insert customers: %w", explain(s.path, err))
+		return 0, fmt.Errorf("insert %d customers of account %q: %w", len(page), account, s.explain(err))
 	}
 	return stored, nil
 }

@@ -85,7 +85,7 @@ func (s *Store) EraseCustomer(ctx context.Context, account, id string) (mirror.E
 		return tx.feed(account, changes)
 	})
 	if err != nil {
-		return mirror.Erased{}, fmt.Errorf("erase %s: %w", id, explain(s.path, err))
+		return mirror.Erased{}, fmt.Errorf("erase %s: %w", id, s.explain(err))
 	}
 	return e, nil
 }

@@ -18,10 +18,24 @@ func code(err error) int {
 	return 0
 }
 
-// busy tells that another connection holds the lock.
+// busy reports whether another connection holds the lock.
 func busy(err error) bool {
 	c := code(err)
 	return c == sqlite3.SQLITE_BUSY || c == sqlite3.SQLITE_LOCKED
+}
+
+// explain is the function of that name; it remembers the first error that names a
+// damaged file.
+func (s *Store) explain(err error) error {
+	damaged := code(err) == sqlite3.SQLITE_CORRUPT || code(err) == sqlite3.SQLITE_NOTADB // it was one when it was opened
+	err = explain(s.path, err)
+	if damaged {
+		if !errors.Is(err, mirror.ErrDamaged) {
+			err = fmt.Errorf("%s: %w: %w", s.path, mirror.ErrDamaged, err)
+		}
+		s.damage.note(err)
+	}
+	return err
 }
 
 // explain adds the file's name and what to do about it to errors that SQLite
@@ -38,7 +52,7 @@ func explain(path string, err error) error {
 	case sqlite3.SQLITE_FULL:
 		advice = "the disk is full: make room"
 	case sqlite3.SQLITE_CORRUPT:
-		advice = "the file is damaged: restore a backup, or move it away and copy anew from Stripe"
+		return fmt.Errorf("%s: %w: %w", path, mirror.ErrDamaged, err)
 	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED:
 		advice = "another process holds the write lock for too long"
 	case sqlite3.SQLITE_IOERR:

@@ -29,7 +29,7 @@ JOIN stripe_events e ON e.account = n.value->>0 AND e.id = n.value->>1`
 // eventKey is the key of stripe_events.
 type eventKey struct{ account, id string }
 
-// RecordEvents stores events that are new and tells what was known of each. An
+// RecordEvents stores events that are new and returns what was known of each. An
 // acknowledged event must survive a power cut: the commit is durable.
 func (s *Store) RecordEvents(ctx context.Context, events []mirror.Event) ([]mirror.Receipt, error) {
 	if len(events) == 0 {
@@ -53,7 +53,7 @@ func (s *Store) RecordEvents(ctx context.Context, events []mirror.Event) ([]mirr
 	}
 	text, err := batch(rows)
 	if err != nil {
-		return nil, fmt.Errorf("record events: %w", err)
+		return nil, fmt.Errorf("record %d events: %w", len(events), err)
 	}
 	receipts := make([]mirror.Receipt, len(events))
 	err = s.w.do(ctx, durable, func(tx *tx) error {
@@ -78,7 +78,7 @@ func (s *Store) RecordEvents(ctx context.Context, events []mirror.Event) ([]mirr
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("record events: %w", explain(s.path, err))
+		return nil, fmt.Errorf("record %d events: %w", len(events), s.explain(err))
 	}
 	return receipts, nil
 }
@@ -95,7 +95,7 @@ func scanReceipt(rows *sql.Rows, receipts []mirror.Receipt) error {
 	return nil
 }
 
-// EventReceipts tells what is known of each event without recording it.
+// EventReceipts returns what is known of each event without recording it.
 func (s *Store) EventReceipts(ctx context.Context, account string, ids []string) ([]mirror.Receipt, error) {
 	rows := make([][]any, 0, len(ids))
 	for _, id := range ids {
@@ -103,14 +103,14 @@ func (s *Store) EventReceipts(ctx context.Context, account string, ids []string)
 	}
 	text, err := batch(rows)
 	if err != nil {
-		return nil, fmt.Errorf("event receipts: %w", err)
+		return nil, fmt.Errorf("read the receipts of %d events: %w", len(ids), err)
 	}
 	receipts := make([]mirror.Receipt, len(ids))
 	err = s.read(ctx, func(r *reading) error {
 		return r.each(eventStates, []any{text}, func(rows *sql.Rows) error { return scanReceipt(rows, receipts) })
 	})
 	if err != nil {
-		return nil, fmt.Errorf("event receipts: %w", err)
+		return nil, fmt.Errorf("read the receipts of %d events: %w", len(ids), err)
 	}
 	return receipts, nil
 }
@@ -118,7 +118,7 @@ func (s *Store) EventReceipts(ctx context.Context, account string, ids []string)
 const pendingEvents = `
 SELECT seq, account, id, type, customer, object, question_scope, question_id, pending_scopes, livemode, api_version, created,
        object_updated
-FROM stripe_events WHERE pending_scopes <> 0 AND seq > ?1 ORDER BY seq LIMIT ?2`
+FROM stripe_events WHERE pending_scopes <> 0 AND seq > ?1 ORDER BY seq LIMIT ?2 + 0`
 
 // PendingEvents lists events that wait for a sync, oldest first. An event's
 // targets are never parted, or a caller that goes on after its Seq would miss
@@ -140,9 +140,11 @@ func (s *Store) PendingEvents(ctx context.Context, after int64, limit int) ([]mi
 			}
 			switch mirror.Scope(questionScope) {
 			case mirror.ScopeGrantOwner:
-				e.Grant = questionID
+				e.Grant, e.Asks = questionID, mirror.ScopeGrantOwner
 			case mirror.ScopeClockCustomers:
 				e.Clock = questionID
+			case mirror.ScopeCreditOwner, mirror.ScopeInvoiceOwner, mirror.ScopeNoteOwner:
+				e.Asks = mirror.Scope(questionScope)
 			}
 			targets := waitingTargets(*e, pending, questionScope, questionID)
 			if len(list) > 0 && len(list)+len(targets) > limit {
@@ -157,12 +159,12 @@ func (s *Store) PendingEvents(ctx context.Context, after int64, limit int) ([]mi
 		})
 	})
 	if err != nil {
-		return nil, fmt.Errorf("pending events: %w", err)
+		return nil, fmt.Errorf("list pending events after %d: %w", after, err)
 	}
 	return list, nil
 }
 
-// waitingTargets tells which targets an event still waits for.
+// waitingTargets lists the targets that an event still waits for.
 func waitingTargets(e mirror.Event, pending int, questionScope, questionID string) []mirror.Target {
 	var list []mirror.Target
 	if pending&bitBalance != 0 {
@@ -204,7 +206,7 @@ func (s *Store) ResolveEvents(ctx context.Context, question mirror.Target, targe
 	} else {
 		var since time.Time
 		if since, left = s.synced(ctx, question, targets); left != nil && !errors.Is(left, mirror.ErrUnsynced) && !errors.Is(left, mirror.ErrNotFound) {
-			return fmt.Errorf("resolve events of %s: %w", question, left)
+			return fmt.Errorf("resolve the events of %s: %w", question, left)
 		}
 		before = stamp(since)
 	}
@@ -216,7 +218,7 @@ func (s *Store) ResolveEvents(ctx context.Context, question mirror.Target, targe
 		return tx.exec(dropTargetLetter, question.Account, mirror.DeadLetterID(question), bitQuestion)
 	})
 	if err = cmp.Or(err, left); err != nil {
-		return fmt.Errorf("resolve events of %s: %w", question, explain(s.path, err))
+		return fmt.Errorf("resolve the events of %s: %w", question, s.explain(err))
 	}
 	return nil
 }
@@ -246,7 +248,7 @@ const observedAt = `
 SELECT n.key, s.observed_at FROM json_each(?1) n
 JOIN sync_state s ON s.account = n.value->>0 AND s.customer = n.value->>1 AND s.scope = n.value->>2`
 
-// ObservedAt tells for each target when the reads of its last commit began.
+// ObservedAt returns for each target when the reads of its last commit began.
 func (s *Store) ObservedAt(ctx context.Context, targets []mirror.Target) ([]time.Time, error) {
 	rows := make([][]any, 0, len(targets))
 	for _, t := range targets {
@@ -254,7 +256,7 @@ func (s *Store) ObservedAt(ctx context.Context, targets []mirror.Target) ([]time
 	}
 	text, err := batch(rows)
 	if err != nil {
-		return nil, fmt.Errorf("observed at: %w", err)
+		return nil, fmt.Errorf("read the freshness of %d targets: %w", len(targets), err)
 	}
 	times := make([]time.Time, len(targets))
 	err = s.read(ctx, func(r *reading) error {
@@ -267,7 +269,7 @@ func (s *Store) ObservedAt(ctx context.Context, targets []mirror.Target) ([]time
 		})
 	})
 	if err != nil {
-		return nil, fmt.Errorf("observed at: %w", err)
+		return nil, fmt.Errorf("read the freshness of %d targets: %w", len(targets), err)
 	}
 	return times, nil
 }
@@ -276,7 +278,7 @@ const syncUnderWay = `
 SELECT count(*) FROM sync_state
 WHERE account = ?1 AND customer = ?2 AND scope = ?3 AND epoch <> applied_epoch AND synced_at > ?4`
 
-// SyncUnderWay tells whether a sync of the target began a moment ago.
+// SyncUnderWay reports whether a sync of the target began a moment ago.
 func (s *Store) SyncUnderWay(ctx context.Context, t mirror.Target, within time.Duration) (bool, error) {
 	n := 0
 	err := s.read(ctx, func(r *reading) error {
@@ -306,13 +308,18 @@ func (s *Store) PruneEvents(ctx context.Context, before time.Time) (int64, error
 			return err
 		})
 		if err != nil {
-			return total, fmt.Errorf("prune events: %w", explain(s.path, err))
+			return total, fmt.Errorf("prune events before %s: %w", before.UTC().Format(time.RFC3339), s.explain(err))
 		}
 		if n == 0 {
-			return total, nil
+			break
 		}
 		total += int64(n)
 	}
+	// Changes of totals are the copies' and go with them, but they come without a copy too.
+	if err := s.pruneTotals(ctx); err != nil {
+		return total, fmt.Errorf("prune the changes of totals: %w", err)
+	}
+	return total, nil
 }
 
 // naming are mirror.NamingTypes.

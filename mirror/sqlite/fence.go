@@ -11,12 +11,16 @@ import (
 	"github.com/creditmirror/creditmirror/mirror"
 )
 
+// raiseEpoch raises the epoch to the time in microseconds (?5), and by one at least. A
+// database that lost its newest commits (a standby that lagged was promoted, a backup
+// restored) so gives no epoch again that it gave in the time that is lost, and a worker
+// of that time does not pass the fence.
 const raiseEpoch = `
-INSERT INTO sync_state (account, customer, scope, epoch, synced_at) VALUES (?1, ?2, ?3, 1, ?4)
-ON CONFLICT (account, customer, scope) DO UPDATE SET epoch = epoch + 1, synced_at = excluded.synced_at
+INSERT INTO sync_state (account, customer, scope, epoch, synced_at) VALUES (?1, ?2, ?3, ?5, ?4)
+ON CONFLICT (account, customer, scope) DO UPDATE SET epoch = max(epoch + 1, excluded.epoch), synced_at = excluded.synced_at
 RETURNING epoch, history_complete, complete_to, walk_cursor, walk_top, walk_full, disproved, observed_at, full_read_at, refused_at`
 
-// heldWhenBegun tells of the newest event that waits for the target and whether its
+// heldWhenBegun reads the newest event that waits for the target and whether its
 // customer is held.
 const heldWhenBegun = `
 SELECT ifnull((SELECT max(seq) ` + waitingOf + `), 0), (SELECT max(created) ` + waitingOf + `),
@@ -34,7 +38,7 @@ SELECT id, CASE WHEN json_valid(applicability_config)
                 THEN ifnull(json_extract(applicability_config, '$.scope.price_type') = 'metered', 0) ELSE 0 END
 FROM credit_grants INDEXED BY credit_grants_customer_list WHERE account = ?1 AND customer = ?2 ORDER BY id`
 
-// BeginSync raises the target's epoch and tells what is held.
+// BeginSync raises the target's epoch and returns what is held.
 func (s *Store) BeginSync(ctx context.Context, t mirror.Target) (mirror.SyncState, error) {
 	var st mirror.SyncState
 	err := s.w.do(ctx, volatile, func(tx *tx) (err error) {
@@ -42,13 +46,13 @@ func (s *Store) BeginSync(ctx context.Context, t mirror.Target) (mirror.SyncStat
 		return err
 	})
 	if err != nil {
-		return mirror.SyncState{}, fmt.Errorf("begin sync of %s: %w", t, explain(s.path, err))
+		return mirror.SyncState{}, fmt.Errorf("begin the sync of %s: %w", t, s.explain(err))
 	}
 	return st, nil
 }
 
 func (t *tx) beginSync(target mirror.Target) (st mirror.SyncState, err error) {
-	_, err = t.row(raiseEpoch, []any{target.Account, target.ID, string(target.Scope), t.at},
+	_, err = t.row(raiseEpoch, []any{target.Account, target.ID, string(target.Scope), t.at, t.moment.UnixMicro()},
 		&st.Epoch, &st.HistoryComplete, timeColumn{&st.CompleteTo}, &st.Walk.Cursor,
 		timeColumn{&st.Walk.Top}, &st.Walk.Full, &st.Disproved, timeColumn{&st.ObservedAt}, timeColumn{&st.FullReadAt},
 		timeColumn{&st.RefusedAt})
@@ -151,7 +155,7 @@ func (c *commit) leave(st mirror.SyncState, open, repaired []mirror.Finding, shu
 	if err := c.closeMissed(); err != nil {
 		return err
 	}
-	// What readers are told of freshness never goes back, but for a time that lies
+	// The freshness that readers see never goes back, but for a time that lies
 	// ahead: a clock that was ahead wrote it.
 	observed := c.observedWas
 	if observed > c.at {
@@ -234,7 +238,7 @@ func (s *Store) Refuse(ctx context.Context, r mirror.Refusal) ([]mirror.Finding,
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("refuse the sync of %s: %w", t, explain(s.path, err))
+		return nil, fmt.Errorf("refuse the sync of %s, epoch %d: %w", t, r.Epoch, s.explain(err))
 	}
 	return opened, nil
 }
@@ -258,7 +262,7 @@ WHERE account = ?1 AND customer = ?2 AND (ledger_balance <> 0 OR available_balan
 	// have read the customer before the deletion. Nothing of that ledger is under way
 	// then, so that its new epoch counts as applied.
 	fenceOther = `
-UPDATE sync_state SET epoch = epoch + 1, applied_epoch = epoch + 1, synced_at = ?4
+UPDATE sync_state SET epoch = max(epoch + 1, ?5), applied_epoch = max(epoch + 1, ?5), synced_at = ?4
 WHERE account = ?1 AND customer = ?2 AND scope IN ('balance', 'credits') AND scope <> ?3`
 	// announcedAt is when the deletion was, as an event says that no sync has answered.
 	announcedAt = `
@@ -296,14 +300,14 @@ func (s *Store) ApplyTombstone(ctx context.Context, d mirror.Tombstone) (mirror.
 			return err
 		}
 		if c.applied != c.epoch { // a repeated tombstone has done it
-			if err := c.exec(fenceOther, d.Target.Account, d.Target.ID, string(d.Target.Scope), c.at); err != nil {
+			if err := c.exec(fenceOther, d.Target.Account, d.Target.ID, string(d.Target.Scope), c.at, c.moment.UnixMicro()); err != nil {
 				return err
 			}
 		}
 		return c.leave(d.Leaves(c.was, held), nil, d.Buried(c.was, known, deleted), mirror.TombstoneCloses(d.ObservedAt))
 	})
 	if err != nil {
-		return mirror.Applied{}, fmt.Errorf("apply tombstone of %s: %w", d.Target, err)
+		return mirror.Applied{}, fmt.Errorf("apply the tombstone of %s, epoch %d: %w", d.Target, d.Epoch, err)
 	}
 	return c.out, nil
 }
@@ -353,5 +357,5 @@ func (s *Store) commit(ctx context.Context, c *commit, apply func() error) error
 	if errors.Is(err, errUndone) {
 		return nil
 	}
-	return explain(s.path, err)
+	return s.explain(err)
 }

@@ -18,7 +18,7 @@ ON CONFLICT DO NOTHING`
 UPDATE drift_findings SET repaired_at = ?6, synced_at = ?6
 WHERE account = ?1 AND kind = ?2 AND customer = ?3 AND currency = ?4 AND object = ?5 AND repaired_at IS NULL`
 
-	// held tells whether a finding's object is held of the target.
+	// held reports whether a finding's object is held of the target.
 	held = `(EXISTS (SELECT 1 FROM customer_balance_transactions t WHERE t.account = ?1 AND t.customer = ?2 AND t.id = object)
             OR EXISTS (SELECT 1 FROM credit_balance_transactions t WHERE t.account = ?1 AND t.customer = ?2 AND t.id = object)
             OR EXISTS (SELECT 1 FROM credit_grants g WHERE g.account = ?1 AND g.customer = ?2 AND g.id = object))`
@@ -49,10 +49,10 @@ SELECT ` + findingColumns + `
 FROM drift_findings
 WHERE (repaired_at IS NULL OR ?1 <> '' AND repaired_at >= ?1) AND id > ?2
   AND (?3 IS NULL OR account = ?3) AND (?4 = '' OR customer = ?4) AND (?5 = '' OR kind = ?5)
-ORDER BY id LIMIT ?6`
+ORDER BY id LIMIT ?6 + 0`
 )
 
-// openFinding tells whether the difference was not open before.
+// openFinding reports whether the difference was not open before.
 func (t *tx) openFinding(f *mirror.Finding) (bool, error) { return t.recordFinding(f, nil) }
 
 // recordFinding stores a finding that is open, or repaired already. One without a time
@@ -157,7 +157,7 @@ func (s *Store) OpenFindings(ctx context.Context, list []mirror.Finding) ([]mirr
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("open %d findings: %w", len(list), explain(s.path, err))
+		return nil, fmt.Errorf("open %d findings: %w", len(list), s.explain(err))
 	}
 	return opened, nil
 }
@@ -180,7 +180,7 @@ func (s *Store) Findings(ctx context.Context, q mirror.FindingsQuery) ([]mirror.
 		})
 	})
 	if err != nil {
-		return nil, fmt.Errorf("findings: %w", err)
+		return nil, fmt.Errorf("list findings: %w", err)
 	}
 	return list, nil
 }

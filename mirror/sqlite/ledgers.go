@@ -23,24 +23,24 @@ SELECT created, ifnull(chain_position, 9223372036854775807), id
 FROM customer_balance_transactions WHERE account = ?1 AND customer = ?2 AND id = ?4`
 	balanceNewest = balanceColumns + `
 WHERE account = ?1 AND customer = ?2 AND created BETWEEN ?8 AND ?9
-ORDER BY created DESC, ifnull(chain_position, 9223372036854775807) DESC, id DESC LIMIT ?4`
+ORDER BY created DESC, ifnull(chain_position, 9223372036854775807) DESC, id DESC LIMIT ?4 + 0`
 	balanceAfter = balanceColumns + `
 WHERE account = ?1 AND customer = ?2 AND created BETWEEN ?8 AND ?9 AND (created, ifnull(chain_position, 9223372036854775807), id) < (?5, ?6, ?7)
-ORDER BY created DESC, ifnull(chain_position, 9223372036854775807) DESC, id DESC LIMIT ?4`
+ORDER BY created DESC, ifnull(chain_position, 9223372036854775807) DESC, id DESC LIMIT ?4 + 0`
 	balanceBefore = balanceColumns + `
 WHERE account = ?1 AND customer = ?2 AND created BETWEEN ?8 AND ?9 AND (created, ifnull(chain_position, 9223372036854775807), id) > (?5, ?6, ?7)
-ORDER BY created, ifnull(chain_position, 9223372036854775807), id LIMIT ?4`
+ORDER BY created, ifnull(chain_position, 9223372036854775807), id LIMIT ?4 + 0`
 
 	// An invoice has few rows, which are found through an index of their own.
 	invoiceRows = balanceColumns + ` INDEXED BY customer_balance_transactions_invoice
 WHERE account = ?1 AND customer = ?2 AND invoice = ?10 AND invoice IS NOT NULL AND created BETWEEN ?8 AND ?9
 `
 	invoiceNewest = invoiceRows + `
-ORDER BY created DESC, ifnull(chain_position, 9223372036854775807) DESC, id DESC LIMIT ?4`
+ORDER BY created DESC, ifnull(chain_position, 9223372036854775807) DESC, id DESC LIMIT ?4 + 0`
 	invoiceAfter = invoiceRows + `AND (created, ifnull(chain_position, 9223372036854775807), id) < (?5, ?6, ?7)
-ORDER BY created DESC, ifnull(chain_position, 9223372036854775807) DESC, id DESC LIMIT ?4`
+ORDER BY created DESC, ifnull(chain_position, 9223372036854775807) DESC, id DESC LIMIT ?4 + 0`
 	invoiceBefore = invoiceRows + `AND (created, ifnull(chain_position, 9223372036854775807), id) > (?5, ?6, ?7)
-ORDER BY created, ifnull(chain_position, 9223372036854775807), id LIMIT ?4`
+ORDER BY created, ifnull(chain_position, 9223372036854775807), id LIMIT ?4 + 0`
 )
 
 var balanceList = listing[mirror.BalanceTransaction]{
@@ -77,7 +77,7 @@ func (s *Store) BalanceTransactions(ctx context.Context, account, customer strin
 		return err
 	})
 	if err != nil {
-		return mirror.Slice[mirror.BalanceTransaction]{}, fmt.Errorf("balance transactions of %s: %w", customer, err)
+		return mirror.Slice[mirror.BalanceTransaction]{}, fmt.Errorf("list balance transactions of %s: %w", customer, err)
 	}
 	return out, nil
 }
@@ -86,7 +86,7 @@ func (s *Store) BalanceTransactions(ctx context.Context, account, customer strin
 func (s *Store) BalanceTransaction(ctx context.Context, account, customer, id string) (mirror.BalanceTransaction, error) {
 	row, err := one(ctx, s, oneBalanceRow, scanBalance, account, customer, id)
 	if err != nil {
-		return row, fmt.Errorf("balance transaction %s of %s: %w", id, customer, err)
+		return row, fmt.Errorf("read balance transaction %s of %s: %w", id, customer, err)
 	}
 	return row, nil
 }
@@ -120,20 +120,20 @@ FROM credit_grants `
 	customersGrantCursor = `
 SELECT created, 0, id FROM credit_grants WHERE account = ?1 AND customer = ?2 AND id = ?4`
 	customersGrantsNewest = readGrant + `
-WHERE account = ?1 AND customer = ?2 ORDER BY created DESC, id DESC LIMIT ?4`
+WHERE account = ?1 AND customer = ?2 ORDER BY created DESC, id DESC LIMIT ?4 + 0`
 	customersGrantsAfter = readGrant + `
-WHERE account = ?1 AND customer = ?2 AND (created, id) < (?5, ?7) ORDER BY created DESC, id DESC LIMIT ?4`
+WHERE account = ?1 AND customer = ?2 AND (created, id) < (?5, ?7) ORDER BY created DESC, id DESC LIMIT ?4 + 0`
 	customersGrantsBefore = readGrant + `
-WHERE account = ?1 AND customer = ?2 AND (created, id) > (?5, ?7) ORDER BY created, id LIMIT ?4`
+WHERE account = ?1 AND customer = ?2 AND (created, id) > (?5, ?7) ORDER BY created, id LIMIT ?4 + 0`
 
 	accountsGrantCursor = `
 SELECT created, 0, id FROM credit_grants WHERE account = ?1 AND id = ?4`
 	accountsGrantsNewest = readGrant + `
-WHERE account = ?1 ORDER BY created DESC, id DESC LIMIT ?4`
+WHERE account = ?1 ORDER BY created DESC, id DESC LIMIT ?4 + 0`
 	accountsGrantsAfter = readGrant + `
-WHERE account = ?1 AND (created, id) < (?5, ?7) ORDER BY created DESC, id DESC LIMIT ?4`
+WHERE account = ?1 AND (created, id) < (?5, ?7) ORDER BY created DESC, id DESC LIMIT ?4 + 0`
 	accountsGrantsBefore = readGrant + `
-WHERE account = ?1 AND (created, id) > (?5, ?7) ORDER BY created, id LIMIT ?4`
+WHERE account = ?1 AND (created, id) > (?5, ?7) ORDER BY created, id LIMIT ?4 + 0`
 
 	grantOwner = `SELECT customer FROM credit_grants WHERE account = ?1 AND id = ?2`
 )
@@ -162,7 +162,7 @@ func scanGrant(rows *sql.Rows) (mirror.CreditGrant, error) {
 func (s *Store) Grant(ctx context.Context, account, id string) (mirror.CreditGrant, error) {
 	g, err := one(ctx, s, oneGrant, scanGrant, account, id)
 	if err != nil {
-		return g, fmt.Errorf("grant %s: %w", id, err)
+		return g, fmt.Errorf("read grant %s: %w", id, err)
 	}
 	return g, nil
 }
@@ -186,19 +186,19 @@ func (s *Store) Grants(ctx context.Context, account, customer string, p mirror.P
 		return err
 	})
 	if err != nil {
-		return mirror.Slice[mirror.CreditGrant]{}, fmt.Errorf("grants of %q: %w", customer, err)
+		return mirror.Slice[mirror.CreditGrant]{}, fmt.Errorf("list grants of %q: %w", customer, err)
 	}
 	return out, nil
 }
 
-// GrantOwner tells the customer of a grant.
+// GrantOwner returns the customer of a grant.
 func (s *Store) GrantOwner(ctx context.Context, account, grant string) (string, error) {
 	owner, err := one(ctx, s, grantOwner, func(rows *sql.Rows) (id string, err error) {
 		err = rows.Scan(&id)
 		return id, err
 	}, account, grant)
 	if err != nil {
-		return "", fmt.Errorf("owner of grant %s: %w", grant, err)
+		return "", fmt.Errorf("read the owner of grant %s: %w", grant, err)
 	}
 	return owner, nil
 }
@@ -214,29 +214,29 @@ FROM credit_balance_transactions `
 	customersCreditCursor = `
 SELECT created, 0, id FROM credit_balance_transactions WHERE account = ?1 AND customer = ?2 AND id = ?4`
 	customersCreditsNewest = creditColumns + `
-WHERE account = ?1 AND customer = ?2 ORDER BY created DESC, id DESC LIMIT ?4`
+WHERE account = ?1 AND customer = ?2 ORDER BY created DESC, id DESC LIMIT ?4 + 0`
 	customersCreditsAfter = creditColumns + `
-WHERE account = ?1 AND customer = ?2 AND (created, id) < (?5, ?7) ORDER BY created DESC, id DESC LIMIT ?4`
+WHERE account = ?1 AND customer = ?2 AND (created, id) < (?5, ?7) ORDER BY created DESC, id DESC LIMIT ?4 + 0`
 	customersCreditsBefore = creditColumns + `
-WHERE account = ?1 AND customer = ?2 AND (created, id) > (?5, ?7) ORDER BY created, id LIMIT ?4`
+WHERE account = ?1 AND customer = ?2 AND (created, id) > (?5, ?7) ORDER BY created, id LIMIT ?4 + 0`
 
 	accountsCreditCursor = `
 SELECT created, 0, id FROM credit_balance_transactions WHERE account = ?1 AND id = ?4`
 	accountsCreditsNewest = creditColumns + `
-WHERE account = ?1 ORDER BY created DESC, id DESC LIMIT ?4`
+WHERE account = ?1 ORDER BY created DESC, id DESC LIMIT ?4 + 0`
 	accountsCreditsAfter = creditColumns + `
-WHERE account = ?1 AND (created, id) < (?5, ?7) ORDER BY created DESC, id DESC LIMIT ?4`
+WHERE account = ?1 AND (created, id) < (?5, ?7) ORDER BY created DESC, id DESC LIMIT ?4 + 0`
 	accountsCreditsBefore = creditColumns + `
-WHERE account = ?1 AND (created, id) > (?5, ?7) ORDER BY created, id LIMIT ?4`
+WHERE account = ?1 AND (created, id) > (?5, ?7) ORDER BY created, id LIMIT ?4 + 0`
 
 	grantsCreditCursor = `
 SELECT created, 0, id FROM credit_balance_transactions WHERE account = ?1 AND customer = ?2 AND "grant" = ?3 AND id = ?4`
 	grantsCreditsNewest = creditColumns + `
-WHERE account = ?1 AND customer = ?2 AND "grant" = ?3 ORDER BY created DESC, id DESC LIMIT ?4`
+WHERE account = ?1 AND customer = ?2 AND "grant" = ?3 ORDER BY created DESC, id DESC LIMIT ?4 + 0`
 	grantsCreditsAfter = creditColumns + `
-WHERE account = ?1 AND customer = ?2 AND "grant" = ?3 AND (created, id) < (?5, ?7) ORDER BY created DESC, id DESC LIMIT ?4`
+WHERE account = ?1 AND customer = ?2 AND "grant" = ?3 AND (created, id) < (?5, ?7) ORDER BY created DESC, id DESC LIMIT ?4 + 0`
 	grantsCreditsBefore = creditColumns + `
-WHERE account = ?1 AND customer = ?2 AND "grant" = ?3 AND (created, id) > (?5, ?7) ORDER BY created, id LIMIT ?4`
+WHERE account = ?1 AND customer = ?2 AND "grant" = ?3 AND (created, id) > (?5, ?7) ORDER BY created, id LIMIT ?4 + 0`
 )
 
 var (
@@ -285,7 +285,7 @@ func (s *Store) CreditTransactions(ctx context.Context, account, customer, grant
 		return err
 	})
 	if err != nil {
-		return mirror.Slice[mirror.CreditTransaction]{}, fmt.Errorf("credit transactions of %s: %w", customer, err)
+		return mirror.Slice[mirror.CreditTransaction]{}, fmt.Errorf("list credit transactions of %s: %w", customer, err)
 	}
 	return out, nil
 }
@@ -294,7 +294,7 @@ func (s *Store) CreditTransactions(ctx context.Context, account, customer, grant
 func (s *Store) CreditTransaction(ctx context.Context, account, id string) (mirror.CreditTransaction, error) {
 	row, err := one(ctx, s, oneCredit, scanCredit, account, id)
 	if err != nil {
-		return row, fmt.Errorf("credit transaction %s: %w", id, err)
+		return row, fmt.Errorf("read credit transaction %s: %w", id, err)
 	}
 	return row, nil
 }

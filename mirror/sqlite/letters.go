@@ -18,9 +18,9 @@ const (
 
 	saveLetter = `
 INSERT INTO dead_letters (account, id, customer, scope, reason, attempts, event_ids, payload,
-       first_failed_at, last_failed_at, retry_at, synced_at)
-VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
-ON CONFLICT (account, id) DO UPDATE SET customer = excluded.customer, scope = excluded.scope, reason = excluded.reason,
+       first_failed_at, last_failed_at, retry_at, synced_at, class)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
+ON CONFLICT (account, id) DO UPDATE SET customer = excluded.customer, scope = excluded.scope, reason = excluded.reason, class = excluded.class,
        attempts = attempts + iif(last_failed_at = excluded.last_failed_at, 0, excluded.attempts), event_ids = excluded.event_ids, payload = ifnull(excluded.payload, payload),
        last_failed_at = excluded.last_failed_at, retry_at = excluded.retry_at, synced_at = excluded.synced_at`
 
@@ -29,7 +29,7 @@ ON CONFLICT (account, id) DO UPDATE SET customer = excluded.customer, scope = ex
 SELECT account, id, customer, scope, reason, attempts, event_ids, NULL, first_failed_at, last_failed_at, retry_at
 FROM dead_letters `
 
-	listLetters = listedColumns + `WHERE id > ?1 ORDER BY id LIMIT ?2`
+	listLetters = listedColumns + `WHERE id > ?1 ORDER BY id LIMIT ?2 + 0`
 
 	letterByID = `
 SELECT account, id, customer, scope, reason, attempts, event_ids, payload, first_failed_at, last_failed_at, retry_at
@@ -42,7 +42,7 @@ SELECT count(*) FILTER (WHERE first_failed_at > ?1),
        count(*) FILTER (WHERE first_failed_at <= ?3), count(*) FILTER (WHERE scope = ''), min(first_failed_at)
 FROM dead_letters`
 
-	dueLetters = listedColumns + `WHERE retry_at IS NOT NULL AND retry_at <= ?1 ORDER BY retry_at, id LIMIT ?2`
+	dueLetters = listedColumns + `WHERE retry_at IS NOT NULL AND retry_at <= ?1 ORDER BY retry_at, id LIMIT ?2 + 0`
 
 	claimLetters = `
 UPDATE dead_letters SET retry_at = ?2, synced_at = ?3
@@ -72,10 +72,11 @@ func (s *Store) SaveDeadLetter(ctx context.Context, d mirror.DeadLetter) error {
 			payload = d.Payload
 		}
 		return tx.exec(saveLetter, d.Target.Account, d.ID, d.Target.ID, string(d.Target.Scope), plain(d.Reason),
-			d.Attempts, string(events), payload, stamp(d.FirstFailedAt), stamp(d.LastFailedAt), nullTime(d.RetryAt), tx.at)
+			d.Attempts, string(events), payload, stamp(d.FirstFailedAt), stamp(d.LastFailedAt), nullTime(d.RetryAt), tx.at,
+			plain(mirror.ClassOf(d.Reason)))
 	})
 	if err != nil {
-		return fmt.Errorf("save dead letter %s: %w", d.ID, explain(s.path, err))
+		return fmt.Errorf("save dead letter %s: %w", d.ID, s.explain(err))
 	}
 	return nil
 }
@@ -117,7 +118,7 @@ func (s *Store) DeadLetters(ctx context.Context, after string, limit int) ([]mir
 		})
 	})
 	if err != nil {
-		return nil, fmt.Errorf("dead letters: %w", err)
+		return nil, fmt.Errorf("list dead letters after %q: %w", after, err)
 	}
 	return list, nil
 }
@@ -137,7 +138,7 @@ func (s *Store) DeadLetter(ctx context.Context, id string) (d mirror.DeadLetter,
 		err = mirror.ErrNotFound
 	}
 	if err != nil {
-		return mirror.DeadLetter{}, fmt.Errorf("dead letter %s: %w", id, err)
+		return mirror.DeadLetter{}, fmt.Errorf("read dead letter %s: %w", id, err)
 	}
 	return d, nil
 }
@@ -150,7 +151,7 @@ func (s *Store) DeadLetterAges(ctx context.Context, now time.Time) (a mirror.Dea
 		return err
 	})
 	if err != nil {
-		return mirror.DeadLetterAges{}, fmt.Errorf("dead letters by age: %w", err)
+		return mirror.DeadLetterAges{}, fmt.Errorf("count dead letters: %w", err)
 	}
 	return a, nil
 }
@@ -179,7 +180,7 @@ func (s *Store) DueDeadLetters(ctx context.Context, now, next time.Time, limit i
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("due dead letters: %w", explain(s.path, err))
+		return nil, fmt.Errorf("claim due dead letters: %w", s.explain(err))
 	}
 	return list, nil
 }
@@ -194,7 +195,7 @@ func (s *Store) DropDeadLetter(ctx context.Context, id string) error {
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("drop dead letter %s: %w", id, explain(s.path, err))
+		return fmt.Errorf("drop dead letter %s: %w", id, s.explain(err))
 	}
 	return nil
 }

@@ -41,7 +41,7 @@ func (s *Store) migrator() (*goose.Provider, *sql.DB, error) {
 // Migrate brings the schema to this program's version.
 func (s *Store) Migrate(ctx context.Context) error {
 	if err := s.migrate(ctx); err != nil {
-		return fmt.Errorf("migrate: %w", explain(s.path, err))
+		return fmt.Errorf("migrate the database: %w", s.explain(err))
 	}
 	return nil
 }
@@ -53,11 +53,14 @@ func (s *Store) migrate(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
 	have, want, err := s.versions(ctx, p)
-	if err != nil || have == want {
+	if err != nil {
 		return err
 	}
 	if have > want {
 		return s.schemaError(have, want)
+	}
+	if err := s.claim(ctx); err != nil || have == want {
+		return err
 	}
 	unlock, err := s.lockMigration(ctx)
 	if err != nil {
@@ -99,7 +102,7 @@ func (s *Store) lockMigration(ctx context.Context) (unlock func() error, err err
 		select {
 		case <-ctx.Done():
 			pause.Stop()
-			return nil, errors.Join(fmt.Errorf("another process migrates: %w", ctx.Err()), db.Close())
+			return nil, errors.Join(fmt.Errorf("another process is migrating the database: %w", ctx.Err()), db.Close())
 		case <-pause.C:
 		}
 	}
@@ -109,12 +112,12 @@ func (s *Store) lockMigration(ctx context.Context) (unlock func() error, err err
 func (s *Store) CheckSchema(ctx context.Context) (err error) {
 	p, db, err := s.migrator()
 	if err != nil {
-		return fmt.Errorf("check schema: %w", err)
+		return fmt.Errorf("check the schema: %w", err)
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
 	have, want, err := s.versions(ctx, p)
 	if err != nil {
-		return fmt.Errorf("check schema: %w", explain(s.path, err))
+		return fmt.Errorf("check the schema: %w", s.explain(err))
 	}
 	if have != want {
 		return s.schemaError(have, want)
@@ -124,15 +127,15 @@ func (s *Store) CheckSchema(ctx context.Context) (err error) {
 
 func (s *Store) schemaError(have, want int64) error {
 	if have > want {
-		return fmt.Errorf("%w: %s has version %d, this program knows %d: use a newer program", mirror.ErrSchema, s.path, have, want)
+		return fmt.Errorf("%w: %s is at version %d, this program knows only %d; run a newer creditmirror", mirror.ErrSchema, s.path, have, want)
 	}
-	return fmt.Errorf("%w: %s has version %d, this program needs %d: run creditmirror migrate", mirror.ErrSchema, s.path, have, want)
+	return fmt.Errorf("%w: %s is at version %d, this program needs %d; run creditmirror migrate", mirror.ErrSchema, s.path, have, want)
 }
 
 // schemaVersion is the newest migration that ran.
 const schemaVersion = `SELECT ifnull(max(version_id), 0) FROM goose_db_version WHERE is_applied`
 
-// versions tells the schema's version and this program's. It only reads, which
+// versions returns the schema's version and this program's. It only reads, which
 // goose's own question does not: it would create the table.
 func (s *Store) versions(ctx context.Context, p *goose.Provider) (have, want int64, err error) {
 	for _, source := range p.ListSources() {

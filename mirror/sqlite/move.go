@@ -43,6 +43,9 @@ func (s *Store) Dump(ctx context.Context, row mirror.Rows) error {
 
 func dump(row mirror.Rows, each func(query string, scan func(*sql.Rows) error) error) error {
 	for _, t := range mirror.Tables() {
+		if t.Derived() {
+			continue
+		}
 		err := each(dumpQuery(t), func(rows *sql.Rows) error {
 			values, into := make([]any, len(t.Columns)), make([]any, len(t.Columns))
 			for i := range values {
@@ -93,6 +96,12 @@ func fromColumn(c mirror.Column, v any) (any, error) {
 func (s *Store) Load(ctx context.Context, fill func(put mirror.Rows) error, check func(dump func(mirror.Rows) error) error) error {
 	err := s.w.do(ctx, durable, func(tx *tx) error {
 		for _, t := range mirror.Tables() {
+			if t.Derived() {
+				if err := tx.exec("DELETE FROM " + t.Name); err != nil {
+					return err
+				}
+				continue
+			}
 			var n int
 			if _, err := tx.row("SELECT 1 FROM "+t.Name+" LIMIT 1", nil, &n); err != nil {
 				return err
@@ -145,7 +154,7 @@ func (s *Store) Load(ctx context.Context, fill func(put mirror.Rows) error, chec
 		})
 	})
 	if err != nil {
-		return fmt.Errorf("load: %w", explain(s.path, err))
+		return fmt.Errorf("load: %w", s.explain(err))
 	}
 	return nil
 }

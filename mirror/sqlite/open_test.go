@@ -94,7 +94,7 @@ func TestSchemaVersions(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, check := range map[string]func(context.Context) error{"CheckSchema": s.CheckSchema, "Migrate": s.Migrate} {
-		if err := check(t.Context()); !errors.Is(err, mirror.ErrSchema) || !strings.Contains(err.Error(), "newer program") {
+		if err := check(t.Context()); !errors.Is(err, mirror.ErrSchema) || !strings.Contains(err.Error(), "newer creditmirror") {
 			t.Fatalf("%s of a newer schema: %v, want ErrSchema", name, err)
 		}
 	}

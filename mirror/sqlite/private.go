@@ -23,12 +23,12 @@ func create(path string) error {
 	creating.Lock()
 	defer creating.Unlock()
 	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
-		return err // it is there; or SQLite tells of the error better
+		return err // it is there; or SQLite reports the error better
 	}
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, private)
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, private) // #nosec G304 -- the operator's database
 	if errors.Is(err, fs.ErrExist) {
 		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("%s is a link that leads nowhere: make the file it names, or choose another path", path)
+			return fmt.Errorf("%s is a dangling link: create the file it names, or choose another path", path)
 		}
 		return nil // another process was faster
 	}

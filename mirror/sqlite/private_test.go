@@ -50,7 +50,7 @@ func TestALinkThatLeadsNowhereIsRefused(t *testing.T) {
 	if err := os.Symlink(filepath.Join(dir, "none"), path); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := sqlite.Open(t.Context(), path, sqlite.Options{}); err == nil || !strings.Contains(err.Error(), "leads nowhere") {
+	if _, err := sqlite.Open(t.Context(), path, sqlite.Options{}); err == nil || !strings.Contains(err.Error(), "dangling link") {
 		t.Errorf("%v", err)
 	}
 }

@@ -22,11 +22,14 @@ import (
 	"github.com/creditmirror/creditmirror/mirror/sqlite"
 )
 
-// childFile tells a child process of these tests which file to write to.
+// childFile names the file to which a child process of these tests writes.
 const childFile = "CREDITMIRROR_SQLITE_TEST_FILE"
 
 func TestMain(m *testing.M) {
 	if path := os.Getenv(childFile); path != "" {
+		if owner := os.Getenv(childFile + "_OWNER"); owner != "" {
+			claimer(path, owner)
+		}
 		if err := child(path, os.Getenv(childFile+"_CUSTOMER")); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
@@ -34,6 +37,16 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	}
 	goleak.VerifyTestMain(m)
+}
+
+// claimer claims a file, says so, and waits for its end.
+func claimer(path, owner string) {
+	s, err := sqlite.Open(context.Background(), path, sqlite.Options{})
+	if err == nil {
+		_, err = s.Claim(context.Background(), owner)
+	}
+	fmt.Println("claimed", err)
+	select {}
 }
 
 // child syncs one growing ledger until it is killed and prints what is

@@ -42,7 +42,7 @@ func (s *Store) Sweep(ctx context.Context, account, name string) (mirror.Sweep, 
 		})
 	})
 	if err != nil {
-		return mirror.Sweep{}, fmt.Errorf("sweep %s: %w", name, err)
+		return mirror.Sweep{}, fmt.Errorf("read sweep %s: %w", name, err)
 	}
 	return w, nil
 }
@@ -58,7 +58,7 @@ func (s *Store) Sweeps(ctx context.Context) ([]mirror.Sweep, error) {
 		})
 	})
 	if err != nil {
-		return nil, fmt.Errorf("sweeps: %w", err)
+		return nil, fmt.Errorf("list sweeps: %w", err)
 	}
 	return list, nil
 }
@@ -79,7 +79,7 @@ func (s *Store) SaveSweep(ctx context.Context, w mirror.Sweep) error {
 			nullTime(w.StartedAt), nullTime(w.LastSuccess), w.LastFound, tx.at)
 	})
 	if err != nil {
-		return fmt.Errorf("save sweep %s: %w", w.Name, explain(s.path, err))
+		return fmt.Errorf("save sweep %s: %w", w.Name, s.explain(err))
 	}
 	return nil
 }
@@ -107,7 +107,7 @@ func (s *Store) AcquireLease(ctx context.Context, name, owner string, ttl time.D
 		return err
 	})
 	if err != nil {
-		return false, fmt.Errorf("acquire lease %s: %w", name, explain(s.path, err))
+		return false, fmt.Errorf("acquire lease %s: %w", name, s.explain(err))
 	}
 	return held, nil
 }
@@ -116,7 +116,7 @@ func (s *Store) AcquireLease(ctx context.Context, name, owner string, ttl time.D
 func (s *Store) ReleaseLease(ctx context.Context, name, owner string) error {
 	err := s.w.do(ctx, volatile, func(tx *tx) error { return tx.exec(releaseLease, name, owner) })
 	if err != nil {
-		return fmt.Errorf("release lease %s: %w", name, explain(s.path, err))
+		return fmt.Errorf("release lease %s: %w", name, s.explain(err))
 	}
 	return nil
 }
@@ -136,12 +136,12 @@ func (s *Store) SeeAccount(ctx context.Context, account string) error {
 		err = s.w.do(ctx, durable, func(tx *tx) error { return tx.exec(seeAccount, account, tx.at) })
 	}
 	if err != nil {
-		return fmt.Errorf("see account %s: %w", account, explain(s.path, err))
+		return fmt.Errorf("remember account %s: %w", account, s.explain(err))
 	}
 	return nil
 }
 
-// AccountSeen tells whether a connected account is remembered, or has customers.
+// AccountSeen reports whether a connected account is remembered, or has customers.
 func (s *Store) AccountSeen(ctx context.Context, account string) (bool, error) {
 	seen, err := s.has(ctx, accountSeen, account)
 	if err != nil {
@@ -150,7 +150,7 @@ func (s *Store) AccountSeen(ctx context.Context, account string) (bool, error) {
 	return seen, nil
 }
 
-// has runs a query that tells whether something is there.
+// has runs a query that reports whether something is there.
 func (s *Store) has(ctx context.Context, query, account string) (found bool, err error) {
 	err = s.read(ctx, func(r *reading) error {
 		_, err := r.row(query, []any{account}, &found)
@@ -163,7 +163,7 @@ func (s *Store) has(ctx context.Context, query, account string) (found bool, err
 func (s *Store) Accounts(ctx context.Context) ([]string, error) {
 	list, err := s.texts(ctx, listAccounts)
 	if err != nil {
-		return nil, fmt.Errorf("accounts: %w", err)
+		return nil, fmt.Errorf("list accounts: %w", err)
 	}
 	return list, nil
 }
@@ -176,7 +176,7 @@ SELECT s.customer, s.read_rank FROM sync_state s INDEXED BY sync_state_unfinishe
 CROSS JOIN customers c ON c.account = s.account AND c.id = s.customer AND NOT c.deleted
 WHERE s.account = ?1 AND s.scope = 'balance' AND (s.read_rank, s.customer) > (?2, ?3) AND (NOT s.history_complete OR s.walk_cursor <> '')
   AND NOT EXISTS (SELECT 1 FROM dead_letters d WHERE d.account = s.account AND d.customer = s.customer AND d.scope = s.scope)
-ORDER BY s.read_rank, s.customer LIMIT ?4`
+ORDER BY s.read_rank, s.customer LIMIT ?4 + 0`
 
 	unsyncedCredits = `
 SELECT s.customer, s.read_rank FROM sync_state s INDEXED BY sync_state_unfinished
@@ -184,7 +184,7 @@ WHERE s.account = ?1 AND s.scope = 'credits' AND (s.read_rank, s.customer) > (?2
   AND EXISTS (SELECT 1 FROM credit_grants g WHERE g.account = s.account AND g.customer = s.customer)
   AND NOT EXISTS (SELECT 1 FROM customers c WHERE c.account = s.account AND c.id = s.customer AND c.deleted)
   AND NOT EXISTS (SELECT 1 FROM dead_letters d WHERE d.account = s.account AND d.customer = s.customer AND d.scope = s.scope)
-ORDER BY s.read_rank, s.customer LIMIT ?4`
+ORDER BY s.read_rank, s.customer LIMIT ?4 + 0`
 )
 
 // Unsynced lists customers whose history of the scope is unfinished.
@@ -204,9 +204,40 @@ func (s *Store) Unsynced(ctx context.Context, account string, scope mirror.Scope
 		})
 	})
 	if err != nil {
-		return nil, fmt.Errorf("unsynced %s: %w", scope, err)
+		return nil, fmt.Errorf("list unsynced customers after %q: %w", after.Customer, err)
 	}
 	return list, nil
+}
+
+const (
+	// setAsideEvents takes bit ?1, and the question of scope ?2, from the events that
+	// wait. They are not answered, so that they count for no freshness.
+	setAsideEvents = `
+UPDATE stripe_events SET pending_scopes = pending_scopes & ~?1 & ~(CASE WHEN question_scope = ?2 THEN 4 ELSE 0 END), synced_at = ?3
+WHERE pending_scopes <> 0 AND account = ?4 AND (pending_scopes & ?1 <> 0 OR pending_scopes & 4 <> 0 AND question_scope = ?2)`
+	setAsideLetters  = `DELETE FROM dead_letters WHERE account = ?3 AND scope <> '' AND scope IN (?1, ?2)` // without a scope: events that cannot be read
+	setAsideFindings = `UPDATE drift_findings SET repaired_at = ?2, synced_at = ?2 WHERE account = ?3 AND scope = ?1 AND repaired_at IS NULL`
+)
+
+// SetAside ends what waits for a ledger of an account that is not mirrored.
+func (s *Store) SetAside(ctx context.Context, account string, ledger mirror.Scope) error {
+	question := ""
+	if ledger == mirror.ScopeCredits {
+		question = string(mirror.ScopeGrantOwner)
+	}
+	err := s.w.do(ctx, durable, func(tx *tx) error {
+		if err := tx.exec(setAsideEvents, scopeBit(ledger), question, tx.at, account); err != nil {
+			return err
+		}
+		if err := tx.exec(setAsideLetters, string(ledger), question, account); err != nil {
+			return err
+		}
+		return tx.exec(setAsideFindings, string(ledger), tx.at, account)
+	})
+	if err != nil {
+		return fmt.Errorf("set %s aside: %w", ledger, explain(s.path, err))
+	}
+	return nil
 }
 
 const (
@@ -215,7 +246,11 @@ const (
 	saveIncarnation = `
 INSERT INTO queue_incarnations (account, queue_partition, incarnation, high_water, synced_at) VALUES ('', ?1, ?2, ?3, ?4)
 ON CONFLICT (account, queue_partition) DO UPDATE SET incarnation = excluded.incarnation,
-       high_water = excluded.high_water, synced_at = excluded.synced_at`
+       high_water = CASE WHEN incarnation = excluded.incarnation THEN max(high_water, excluded.high_water) ELSE excluded.high_water END,
+       synced_at = excluded.synced_at`
+
+	// history is the name of the database's history (mirror.DatabasePartition).
+	history = `SELECT incarnation FROM queue_incarnations WHERE account = '' AND queue_partition = -1`
 )
 
 // Incarnations lists the marks of the queue's partitions.
@@ -230,7 +265,7 @@ func (s *Store) Incarnations(ctx context.Context) ([]mirror.Incarnation, error) 
 		})
 	})
 	if err != nil {
-		return nil, fmt.Errorf("incarnations: %w", err)
+		return nil, fmt.Errorf("list incarnations: %w", err)
 	}
 	return list, nil
 }
@@ -241,7 +276,16 @@ func (s *Store) SaveIncarnation(ctx context.Context, i mirror.Incarnation) error
 		return tx.exec(saveIncarnation, i.Partition, i.ID, i.HighWater, tx.at)
 	})
 	if err != nil {
-		return fmt.Errorf("save incarnation of partition %d: %w", i.Partition, explain(s.path, err))
+		return fmt.Errorf("save the incarnation of partition %d: %w", i.Partition, s.explain(err))
 	}
 	return nil
+}
+
+// DatabaseSystem returns nothing: a file does not show whether it was restored.
+func (s *Store) DatabaseSystem(context.Context) (string, error) { return "", nil }
+
+// history is the name of the database's history, empty at first.
+func (r *reading) history() (name string, err error) {
+	_, err = r.row(history, nil, &name)
+	return name, err
 }

@@ -21,18 +21,18 @@ type reading struct {
 // read runs fn on one snapshot. Reads never wait for writes.
 func (s *Store) read(ctx context.Context, fn func(*reading) error) error {
 	if s.pinned != nil {
-		return explain(s.path, fn(s.pinned))
+		return s.explain(fn(s.pinned))
 	}
 	tx, err := s.readers.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
 	if err != nil {
-		return explain(s.path, err)
+		return s.explain(err)
 	}
 	r := &reading{s: s, ctx: ctx, tx: tx}
 	if err := fn(r); err != nil {
-		return explain(s.path, errors.Join(err, tx.Rollback()))
+		return s.explain(errors.Join(err, tx.Rollback()))
 	}
 	if err := tx.Commit(); err != nil {
-		return explain(s.path, err)
+		return s.explain(err)
 	}
 	for _, query := range r.new {
 		s.remember(ctx, query)
@@ -58,7 +58,7 @@ func (s *Store) remember(ctx context.Context, query string) {
 		return // it has just worked without: the next call tries again
 	}
 	if _, held := s.stmts.LoadOrStore(query, stmt); held {
-		stmt.Close()
+		_ = stmt.Close()
 	}
 }
 
@@ -84,7 +84,7 @@ func (r *reading) each(query string, args []any, scan func(*sql.Rows) error) err
 	return drain(rows, scan)
 }
 
-// row runs a query for at most one row and tells whether there was one.
+// row runs a query for at most one row and reports whether there was one.
 func (r *reading) row(query string, args []any, into ...any) (bool, error) {
 	found := false
 	err := r.each(query, args, func(rows *sql.Rows) error {

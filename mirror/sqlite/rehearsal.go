@@ -18,14 +18,14 @@ var errUndone = errors.New("undone on purpose")
 func (s *Store) Rehearsal() mirror.Fence { return mirror.NewRehearsal(s, s.peek) }
 
 const (
-	// forgetFindings lets a rehearsal tell what is open already.
+	// forgetFindings lets a rehearsal report what is open already.
 	forgetFindings = `UPDATE drift_findings SET repaired_at = ?4 WHERE account = ?1 AND customer = ?2 AND scope = ?3 AND repaired_at IS NULL`
 
 	historiesAfter = `
 SELECT customer, scope FROM sync_state s WHERE account = ?1 AND full_read_at IS NOT NULL AND customer IN (
     SELECT DISTINCT customer FROM sync_state n WHERE n.account = ?1 AND n.customer > ?2 AND n.full_read_at IS NOT NULL
       AND NOT EXISTS (SELECT 1 FROM customers c WHERE c.account = n.account AND c.id = n.customer AND c.deleted)
-    ORDER BY customer LIMIT ?3)
+    ORDER BY customer LIMIT ?3 + 0)
 ORDER BY customer, scope`
 )
 
@@ -59,7 +59,7 @@ func (s *Store) peek(ctx context.Context, t mirror.Target) (st mirror.SyncState,
 		return errUndone
 	})
 	if !errors.Is(err, errUndone) {
-		return mirror.SyncState{}, fmt.Errorf("rehearse a sync of %s: %w", t, explain(s.path, err))
+		return mirror.SyncState{}, fmt.Errorf("rehearse a sync of %s: %w", t, s.explain(err))
 	}
 	return st, nil
 }
@@ -76,7 +76,7 @@ func (s *Store) Histories(ctx context.Context, account, after string, limit int)
 		})
 	})
 	if err != nil {
-		return nil, fmt.Errorf("histories: %w", err)
+		return nil, fmt.Errorf("list histories after %q: %w", after, err)
 	}
 	return list, nil
 }

@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	// sinceRows lists what came after a position, with the newest finding that tells why.
+	// sinceRows lists what came after a position, with the newest finding that explains it.
 	// ?1 account, ?2 position, ?3 end of the period, ?4 when it was sealed.
 	sinceBalance = `
 SELECT c.customer, t.currency, t.id, t.type, t.amount, t.created AS dated, min(c.changed_at), max(c.op = 'insert'),
@@ -109,7 +109,7 @@ func (s *Store) SaveSeals(ctx context.Context, seals []report.Seal) error {
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("seal the period: %w", explain(s.path, err))
+		return fmt.Errorf("seal the period: %w", s.explain(err))
 	}
 	return nil
 }
@@ -126,7 +126,7 @@ func (s *Store) Reopen(ctx context.Context, account *string, period, reason stri
 		return err
 	})
 	if err != nil {
-		return 0, fmt.Errorf("reopen the period: %w", explain(s.path, err))
+		return 0, fmt.Errorf("reopen the period: %w", s.explain(err))
 	}
 	return int64(reopened), nil
 }

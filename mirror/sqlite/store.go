@@ -44,6 +44,7 @@ type Store struct {
 	copier  *checkpointer
 	readers *sql.DB
 	stmts   *sync.Map // SQL → *sql.Stmt over readers
+	damage  *damage
 	// pinned is the transaction of a Snapshot; else nil.
 	pinned *reading
 }
@@ -51,7 +52,8 @@ type Store struct {
 var _ mirror.Store = (*Store)(nil)
 
 // Open opens the file at path and creates it when there is none; the folder
-// must exist. Migrate brings an empty file to its schema.
+// must exist. Migrate brings an empty file to its schema. A file that holds
+// another program's tables is mirror.ErrForeign and is left as it is.
 func Open(ctx context.Context, path string, o Options) (*Store, error) {
 	if o.Readers <= 0 {
 		o.Readers = max(4, 2*runtime.GOMAXPROCS(0))
@@ -69,7 +71,10 @@ func Open(ctx context.Context, path string, o Options) (*Store, error) {
 	if err := create(path); err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
-	s := &Store{path: path, now: o.Now, slice: o.Slice, w: newWriter(path, o.Now), stmts: &sync.Map{}}
+	if err := checkOwner(ctx, path); err != nil {
+		return nil, explain(path, err)
+	}
+	s := &Store{path: path, now: o.Now, slice: o.Slice, w: newWriter(path, o.Now), stmts: &sync.Map{}, damage: newDamage()}
 	// The writer goes first: it creates the file and turns the write-ahead log on.
 	if err := s.w.open(ctx); err != nil {
 		return nil, errors.Join(explain(path, err), s.w.close())
@@ -91,13 +96,18 @@ func Open(ctx context.Context, path string, o Options) (*Store, error) {
 }
 
 // Ping writes, because a file on a full or broken disk can still be read.
+//
+// A file that was found damaged stays so, whichever page a Ping would meet.
 func (s *Store) Ping(ctx context.Context) error {
+	if err := s.BrokenBy(); err != nil {
+		return fmt.Errorf("ping the database: %w", err)
+	}
 	err := s.w.do(ctx, durable, func(tx *tx) error { return tx.exec(touchHeader) })
 	if err == nil {
 		err = s.readers.PingContext(ctx)
 	}
 	if err != nil {
-		return fmt.Errorf("ping: %w", explain(s.path, err))
+		return fmt.Errorf("ping the database: %w", s.explain(err))
 	}
 	return nil
 }
@@ -117,7 +127,7 @@ func (s *Store) Close() error {
 // checkPath finds out what SQLite would only call "unable to open".
 func checkPath(path string) (string, error) {
 	if path == "" {
-		return "", errors.New("the path of the SQLite file is empty: give one such as creditmirror.db")
+		return "", errors.New("the path of the SQLite file is empty: set one such as creditmirror.db")
 	}
 	abs, err := filepath.Abs(path)
 	if err != nil {

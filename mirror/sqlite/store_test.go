@@ -49,6 +49,10 @@ func TestBrokenJSONInAGrant(t *testing.T) {
 	}
 }
 
+func TestBooks(t *testing.T) {
+	mirrortest.RunBooks(t, openHarness)
+}
+
 // openHarness opens a store over a file of its own.
 func openHarness(t *testing.T) mirror.Store {
 	path := filepath.Join(memoryDir(t), "mirror.db")

@@ -45,7 +45,7 @@ WHERE t.account = ?1 AND t.customer = ?2 AND t.id = n.value->>0`
 	accusedCredits = storedCreditColumns + `
 FROM credit_balance_transactions t WHERE t.account = ?1 AND t.customer = ?2 AND t.id IN (` + accused + `)`
 
-	// storedGrants may tell a grant twice, as heldGrantRows.
+	// storedGrants may list a grant twice, as heldGrantRows.
 	storedGrantColumns = `
 SELECT account, id, customer, name, category, amount_type, ifnull(amount, 0), currency, applicability_config, ifnull(priority, -1),
        effective_at, expires_at, voided_at, created, updated, livemode, test_clock, metadata, raw, digest
@@ -131,7 +131,7 @@ func scanStoredGrant(rows *sql.Rows) (string, mirror.Stored[mirror.CreditGrant],
 	return g.ID, mirror.Stored[mirror.CreditGrant]{Row: g, Digest: digest}, err
 }
 
-// Damaged tells whether any of these rows and grants was changed here.
+// Damaged reports whether any of these rows and grants was changed here.
 func (s *Store) Damaged(ctx context.Context, t mirror.Target, ids []string) (damaged bool, err error) {
 	text, err := idList(ids)
 	if err != nil {

@@ -97,7 +97,7 @@ func (s *Store) Totals(ctx context.Context) (mirror.Totals, error) {
 		})
 	})
 	if err != nil {
-		return mirror.Totals{}, fmt.Errorf("totals: %w", err)
+		return mirror.Totals{}, fmt.Errorf("count the tables: %w", err)
 	}
 	return t, nil
 }

@@ -46,7 +46,7 @@ func (c timeColumn) Scan(v any) error {
 }
 
 // grantTime is a timeColumn where Stripe may have none too: what cannot be read is
-// told from it.
+// recognized from it.
 type grantTime struct{ t *time.Time }
 
 func (c grantTime) Scan(v any) error {
@@ -153,7 +153,7 @@ func batch(rows [][]any) (string, error) {
 const batchRows = 500
 
 // inBatches runs a statement whose first parameter is a batch, as often as the
-// rows need, and tells how many rows it touched.
+// rows need, and returns how many rows it touched.
 func (t *tx) inBatches(query string, rows [][]any, args ...any) (int, error) {
 	total := 0
 	for part := range slices.Chunk(rows, batchRows) {

@@ -12,11 +12,11 @@ import (
 const (
 	listCustomers = selectCustomer + `c.raw` + customerRest + `
 FROM customers c LEFT JOIN sync_state s ON s.account = c.account AND s.customer = c.id AND s.scope = 'balance'
-WHERE c.account = ?1 AND c.id > ?2 ORDER BY c.id LIMIT ?3`
+WHERE c.account = ?1 AND c.id > ?2 ORDER BY c.id LIMIT ?3 + 0`
 
-	// buriedCustomer tells when a customer who has no row was found deleted: a ledger of
-	// it was buried, which leaves its history complete and never to be read again. That
-	// somebody has a grant tells a customer from an id that never was one.
+	// buriedCustomer finds when a customer who has no row was found deleted: a ledger of
+	// it was buried, which leaves its history complete and never to be read again.
+	// A stored grant distinguishes a customer from an id that never was one.
 	buriedCustomer = `
 SELECT max(observed_at) FROM sync_state
 WHERE account = ?1 AND customer = ?2 AND scope IN ('balance', 'credits') AND history_complete AND full_read_at IS NULL
@@ -53,7 +53,7 @@ func (s *Store) Customer(ctx context.Context, account, id string) (mirror.Custom
 		return nil
 	})
 	if err != nil {
-		return v, fmt.Errorf("customer %s: %w", id, err)
+		return v, fmt.Errorf("read customer %s: %w", id, err)
 	}
 	return v, nil
 }
@@ -69,7 +69,7 @@ func (s *Store) Customers(ctx context.Context, account, after string, limit int)
 		})
 	})
 	if err != nil {
-		return nil, fmt.Errorf("customers after %q: %w", after, err)
+		return nil, fmt.Errorf("list customers after %q: %w", after, err)
 	}
 	return list, nil
 }
@@ -78,7 +78,7 @@ func (s *Store) Customers(ctx context.Context, account, after string, limit int)
 func (s *Store) ClockCustomers(ctx context.Context, account, clock string) ([]string, error) {
 	list, err := s.texts(ctx, clockCustomers, account, clock)
 	if err != nil {
-		return nil, fmt.Errorf("customers of clock %s: %w", clock, err)
+		return nil, fmt.Errorf("list customers of clock %s: %w", clock, err)
 	}
 	return list, nil
 }
@@ -146,7 +146,7 @@ func (s *Store) CreditSummary(ctx context.Context, account, customer string) (mi
 		return err
 	})
 	if err != nil {
-		return mirror.CreditSummary{}, fmt.Errorf("credit summary of %s: %w", customer, err)
+		return mirror.CreditSummary{}, fmt.Errorf("read the credit summary of %s: %w", customer, err)
 	}
 	return out, nil
 }

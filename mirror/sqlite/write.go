@@ -44,7 +44,7 @@ func (s *Store) ApplyWrite(ctx context.Context, w mirror.Write) (mirror.Applied,
 		return c.exec(writeApplied, t.Account, t.ID, string(t.Scope), c.epoch, c.at)
 	})
 	if err != nil {
-		return mirror.Applied{}, fmt.Errorf("apply a write of %s: %w", w.Target, explain(s.path, err))
+		return mirror.Applied{}, fmt.Errorf("apply a write of %s: %w", w.Target, s.explain(err))
 	}
 	return c.out, nil
 }
@@ -55,7 +55,7 @@ func (c *commit) enterWrite() error {
 		return c.enter()
 	}
 	t := c.target
-	_, err := c.row(raiseEpoch, []any{t.Account, t.ID, string(t.Scope), c.at},
+	_, err := c.row(raiseEpoch, []any{t.Account, t.ID, string(t.Scope), c.at, c.moment.UnixMicro()},
 		&c.was.Epoch, &c.was.HistoryComplete, timeColumn{&c.was.CompleteTo}, &c.was.Walk.Cursor,
 		timeColumn{&c.was.Walk.Top}, &c.was.Walk.Full, &c.was.Disproved, timeColumn{&c.was.ObservedAt}, timeColumn{&c.was.FullReadAt},
 		timeColumn{&c.was.RefusedAt})

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// durability tells what a commit must survive.
+// durability is what a commit must survive.
 type durability string
 
 const (
@@ -33,7 +33,7 @@ type writer struct {
 	stmts map[string]*sql.Stmt
 	mode  durability // what the connection is set to
 	shut  bool
-	// grown is told now and then that the log has grown.
+	// grown is called now and then when the log has grown.
 	grown   chan struct{}
 	commits int
 }
@@ -157,7 +157,8 @@ func (w *writer) transact(ctx context.Context, d durability, fn func(*tx) error)
 			err = errors.Join(err, rollback, w.disconnect())
 		}
 	}()
-	t.at = stamp(w.now()) // after the wait: it is the time of the write
+	t.moment = w.now() // after the wait: it is the time of the write
+	t.at = stamp(t.moment)
 	if err := fn(t); err != nil {
 		return err
 	}
@@ -177,7 +178,7 @@ func (w *writer) transact(ctx context.Context, d durability, fn func(*tx) error)
 	return nil
 }
 
-// inTransaction tells whether a BEGIN is refused because one is open.
+// inTransaction reports whether a BEGIN is refused because one is open.
 func (w *writer) inTransaction(t *tx) bool {
 	if t.exec(`BEGIN`) != nil {
 		return true
@@ -212,7 +213,8 @@ type tx struct {
 	w      *writer
 	ctx    context.Context // without cancellation
 	cancel context.Context
-	at     string // the time of the write
+	moment time.Time // of the write
+	at     string    // moment, as it is stored
 }
 
 func (t *tx) prepare(query string) (*sql.Stmt, error) {
@@ -232,7 +234,7 @@ func (t *tx) exec(query string, args ...any) error {
 	return err
 }
 
-// affect runs a statement and tells how many rows it touched.
+// affect runs a statement and returns how many rows it touched.
 func (t *tx) affect(query string, args ...any) (int, error) {
 	s, err := t.prepare(query)
 	if err != nil {
@@ -246,7 +248,7 @@ func (t *tx) affect(query string, args ...any) (int, error) {
 	return int(n), err
 }
 
-// row runs a query for at most one row and tells whether there was one.
+// row runs a query for at most one row and reports whether there was one.
 func (t *tx) row(query string, args []any, into ...any) (bool, error) {
 	s, err := t.prepare(query)
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 	"fmt"
 	"os"
 
-	"github.com/stripe/stripe-go/v85"
+	"github.com/stripe/stripe-go/v86"
 )
 
 // request is one line of input; app/sdk_test.go has the same.

@@ -1,0 +1,36 @@
+package mirrortest
+
+import (
+	"testing"
+
+	"github.com/creditmirror/creditmirror/mirror"
+)
+
+// RunBooks runs the suite of report.Books, report.Sealer and report.DayTable, which every
+// driver of the books keeps. open is as in Run.
+func RunBooks(t *testing.T, open func(t *testing.T) mirror.Store) {
+	t.Helper()
+	for _, c := range []testCase{
+		{"DaysEqualTheRows", daysEqualRows},
+		{"DaysOverflow", daysOverflow},
+		{"DaysBehind", daysBehind},
+		{"DaysProven", daysProven},
+		{"ChainsProven", chainsProven},
+		{"ChainsFollowed", chainsFollowed},
+		{"ChainsCounted", chainsCounted},
+		{"ReaderAddsUp", readerAddsUp},
+		{"FirstRowMissing", firstRowMissing},
+		{"SinceTellsArrivals", sinceTellsArrivals},
+		{"SealsAreKept", sealsAreKept},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			s := open(t)
+			h, ok := s.(*Harness)
+			if !ok {
+				h = &Harness{Store: s}
+			}
+			c.run(t, h)
+		})
+	}
+}
