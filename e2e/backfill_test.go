@@ -214,7 +214,7 @@ func TestFigureLiveLatencyDuringBackfill(t *testing.T) {
 			"CREDITMIRROR_STRIPE_RPS": "20", "CREDITMIRROR_STRIPE_ENDPOINT_RPS": "20",
 		}})
 		w.seeded(stripesim.TrafficOptions{Seed: 15, Customers: 3000})
-		// An event tells of changes in the customer's own currency only.
+		// An event announces changes in the customer's own currency only.
 		type known struct{ id, currency string }
 		var customers []known
 		for _, c := range w.sim.Truth() {

@@ -27,7 +27,7 @@ import (
 	"github.com/creditmirror/creditmirror/stripesim"
 )
 
-// docs/benchmarks.md tells the goals of these figures and how they are run.
+// docs/benchmarks.md has the goals of these figures and how they are run.
 
 // BenchmarkEventToCommit is the time from the sending of a webhook to the commit
 // of the row that it announced, at 200 events a second on 200 customers and with

@@ -7,7 +7,7 @@
 // the end, and was never wrong on the way there.
 //
 // Names carry the numbers of the faults (F) and invariants (I) that they stand
-// for; docs/architecture.md tells what the system promises.
+// for; docs/architecture.md says what the system promises.
 package e2e
 
 import (
@@ -24,6 +24,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/creditmirror/creditmirror/internal/patience"
 	"github.com/creditmirror/creditmirror/internal/pgtest"
 )
 
@@ -95,6 +96,7 @@ func (b *built) build(tb testing.TB) string {
 // error when that takes longer than within. It is the only way that tests wait.
 func eventually(tb testing.TB, within time.Duration, what string, check func() error) {
 	tb.Helper()
+	within = patience.Of(within)
 	deadline := time.Now().Add(within)
 	for {
 		began := time.Now()

@@ -49,7 +49,7 @@ func newListener(t *testing.T) *listener {
 	return l
 }
 
-// env is what makes a process tell it.
+// env is what makes a process send it.
 func (l *listener) env() map[string]string {
 	return map[string]string{
 		"CREDITMIRROR_NOTIFY_URL":    l.URL + "/hooks/" + notifyToken,
@@ -107,7 +107,7 @@ func (l *listener) count() int {
 	return len(l.told)
 }
 
-// complete tells whether every finding in the database was told of, opened and
+// complete reports whether every finding in the database was notified, opened and
 // then closed, in the order of time; doubled is how many came more than once.
 func (l *listener) complete(w *world) (doubled int, err error) {
 	if n := w.count("SELECT count(*) FROM schema.drift_findings WHERE repaired_at IS NULL OR notified < 2"); n > 0 {
@@ -144,7 +144,7 @@ func (l *listener) complete(w *world) (doubled int, err error) {
 	return doubled, nil
 }
 
-// TestDriftIsToldF03F07I15: what is opened and closed is told at least once,
+// TestDriftIsToldF03F07I15: what is opened and closed is sent at least once,
 // whatever is killed, by one replica at a time, and once where nobody is killed.
 func TestDriftIsToldF03F07I15(t *testing.T) {
 	t.Parallel()
@@ -154,7 +154,7 @@ func TestDriftIsToldF03F07I15(t *testing.T) {
 		// No webhook comes, so that every event is a missed one: drift that is opened by
 		// the events sweep and closed by the sync that follows.
 		w := newWorld(t, b, setup{noEndpoint: true, env: l.env()})
-		w.secrets = append(w.secrets, notifySecret, notifyToken) // no log may tell them
+		w.secrets = append(w.secrets, notifySecret, notifyToken) // no log may show them
 		customers := make([]string, 6)
 		for i := range customers {
 			customers[i] = w.stripe.customer()
@@ -165,7 +165,7 @@ func TestDriftIsToldF03F07I15(t *testing.T) {
 			}
 		}
 		nodes := []*node{w.spawn(nil)}
-		if b.external { // of two replicas one tells
+		if b.external { // of two replicas one sends
 			nodes = append(nodes, w.spawn(nil))
 		}
 		w.copied()
@@ -209,7 +209,7 @@ func TestDriftIsToldF03F07I15(t *testing.T) {
 			nodes = nodes[1:]
 		}
 
-		l.set(400 * time.Millisecond) // the kill comes while one is being told, mostly
+		l.set(400 * time.Millisecond) // the kill comes while one is being sent, mostly
 		kills := 0
 		for range 2 {
 			driftUntilTold(l.count())

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/creditmirror/creditmirror/internal/patience"
 	"github.com/creditmirror/creditmirror/stripesim"
 )
 
@@ -93,7 +94,7 @@ func TestStoppedPastItsLeaseF04I4I6(t *testing.T) {
 		return err
 	})
 	took := time.Since(stopped)
-	if took > 13*time.Second {
+	if took > patience.Of(13*time.Second) {
 		t.Errorf("G6: the target was in work again only %v after the stop", took)
 	}
 	t.Logf("taken over after %v", took.Round(time.Millisecond))
@@ -253,9 +254,7 @@ func TestBigHistoryKilledHalfwayF41(t *testing.T) {
 		n.respawn(nil)
 		c := w.equal()
 		read := w.sim.Calls()[list]
-		// The rest of the walk, and at most one whole read behind it: the row that came
-		// while nobody ran may not be explained by the walk alone.
-		if read > scaled(38+52, 14+28) {
+		if read > scaled(38, 14) {
 			t.Errorf("%d pages were read after the kill: it began anew", read)
 		}
 		t.Logf("%d rows, %d pages read before the kill, %d after", c.BalanceTransactions, pages.Load()-int32(read), read)

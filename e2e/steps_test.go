@@ -627,7 +627,7 @@ func (tb *faultTable) String() string {
 	return b.String()
 }
 
-// TestFaultSteps kills and stops the binary at each step. The table tells how often
+// TestFaultSteps kills and stops the binary at each step. The table says how often
 // without a violation and the longest time: after a kill until all is equal again,
 // after a stop until another process had done the work.
 func TestFaultSteps(t *testing.T) {

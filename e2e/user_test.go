@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/creditmirror/creditmirror/mirror"
+	"github.com/creditmirror/creditmirror/stripeapi"
 	"github.com/creditmirror/creditmirror/stripesim"
 	"github.com/creditmirror/creditmirror/webhook"
 )
@@ -89,6 +90,23 @@ func (u user) endpoint(target string, connect bool) string {
 	return u.do(http.MethodPost, "/v1/webhook_endpoints", form).Secret
 }
 
+// destination registers an event destination of thin events and returns its secret.
+func (u user) destination(target string, connect bool) string {
+	u.tb.Helper()
+	stripe, err := stripeapi.New(stripeapi.Options{Key: apiKey, Base: u.base})
+	if err != nil {
+		u.tb.Fatal(err)
+	}
+	defer stripe.Close()
+	_, secret, err := stripe.CreateEventDestination(u.tb.Context(), u.account, stripeapi.NewWebhookEndpoint{
+		URL: target, EnabledEvents: mirror.ThinTypes(), Connect: connect,
+	})
+	if err != nil {
+		u.tb.Fatal(err)
+	}
+	return secret
+}
+
 func (u user) customer(pairs ...string) string {
 	u.tb.Helper()
 	return u.post("/v1/customers", pairs...).ID
@@ -119,6 +137,16 @@ func (u user) grant(customer string, amount int64, pairs ...string) string {
 	}, pairs...)...).ID
 }
 
+// billed invoices an amount, to the end: it is paid by card where balance does not cover it.
+func (u user) billed(customer string, amount int64) {
+	u.tb.Helper()
+	inv := u.post("/v1/invoices", "customer", customer, "currency", "usd").ID
+	u.post("/v1/invoiceitems", "customer", customer, "invoice", inv, "currency", "usd", "amount", strconv.FormatInt(amount, 10))
+	if u.post("/v1/invoices/"+inv+"/finalize").Status == "open" {
+		u.post("/v1/invoices/"+inv+"/pay", "payment_method", "pm_card_visa")
+	}
+}
+
 // events lists the newest events as they stand.
 func (u user) events(limit int) []json.RawMessage {
 	u.tb.Helper()
@@ -127,7 +155,7 @@ func (u user) events(limit int) []json.RawMessage {
 
 var eventNumber atomic.Int64
 
-// event is the body of a webhook that tells of a customer.
+// event is the body of a webhook that names a customer.
 func event(kind, customer string, created time.Time) []byte {
 	return fmt.Appendf(nil, `{"id":"evt_e2e%d","object":"event","api_version":%q,"created":%d,"livemode":false,"type":%q,"data":{"object":{"id":%q,"object":"customer"}}}`,
 		eventNumber.Add(1), stripesim.Version, created.Unix(), kind, customer)

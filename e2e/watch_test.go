@@ -70,7 +70,7 @@ func newWatch(w *world) *watch {
 	return v
 }
 
-// count tells how often the database was looked at.
+// count returns how often the database was looked at.
 func (v *watch) count() int {
 	v.mu.Lock()
 	defer v.mu.Unlock()

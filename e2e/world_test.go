@@ -80,6 +80,8 @@ type setup struct {
 	noEndpoint bool
 	// connect registers a second endpoint, for events of connected accounts.
 	connect bool
+	// thin registers event destinations of thin events in place of webhook endpoints.
+	thin bool
 }
 
 // world is a company's account at Stripe, and what creditmirror runs on.
@@ -138,11 +140,15 @@ func newWorld(tb testing.TB, b backend, s setup) *world {
 		"CREDITMIRROR_STRIPE_RPS": "2000", "CREDITMIRROR_STRIPE_ENDPOINT_RPS": "1000",
 		"CREDITMIRROR_EVENTS_INTERVAL": "1s", "CREDITMIRROR_API_ADDR": "127.0.0.1:0",
 	}
+	endpoint := w.stripe.endpoint
+	if s.thin {
+		endpoint = w.stripe.destination
+	}
 	if !s.noEndpoint {
-		w.secrets = append(w.secrets, w.stripe.endpoint("http://"+w.webhook+webhook.Path, false))
+		w.secrets = append(w.secrets, endpoint("http://"+w.webhook+webhook.Path, false))
 	}
 	if s.connect {
-		w.secrets = append(w.secrets, w.stripe.endpoint("http://"+w.webhook+webhook.Path, true))
+		w.secrets = append(w.secrets, endpoint("http://"+w.webhook+webhook.Path, true))
 	}
 	if len(w.secrets) == 0 {
 		w.secrets = []string{"whsec_nobodyHasRegisteredThisOne0123"}
