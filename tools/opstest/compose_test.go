@@ -61,7 +61,7 @@ func TestCompose(t *testing.T) {
 	}
 }
 
-// defaultRoles are those that serve runs in this environment where it is told none.
+// defaultRoles are those that serve runs in this environment where it is given none.
 func defaultRoles(t *testing.T, environ []string) []config.Role {
 	t.Helper()
 	c, err := config.Load(environ)

@@ -561,6 +561,9 @@ func TestNetworkPolicies(t *testing.T) {
 					}
 					for _, port := range r.Ports {
 						for _, from := range r.From {
+							if n := from.NamespaceSelector; n == nil || len(n.MatchLabels)+len(n.MatchExpressions) == 0 {
+								t.Errorf("%s: %s lets pods of any namespace in", name, policy)
+							}
 							opens[port.Port.String()] = append(opens[port.Port.String()], from.NamespaceSelector.String()+from.PodSelector.String())
 						}
 					}
@@ -597,7 +600,7 @@ func TestNetworkPolicies(t *testing.T) {
 	}
 }
 
-// What the README tells to run names files and keys that exist.
+// What the README says to run names files and keys that exist.
 func TestKubernetesReadme(t *testing.T) {
 	t.Parallel()
 	text := read(t, "k8s/README.md")
@@ -613,7 +616,7 @@ func TestKubernetesReadme(t *testing.T) {
 	}
 	for _, folder := range overlays {
 		if !strings.Contains(text, folder) {
-			t.Errorf("k8s/README.md does not tell of %s", folder)
+			t.Errorf("k8s/README.md does not name %s", folder)
 		}
 		if !bytes.Contains([]byte(read(t, folder, "kustomization.yaml")), []byte("kind: Kustomization")) {
 			t.Errorf("%s is no kustomization", folder)

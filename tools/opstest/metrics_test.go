@@ -94,7 +94,7 @@ var goSource = sync.OnceValue(func() string {
 	return b.String()
 })
 
-// checker holds queries against what the program tells and rules record.
+// checker holds queries against what the program exports and rules record.
 type checker struct {
 	metrics map[string][]string
 	// records are the names of recording rules.
@@ -198,7 +198,7 @@ func (c checker) query(t testing.TB, where, query string) {
 	})
 }
 
-// stop closes an App that has never run: a run that is told to stop at once.
+// stop closes an App that has never run: a run that is stopped at once.
 func stop(t testing.TB, a *app.App) {
 	ctx, cancel := contextCanceled()
 	defer cancel()

@@ -31,8 +31,30 @@ func freeAddr(t testing.TB) string {
 	return l.Addr().String()
 }
 
+// process is one that a test started.
+type process struct {
+	cmd  *exec.Cmd
+	done chan struct{} // closed when it has ended
+}
+
+// stop ends the process in order; one that does not end is killed.
+func (p *process) stop() {
+	_ = p.cmd.Process.Signal(os.Interrupt)
+	select {
+	case <-p.done:
+	case <-time.After(40 * time.Second):
+		p.kill()
+	}
+}
+
+// kill ends the process at once.
+func (p *process) kill() {
+	_ = p.cmd.Process.Kill()
+	<-p.done
+}
+
 // start runs a process until the test ends; its output is shown when it fails.
-func start(t testing.TB, environ []string, name string, args ...string) {
+func start(t testing.TB, environ []string, name string, args ...string) *process {
 	t.Helper()
 	cmd := exec.Command(name, args...)
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}, environ...)
@@ -41,21 +63,16 @@ func start(t testing.TB, environ []string, name string, args ...string) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	p := &process{cmd, make(chan struct{})}
+	go func() { _ = cmd.Wait(); close(p.done) }()
 	t.Cleanup(func() {
-		_ = cmd.Process.Signal(os.Interrupt)
-		done := make(chan struct{})
-		go func() { _ = cmd.Wait(); close(done) }()
-		select {
-		case <-done:
-		case <-time.After(40 * time.Second):
-			_ = cmd.Process.Kill()
-			<-done
-		}
+		p.stop()
 		if t.Failed() {
 			text := out.String()
 			t.Logf("%s %v:\n%s", filepath.Base(name), args, text[max(0, len(text)-4000):])
 		}
 	})
+	return p
 }
 
 type syncBuffer struct {
@@ -168,6 +185,7 @@ func TestDashboardsShowTheDemo(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes a minute")
 	}
+	t.Parallel()
 	service(t, "prometheus")
 	ops := freeAddr(t)
 	start(t, []string{"CREDITMIRROR_OPS_ADDR=" + ops}, program(t), "demo", "--chaos", "--customers", "60", "--rate", "15", "--seed", "5")
@@ -215,7 +233,12 @@ func startSim(t testing.TB) sim {
 
 func (s sim) post(t testing.TB, path, body string) {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.base+path, strings.NewReader(body))
+	s.send(t, http.MethodPost, path, body)
+}
+
+func (s sim) send(t testing.TB, method, path, body string) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, s.base+path, strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -261,6 +284,7 @@ func TestAlertsFireOnARealPrometheus(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes a minute")
 	}
+	t.Parallel()
 	service(t, "prometheus")
 	wellSim, brokenSim := startSim(t), startSim(t)
 	well := startServe(t, wellSim, "sk_test_well", true)

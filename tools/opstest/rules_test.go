@@ -123,7 +123,7 @@ var notMetrics = map[string]struct{ page, text string }{
 	"creditmirror_export": {"warehouse.md", "tables in schema `creditmirror_export`"},
 }
 
-// What a page tells to type must exist, and its links must lead somewhere.
+// What a page says to type must exist, and its links must lead somewhere.
 func TestRunbooksNameWhatExists(t *testing.T) {
 	c := newChecker(t)
 	for name, other := range notMetrics {
@@ -180,7 +180,7 @@ func TestEveryMetricIsDocumented(t *testing.T) {
 	}
 	for name := range all {
 		if !told[name] {
-			t.Errorf("docs/operations.md does not tell of %s", name)
+			t.Errorf("docs/operations.md does not name %s", name)
 		}
 	}
 	for name := range told {
