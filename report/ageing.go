@@ -66,6 +66,7 @@ func Ageing(ctx context.Context, from Reader, q Query, days []int) ([]Age, Outco
 		place                       int
 	}
 	ages := map[key]Age{}
+	sums := map[key]Wide{}
 	apart := pull(from.Standings(ctx, LedgerCredits, q.Filter))
 	defer apart.stop()
 	grants := pull(from.Grants(ctx, q.Filter, q.Until))
@@ -91,22 +92,25 @@ func Ageing(ctx context.Context, from Reader, q Query, days []int) ([]Age, Outco
 			out.unproven(standing, LedgerCredits)
 		}
 		for g := range grants.of(k) {
-			if released || !standing.Proven() || g.Left == 0 || !g.EffectiveAt.Before(q.Until) {
+			if released || !standing.Proven() || (g.Left == Wide{}) || !g.EffectiveAt.Before(q.Until) {
 				continue
 			}
 			place, name := bucket(days, g.ExpiresAt, AsOf(q.Until))
-			age := ages[key{g.Account, g.Currency, g.Category, place}]
-			age.Account, age.Currency, age.Category, age.Bucket = g.Account, g.Currency, g.Category, name
-			age.Amount += g.Left
-			age.Grants++
-			ages[key{g.Account, g.Currency, g.Category, place}] = age
+			k := key{g.Account, g.Currency, g.Category, place}
+			ages[k] = Age{Account: g.Account, Currency: g.Currency, Category: g.Category, Bucket: name, Grants: ages[k].Grants + 1}
+			sums[k] = sums[k].Plus(g.Left)
 		}
 	}
 	var list []Age
 	for _, k := range slices.SortedFunc(maps.Keys(ages), func(a, b key) int {
 		return cmp.Or(cmp.Compare(a.account, b.account), cmp.Compare(a.currency, b.currency), cmp.Compare(a.category, b.category), a.place-b.place)
 	}) {
-		list = append(list, ages[k])
+		age := ages[k]
+		var err error
+		if age.Amount, err = sums[k].of(Key{Account: k.account}, LedgerCredits, k.currency); err != nil {
+			return nil, out, err
+		}
+		list = append(list, age)
 	}
 	return list, out, nil
 }

@@ -99,9 +99,9 @@ func (o *Outcome) unproven(s Standing, l Ledger) {
 	}
 }
 
-func (o *Outcome) differs(s Sum) {
+func (o *Outcome) differs(d Difference) {
 	if o.Differing++; len(o.Differences) < named {
-		o.Differences = append(o.Differences, Difference{s.Key, s.Currency, s.Amount, s.End})
+		o.Differences = append(o.Differences, d)
 	}
 }
 
@@ -142,42 +142,48 @@ func read(ctx context.Context, from Reader, q Query, l Ledger, onlyApart bool) *
 
 func (r *reading) err() error { return errors.Join(r.apart.err, r.sums.err, r.pending.err) }
 
-// customer reads what one customer has: the plain sums, and by the rules. There is no
-// figure where known is false.
-func (r *reading) customer(k Key, until time.Time, out *Outcome) (plain []Sum, known bool) {
+// customer reads what one customer has, by the rules: nothing where there is no figure.
+func (r *reading) customer(k Key, until time.Time, out *Outcome) ([]Balance, error) {
 	standing := Standing{Key: k, Complete: true}
 	if r.apart.at(k) {
 		standing = r.apart.head
 		r.apart.step()
 	}
-	pending := map[string]int64{}
+	pending := map[string]Wide{}
 	for s := range r.pending.of(k) {
 		pending[s.Currency] = s.Amount
 	}
-	for s := range r.sums.of(k) {
-		plain = append(plain, s)
-	}
-	switch {
-	case standing.Released(until):
-		return release(plain), true
-	case !standing.Proven():
+	released := standing.Released(until)
+	known := released || standing.Proven()
+	if !known {
 		out.unproven(standing, r.ledger)
-		return nil, false
 	}
-	for i := range plain {
-		if plain[i].Amount != plain[i].End {
-			out.differs(plain[i])
+	var list []Balance
+	var failed error
+	for s := range r.sums.of(k) {
+		if !known || failed != nil {
+			continue // the stream must stand at the next customer
 		}
-		plain[i].Amount -= pending[plain[i].Currency]
+		b := Balance{Key: k, Ledger: r.ledger, Currency: s.Currency}
+		if !released {
+			b.Amount, failed = s.held(r.ledger, pending[s.Currency], out)
+		}
+		list = append(list, b)
 	}
-	return plain, true
+	return list, errors.Join(failed, r.err())
 }
 
-func release(sums []Sum) []Sum {
-	for i := range sums {
-		sums[i].Amount = 0
+// held is what a customer whose ledger is proven holds by its plain sum, less what is
+// pending. Where the sum is not the ending balance, out tells it.
+func (s Sum) held(l Ledger, pending Wide, out *Outcome) (int64, error) {
+	amount, err := s.Amount.of(s.Key, l, s.Currency)
+	if err != nil {
+		return 0, err
 	}
-	return sums
+	if amount != s.End {
+		out.differs(Difference{s.Key, s.Currency, amount, s.End})
+	}
+	return s.Amount.Minus(pending).of(s.Key, l, s.Currency)
 }
 
 // Balances yields what every customer holds, by account, customer, ledger, currency.
@@ -203,15 +209,15 @@ func Balances(ctx context.Context, from Reader, q Query, yield func(Balance) err
 			return out, nil
 		}
 		for _, r := range ledgers {
-			sums, _ := r.customer(k, q.Until, &out)
-			if err := r.err(); err != nil {
+			list, err := r.customer(k, q.Until, &out)
+			if err != nil {
 				return out, err
 			}
-			for _, s := range sums {
-				if s.Amount == 0 && !q.All {
+			for _, b := range list {
+				if b.Amount == 0 && !q.All {
 					continue
 				}
-				if err := yield(Balance{k, r.ledger, s.Currency, s.Amount}); err != nil {
+				if err := yield(b); err != nil {
 					return out, err
 				}
 			}
@@ -236,16 +242,17 @@ func Totals(ctx context.Context, from Reader, q Query) ([]LedgerTotal, Outcome, 
 		ledger   int
 		currency string
 	}
-	totals := map[key]LedgerTotal{}
+	type total struct {
+		customers int64
+		amount    Wide
+	}
+	totals := map[key]total{}
 	differing := false
 	for i, l := range q.Ledgers {
-		add := func(account, currency string, customers, amount int64) {
+		add := func(account, currency string, customers int64, amount Wide) {
 			k := key{account, i, currency}
 			t := totals[k]
-			t.Account, t.Ledger, t.Currency = account, l, currency
-			t.Customers += customers
-			t.Amount += amount
-			totals[k] = t
+			totals[k] = total{t.customers + customers, t.amount.Plus(amount)}
 		}
 		all, err := from.Totals(ctx, l, q.Filter, q.dating(), q.Until)
 		if err != nil {
@@ -256,8 +263,12 @@ func Totals(ctx context.Context, from Reader, q Query) ([]LedgerTotal, Outcome, 
 			differing = differing || t.Differing > 0
 		}
 		if err := correct(ctx, from, q, l, &out, func(s Sum, sign int64) {
-			if s.Amount != 0 {
-				add(s.Account, s.Currency, sign, sign*s.Amount)
+			switch {
+			case s.Amount == Wide{}:
+			case sign < 0:
+				add(s.Account, s.Currency, sign, Wide{}.Minus(s.Amount))
+			default:
+				add(s.Account, s.Currency, sign, s.Amount)
 			}
 		}); err != nil {
 			return nil, out, err
@@ -272,7 +283,12 @@ func Totals(ctx context.Context, from Reader, q Query) ([]LedgerTotal, Outcome, 
 	for _, k := range slices.SortedFunc(maps.Keys(totals), func(a, b key) int {
 		return compare(a.account, b.account, a.ledger, b.ledger, a.currency, b.currency)
 	}) {
-		if t := totals[k]; t.Amount != 0 || t.Customers != 0 || q.All {
+		l := q.Ledgers[k.ledger]
+		amount, err := totals[k].amount.of(Key{Account: k.account}, l, k.currency)
+		if err != nil {
+			return nil, out, err
+		}
+		if t := (LedgerTotal{k.account, l, k.currency, totals[k].customers, amount}); t.Amount != 0 || t.Customers != 0 || q.All {
 			list = append(list, t)
 		}
 	}
@@ -297,7 +313,7 @@ func correct(ctx context.Context, from Reader, q Query, l Ledger, out *Outcome, 
 			standing = r.apart.head
 			r.apart.step()
 		}
-		pending := map[string]int64{}
+		pending := map[string]Wide{}
 		for s := range r.pending.of(k) {
 			pending[s.Currency] = s.Amount
 		}
@@ -308,7 +324,7 @@ func correct(ctx context.Context, from Reader, q Query, l Ledger, out *Outcome, 
 		for s := range r.sums.of(k) {
 			add(s, -1)
 			if !released && standing.Proven() {
-				s.Amount -= pending[s.Currency]
+				s.Amount = s.Amount.Minus(pending[s.Currency])
 				add(s, 1)
 			}
 		}

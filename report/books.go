@@ -52,9 +52,9 @@ type Standing struct {
 type Sum struct {
 	Key
 	Currency string
-	Amount   int64
+	Amount   Wide
 	// End is the ending balance of the last placed row, in the balance ledger. In the
-	// other it is the amount.
+	// other it is the amount, or the nearest number that 64 bits hold.
 	End int64
 }
 
@@ -64,7 +64,7 @@ type Total struct {
 	// Customers counts those whose sum is not zero, Differing those whose sum is not
 	// the ending balance of their last row.
 	Customers, Differing int64
-	Amount               int64
+	Amount               Wide
 }
 
 // Split is what separates movements beside their type. The zero value: by
@@ -83,7 +83,7 @@ type Cell struct {
 	Span   int
 	Type   string
 	Split  string
-	Amount int64
+	Amount Wide
 }
 
 // Row is a movement as the table holds it.
@@ -120,7 +120,8 @@ type RowQuery struct {
 type Grant struct {
 	Key
 	ID, Category, Currency string
-	Amount, Left           int64
+	Amount                 int64
+	Left                   Wide
 	EffectiveAt, ExpiresAt time.Time // zero: at once; never
 }
 

@@ -42,7 +42,9 @@ func checkDoubted(ctx context.Context, from Reader, q Query, out *Outcome) (know
 			apart.step()
 		}
 		if !apart.at(s.Key) || apart.head.Proven() && !apart.head.Released(q.Until) {
-			out.differs(s)
+			if _, err := s.held(LedgerBalance, Wide{}, out); err != nil {
+				return true, err
+			}
 		}
 	}
 	return true, apart.err

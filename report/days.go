@@ -5,8 +5,6 @@ import (
 	"context"
 	"errors"
 	"iter"
-	"math"
-	"math/big"
 	"slices"
 	"time"
 )
@@ -149,7 +147,7 @@ type SnapshotDays struct {
 // Cells returns the cells that Reader.Cells asks for, where the days have them; sum
 // adds the days of a generation up.
 func (d *SnapshotDays) Cells(ctx context.Context, from DayReader, l Ledger, f Filter, bounds []time.Time, s Split,
-	sum func(generation int64) ([]WideCell, error),
+	sum func(generation int64) ([]Cell, error),
 ) (cells []Cell, ok bool, err error) {
 	if !ByDays(f, bounds, s) {
 		return nil, false, nil
@@ -163,43 +161,15 @@ func (d *SnapshotDays) Cells(ctx context.Context, from DayReader, l Ledger, f Fi
 	if !d.usable {
 		return nil, false, nil
 	}
-	wide, err := sum(d.state.Generation)
+	cells, err = sum(d.state.Generation)
 	if err != nil {
 		return nil, false, err
 	}
-	return AddTail(wide, d.tail, l, f, bounds), true, nil
-}
-
-// Wide is a sum that no number of 64-bit amounts overflows.
-type Wide struct{ High, Low int64 }
-
-// Add adds an amount.
-func (w *Wide) Add(amount int64) {
-	w.High += amount >> 32
-	w.Low += amount & math.MaxUint32
-}
-
-// Amount is the sum, or the nearest number that 64 bits hold; then over is set.
-func (w Wide) Amount() (amount int64, over bool) {
-	sum := new(big.Int).Lsh(big.NewInt(w.High), 32)
-	sum.Add(sum, big.NewInt(w.Low))
-	switch {
-	case sum.IsInt64():
-		return sum.Int64(), false
-	case sum.Sign() < 0:
-		return math.MinInt64, true
-	}
-	return math.MaxInt64, true
-}
-
-// WideCell is a Cell before its sum is narrowed.
-type WideCell struct {
-	Cell
-	Sum Wide
+	return AddTail(cells, d.tail, l, f, bounds), true, nil
 }
 
 // AddTail adds days to the cells of a ledger, as Cells would have them.
-func AddTail(cells []WideCell, tail []Day, l Ledger, f Filter, bounds []time.Time) []Cell {
+func AddTail(cells []Cell, tail []Day, l Ledger, f Filter, bounds []time.Time) []Cell {
 	type key struct {
 		account, currency string
 		span              int
@@ -219,19 +189,14 @@ func AddTail(cells []WideCell, tail []Day, l Ledger, f Filter, bounds []time.Tim
 		if !known {
 			i = len(cells)
 			at[k] = i
-			cells = append(cells, WideCell{Cell: Cell{Account: k.account, Currency: k.currency, Span: k.span, Type: k.line}})
+			cells = append(cells, Cell{Account: k.account, Currency: k.currency, Span: k.span, Type: k.line})
 		}
-		cells[i].Sum.Add(d.Amount)
+		cells[i].Amount.Add(d.Amount)
 	}
-	list := make([]Cell, len(cells))
-	for i, c := range cells {
-		c.Amount, _ = c.Sum.Amount()
-		list[i] = c.Cell
-	}
-	slices.SortFunc(list, func(a, b Cell) int {
+	slices.SortFunc(cells, func(a, b Cell) int {
 		return cmp.Or(cmp.Compare(a.Account, b.Account), cmp.Compare(a.Currency, b.Currency), cmp.Compare(a.Span, b.Span), cmp.Compare(a.Type, b.Type))
 	})
-	return list
+	return cells
 }
 
 // Compare orders days by account, ledger, currency, day, line.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strconv"
 	"time"
 )
 
@@ -25,7 +26,7 @@ type Link struct {
 	Ledger Ledger
 	Kind   string
 	// Holds is whether the step holds; of a grant and of a deletion it always does. Why
-	// says why a proof does not.
+	// says why a proof does not, or that a sum does not fit 64 bits.
 	Holds bool
 	Why   string
 	// Currency, and Grant of a grant and its rows.
@@ -33,7 +34,7 @@ type Link struct {
 	// Row is the movement of a row (Position 0: it has no place).
 	Row Row
 	// Before and After are what is held before and after the row, or what is left of the
-	// grant. Of an end, After is where the rows end.
+	// grant; nil where 64 bits do not hold it. Of an end, After is where the rows end.
 	Before, After *int64
 	// Told is what Stripe says of it: the ending balance of a row, the amount of a grant,
 	// the balance or the summary at the end.
@@ -100,6 +101,18 @@ func (e *explainer) link(l Link) {
 	}
 }
 
+// between is the link with what is held before and after it.
+func (l Link) between(before, after Wide) Link {
+	for into, sum := range map[**int64]Wide{&l.Before: before, &l.After: after} {
+		if amount, over := sum.Amount(); over {
+			l.Why = "the sum " + ErrOverflow.Error()
+		} else {
+			*into = &amount
+		}
+	}
+	return l
+}
+
 // proof shows how the ledger was last proven.
 func (e *explainer) proof(s Sync, synced bool) {
 	l := Link{Ledger: s.Ledger, Kind: LinkProof, Holds: synced && s.Standing.Proven(), Synced: synced, ProvenAt: s.ObservedAt, FullReadAt: s.FullReadAt}
@@ -116,7 +129,7 @@ func (e *explainer) proof(s Sync, synced bool) {
 func (e *explainer) chain(ctx context.Context, from Reader, f Filter, s Sync) error {
 	currency := ""
 	var held int64
-	ends := map[string]int64{}
+	ends := map[string]Wide{}
 	for r, err := range from.Rows(ctx, RowQuery{Filter: f, Ledger: LedgerBalance}) {
 		if err != nil {
 			return err
@@ -124,16 +137,16 @@ func (e *explainer) chain(ctx context.Context, from Reader, f Filter, s Sync) er
 		if r.Currency != currency {
 			currency, held = r.Currency, 0
 		}
-		before, after := held, held+r.Amount
+		after := Of(held).Plus(Of(r.Amount))
 		e.link(Link{
-			Ledger: LedgerBalance, Kind: LinkRow, Currency: currency, Row: r, Before: &before, After: &after, Told: &r.EndingBalance,
-			Holds: after == r.EndingBalance && r.Position > 0,
-		})
+			Ledger: LedgerBalance, Kind: LinkRow, Currency: currency, Row: r, Told: &r.EndingBalance,
+			Holds: after == Of(r.EndingBalance) && r.Position > 0,
+		}.between(Of(held), after))
 		if e.err != nil {
 			return e.err
 		}
 		held = r.EndingBalance
-		ends[currency] = held
+		ends[currency] = Of(held)
 	}
 	e.ends(s, ends)
 	return nil
@@ -154,7 +167,7 @@ func (e *explainer) grants(ctx context.Context, from Reader, f Filter, s Sync) e
 		list[g.ID] = &line{grant: g}
 		order = append(order, g.ID)
 	}
-	ends := map[string]int64{}
+	ends := map[string]Wide{}
 	for r, err := range from.Rows(ctx, RowQuery{Filter: f, Ledger: LedgerCredits}) {
 		if err != nil {
 			return err
@@ -164,7 +177,7 @@ func (e *explainer) grants(ctx context.Context, from Reader, f Filter, s Sync) e
 			order = append(order, r.Grant)
 		}
 		list[r.Grant].rows = append(list[r.Grant].rows, r)
-		ends[r.Currency] += r.Amount
+		ends[r.Currency] = ends[r.Currency].Plus(Of(r.Amount))
 	}
 	for _, id := range order {
 		g := list[id].grant
@@ -172,13 +185,14 @@ func (e *explainer) grants(ctx context.Context, from Reader, f Filter, s Sync) e
 			Ledger: LedgerCredits, Kind: LinkGrant, Holds: true, Currency: g.Currency, Grant: id, Told: &g.Amount, Category: g.Category,
 			EffectiveAt: g.EffectiveAt, ExpiresAt: g.ExpiresAt,
 		})
-		var left int64
+		var left Wide
 		for _, r := range list[id].rows {
-			before, after := left, left+r.Amount
+			before, after := left, left.Plus(Of(r.Amount))
+			amount, over := after.Amount()
 			e.link(Link{
-				Ledger: LedgerCredits, Kind: LinkRow, Currency: r.Currency, Grant: id, Row: r, Before: &before, After: &after, Told: &g.Amount,
-				Holds: after >= 0 && after <= g.Amount,
-			})
+				Ledger: LedgerCredits, Kind: LinkRow, Currency: r.Currency, Grant: id, Row: r, Told: &g.Amount,
+				Holds: !over && amount >= 0 && amount <= g.Amount,
+			}.between(before, after))
 			if e.err != nil {
 				return e.err
 			}
@@ -190,16 +204,20 @@ func (e *explainer) grants(ctx context.Context, from Reader, f Filter, s Sync) e
 }
 
 // ends holds the ends of the rows against what Stripe itself says.
-func (e *explainer) ends(s Sync, ends map[string]int64) {
+func (e *explainer) ends(s Sync, ends map[string]Wide) {
 	all := map[string]bool{}
-	for _, m := range []map[string]int64{ends, s.Told} {
-		for currency := range m {
-			all[currency] = true
-		}
+	for currency := range ends {
+		all[currency] = true
+	}
+	for currency := range s.Told {
+		all[currency] = true
 	}
 	for _, currency := range slices.Sorted(maps.Keys(all)) {
-		end, told := ends[currency], s.Told[currency]
-		l := Link{Ledger: s.Ledger, Kind: LinkEnd, Currency: currency, After: &end, Told: &told, DeletedAt: s.Standing.DeletedAt, Holds: end == told}
+		told := s.Told[currency]
+		l := Link{
+			Ledger: s.Ledger, Kind: LinkEnd, Currency: currency, Told: &told, DeletedAt: s.Standing.DeletedAt, Holds: ends[currency] == Of(told),
+		}.between(Wide{}, ends[currency])
+		l.Before = nil
 		if !l.DeletedAt.IsZero() {
 			l.Holds = told == 0
 		}
@@ -261,9 +279,9 @@ func (t *explanation) link(l Link) {
 			what = "the ledger balance of Stripe's summary"
 		}
 		if l.DeletedAt.IsZero() {
-			t.say("  %s: the rows end at %d, %s is %d: %s\n", l.Currency, *l.After, what, *l.Told, holds)
+			t.say("  %s: the rows end at %s, %s is %d: %s\n", l.Currency, figure(l.After), what, *l.Told, holds)
 		} else {
-			t.say("  %s: the rows end at %d, released by the deletion; held now %d: %s\n", l.Currency, *l.After, *l.Told, holds)
+			t.say("  %s: the rows end at %s, released by the deletion; held now %d: %s\n", l.Currency, figure(l.After), *l.Told, holds)
 		}
 	}
 }
@@ -297,9 +315,9 @@ func (t *explanation) row(l Link, holds string) {
 		if r.Position == 0 {
 			place = "unplaced"
 		}
-		t.say("  %6s  %s  %d %+d = %d, Stripe says %d: %s\n", place, stamp(r.Dated), *l.Before, r.Amount, *l.After, *l.Told, holds)
+		t.say("  %6s  %s  %s %+d = %s, Stripe says %d: %s\n", place, stamp(r.Dated), figure(l.Before), r.Amount, figure(l.After), *l.Told, holds)
 	} else {
-		t.say("          %s  %d %+d = %d left of %d: %s\n", stamp(r.Dated), *l.Before, r.Amount, *l.After, *l.Told, holds)
+		t.say("          %s  %s %+d = %s left of %d: %s\n", stamp(r.Dated), figure(l.Before), r.Amount, figure(l.After), *l.Told, holds)
 	}
 	t.say("          %s %s", r.Type, r.ID)
 	for _, ref := range []string{r.Invoice, r.CreditNote} {
@@ -311,6 +329,14 @@ func (t *explanation) row(l Link, holds string) {
 		t.say(", %q", r.Description)
 	}
 	t.say(" (written here at %s)\n", stamp(r.SyncedAt))
+}
+
+// figure writes an amount, or that 64 bits do not hold it.
+func figure(amount *int64) string {
+	if amount == nil {
+		return "(a sum that " + ErrOverflow.Error() + ")"
+	}
+	return strconv.FormatInt(*amount, 10)
 }
 
 func stamp(t time.Time) string {

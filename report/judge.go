@@ -53,9 +53,9 @@ func (r Row) Date(d Dating) time.Time {
 // Entries are the movements of one ledger of one customer before until, by the rules:
 // per currency in the order of their dates, each with Dated as it counts. rows come as
 // Reader.Rows lists them; only those that count later than they are dated are kept.
-func Entries(s Standing, d Dating, until time.Time, rows iter.Seq2[Row, error]) iter.Seq2[Row, error] {
+func Entries(l Ledger, s Standing, d Dating, until time.Time, rows iter.Seq2[Row, error]) iter.Seq2[Row, error] {
 	return func(yield func(Row, error) bool) {
-		e := entries{standing: s, until: until, yield: yield}
+		e := entries{ledger: l, standing: s, until: until, yield: yield}
 		for r, err := range rows {
 			if err != nil {
 				yield(r, err)
@@ -80,12 +80,13 @@ func Entries(s Standing, d Dating, until time.Time, rows iter.Seq2[Row, error]) 
 }
 
 type entries struct {
+	ledger   Ledger
 	standing Standing
 	until    time.Time
 	yield    func(Row, error) bool
 	key      Key
 	currency string
-	held     int64
+	held     Wide
 	later    []Row // rows that count later, by their dates
 }
 
@@ -117,21 +118,22 @@ func (e *entries) entry(r Row) bool {
 	if !r.Dated.Before(e.until) || !e.standing.DeletedAt.IsZero() && r.Dated.After(e.standing.DeletedAt) {
 		return true
 	}
-	e.held += r.Amount
+	e.held.Add(r.Amount)
 	return e.yield(r, nil)
 }
 
 // end finishes a currency.
 func (e *entries) end() bool {
-	defer func() { e.held, e.later = 0, nil }()
+	defer func() { e.held, e.later = Wide{}, nil }()
 	if !e.release(e.until) {
 		return false
 	}
-	if e.held == 0 || !e.standing.Released(e.until) {
+	if (e.held == Wide{}) || !e.standing.Released(e.until) {
 		return true
 	}
+	released, err := Wide{}.Minus(e.held).of(e.key, e.ledger, e.currency)
 	return e.yield(Row{
-		Key: e.key, Currency: e.currency, Type: TypeDeleted, Amount: -e.held, Dated: e.standing.DeletedAt,
+		Key: e.key, Currency: e.currency, Type: TypeDeleted, Amount: released, Dated: e.standing.DeletedAt,
 		Created: e.standing.DeletedAt,
-	}, nil)
+	}, err) && err == nil
 }

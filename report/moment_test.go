@@ -209,7 +209,7 @@ func TestEntries(t *testing.T) {
 		{Standing{DeletedAt: at(6)}, ByLedger, at(6), "1:10 3:-4 2:20"},
 	} {
 		var got []string
-		for r, err := range Entries(tt.standing, tt.dating, tt.until, all) {
+		for r, err := range Entries(LedgerBalance, tt.standing, tt.dating, tt.until, all) {
 			if err != nil {
 				t.Fatal(err)
 			}

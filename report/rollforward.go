@@ -43,13 +43,13 @@ type movement struct {
 }
 
 // flows are the movements of each book.
-type flows map[book]map[movement]int64
+type flows map[book]map[movement]Wide
 
-func (f flows) add(b book, m movement, amount int64) {
+func (f flows) add(b book, m movement, amount Wide) {
 	if f[b] == nil {
-		f[b] = map[movement]int64{}
+		f[b] = map[movement]Wide{}
 	}
-	f[b][m] += amount
+	f[b][m] = f[b][m].Plus(amount)
 }
 
 // Rollforward reports, for each period between bounds, what was held at its beginning,
@@ -76,7 +76,8 @@ func Rollforward(ctx context.Context, from Reader, q Query, bounds []time.Time, 
 			return nil, out, err
 		}
 	}
-	return moved.lines(q.Ledgers, bounds), out, nil
+	list, err := moved.lines(q.Ledgers, bounds)
+	return list, out, err
 }
 
 // correct takes the plain rows of customers that stand apart out, and puts their
@@ -100,59 +101,67 @@ func (f flows) correct(ctx context.Context, from Reader, q Query, ledger int, bo
 		plain := func(yield func(Row, error) bool) {
 			for r, err := range rows.of(s.Key) {
 				if err == nil {
-					f.add(book{r.Account, ledger, r.Currency}, movement{spanOf(bounds, r.Dated), r.Type, r.Split}, -r.Amount)
+					f.add(book{r.Account, ledger, r.Currency}, movement{spanOf(bounds, r.Dated), r.Type, r.Split}, Wide{}.Minus(Of(r.Amount)))
 				}
 				if !yield(r, err) {
 					return
 				}
 			}
 		}
-		for r, err := range Entries(s, ByLedger, q.Until, plain) {
+		for r, err := range Entries(l, s, ByLedger, q.Until, plain) {
 			if err != nil {
 				return err
 			}
 			if counts {
-				f.add(book{r.Account, ledger, r.Currency}, movement{spanOf(bounds, r.Dated), r.Type, r.Split}, r.Amount)
+				f.add(book{r.Account, ledger, r.Currency}, movement{spanOf(bounds, r.Dated), r.Type, r.Split}, Of(r.Amount))
 			}
 		}
 	}
 }
 
 // lines puts the movements in order and draws the balances between them.
-func (f flows) lines(ledgers []Ledger, bounds []time.Time) []Line {
+func (f flows) lines(ledgers []Ledger, bounds []time.Time) ([]Line, error) {
 	var list []Line
+	var err error
 	for _, b := range slices.SortedFunc(maps.Keys(f), func(x, y book) int {
 		return compare(x.account, y.account, x.ledger, y.ledger, x.currency, y.currency)
 	}) {
 		spans := map[int][]movement{}
-		var held int64
+		var held Wide
 		for m, amount := range f[b] {
 			if m.span == 0 {
-				held += amount
-			} else if amount != 0 {
+				held = held.Plus(amount)
+			} else if (amount != Wide{}) {
 				spans[m.span] = append(spans[m.span], m)
 			}
 		}
 		for span := 1; span < len(bounds); span++ {
 			line := Line{Account: b.account, Ledger: ledgers[b.ledger], Currency: b.currency, Start: bounds[span-1], End: bounds[span]}
-			if held == 0 && len(spans[span]) == 0 {
+			if (held == Wide{}) && len(spans[span]) == 0 {
 				continue
 			}
-			line.Line, line.Amount = LineOpening, held
-			list = append(list, line)
+			add := func(name, split string, amount Wide) {
+				var over error
+				line.Line, line.Split = name, split
+				line.Amount, over = amount.of(Key{Account: b.account}, line.Ledger, b.currency)
+				err = cmp.Or(err, over)
+				list = append(list, line)
+			}
+			add(LineOpening, "", held)
 			slices.SortFunc(spans[span], func(x, y movement) int {
 				return cmp.Or(last(x.line)-last(y.line), cmp.Compare(x.line, y.line), cmp.Compare(x.text, y.text))
 			})
 			for _, m := range spans[span] {
-				line.Line, line.Split, line.Amount = m.line, m.text, f[b][m]
-				held += line.Amount
-				list = append(list, line)
+				add(m.line, m.text, f[b][m])
+				held = held.Plus(f[b][m])
 			}
-			line.Line, line.Split, line.Amount = LineClosing, "", held
-			list = append(list, line)
+			add(LineClosing, "", held)
 		}
 	}
-	return list
+	if err != nil {
+		return nil, err
+	}
+	return list, nil
 }
 
 // last puts the deletions behind the other movements.

@@ -106,7 +106,7 @@ func all(ctx context.Context, from Reader, f Filter, l Ledger, until time.Time, 
 			if !counts && !standing.Released(until) {
 				out.unproven(standing, l)
 			}
-			for r, err := range Entries(standing, ByLedger, until, rows.of(k)) {
+			for r, err := range Entries(l, standing, ByLedger, until, rows.of(k)) {
 				if err != nil || counts {
 					if !yield(r, err) || err != nil {
 						return
@@ -130,8 +130,9 @@ func (g group) compare(o group) int {
 
 // state is what a group holds.
 type state struct {
-	closing, rows int64
-	digest        digest
+	closing Wide
+	rows    int64
+	digest  digest
 }
 
 // Draw draws the seals of a period: the figures of every account, ledger and currency
@@ -150,7 +151,7 @@ func Draw(ctx context.Context, from Reader, f Filter, period string, start, end,
 				s = &state{}
 				states[g] = s
 			}
-			s.closing += r.Amount
+			s.closing.Add(r.Amount)
 			s.digest = s.digest.plus(movementDigest(l, r))
 			if !r.Dated.Before(start) {
 				s.rows++
@@ -167,8 +168,12 @@ func Draw(ctx context.Context, from Reader, f Filter, period string, start, end,
 	var seals []Seal
 	for _, g := range slices.SortedFunc(maps.Keys(states), group.compare) {
 		s := states[g]
+		closing, err := s.closing.of(Key{Account: g.account}, g.ledger, g.currency)
+		if err != nil {
+			return nil, out, err
+		}
 		seals = append(seals, Seal{
-			Account: g.account, Period: period, Ledger: g.ledger, Currency: g.currency, Start: start, End: end, Closing: s.closing,
+			Account: g.account, Period: period, Ledger: g.ledger, Currency: g.currency, Start: start, End: end, Closing: closing,
 			Rows: s.rows, Digest: s.digest.String(), Unproven: out.Unproven, Position: position, SealedAt: now.UTC().Truncate(time.Second),
 		})
 	}
@@ -255,7 +260,9 @@ func Compare(ctx context.Context, from Reader, seals []Seal) ([]Late, []Broken, 
 				d := movementDigest(l, r)
 				for _, p := range list {
 					if r.Dated.Before(p.one.End) {
-						p.take(l, r, d)
+						if err := p.take(l, r, d); err != nil {
+							return nil, nil, err
+						}
 					}
 				}
 			}
@@ -266,7 +273,11 @@ func Compare(ctx context.Context, from Reader, seals []Seal) ([]Late, []Broken, 
 					cmp.Compare(a.Customer, b.Customer), a.Dated.Compare(b.Dated), cmp.Compare(a.ID, b.ID))
 			})
 			lateness = append(lateness, p.lateness...)
-			broken = append(broken, p.broken()...)
+			b, err := p.broken()
+			if err != nil {
+				return nil, nil, err
+			}
+			broken = append(broken, b...)
 		}
 	}
 	return lateness, broken, nil
@@ -285,7 +296,7 @@ func (p *sealed) arrivals(ctx context.Context, from Reader) error {
 }
 
 // take adds a movement to what the period would be sealed with, or to what came later.
-func (p *sealed) take(l Ledger, r Row, d digest) {
+func (p *sealed) take(l Ledger, r Row, d digest) (err error) {
 	g := group{r.Account, l, r.Currency}
 	s := p.now[g]
 	if s == nil {
@@ -302,29 +313,35 @@ func (p *sealed) take(l Ledger, r Row, d digest) {
 	switch {
 	case came && a.Inserted:
 		p.lateness = append(p.lateness, late)
-		return
+		return nil
 	case came && a.WasKnown && a.Was != r.Amount:
-		late.Amount -= a.Was
+		if late.Amount, err = Of(r.Amount).Minus(Of(a.Was)).of(r.Key, l, r.Currency); err != nil {
+			return err
+		}
 		p.lateness = append(p.lateness, late)
 		r.Amount = a.Was
 		d = movementDigest(l, r)
 	}
-	s.closing += r.Amount
+	s.closing.Add(r.Amount)
 	s.digest = s.digest.plus(d)
+	return nil
 }
 
 // broken lists the seals that what is held, less what came later, does not make.
-func (p *sealed) broken() []Broken {
-	var list []Broken
+func (p *sealed) broken() (list []Broken, err error) {
 	for _, g := range slices.SortedFunc(maps.Keys(p.seals), group.compare) {
 		s := p.seals[g]
 		now := p.now[g]
 		if now == nil {
 			now = &state{}
 		}
-		if now.digest.String() != s.Digest || now.closing != s.Closing {
-			list = append(list, Broken{s, now.closing})
+		closing, err := now.closing.of(Key{Account: g.account}, g.ledger, g.currency)
+		if err != nil {
+			return nil, err
+		}
+		if now.digest.String() != s.Digest || closing != s.Closing {
+			list = append(list, Broken{s, closing})
 		}
 	}
-	return list
+	return list, nil
 }

@@ -34,7 +34,7 @@ func Statement(ctx context.Context, from Reader, q Query, start time.Time, yield
 		}
 		st := statement{ledger: l, start: start, until: q.Until, all: q.All, yield: yield, out: &out, living: standing.DeletedAt.IsZero()}
 		rows := from.Rows(ctx, RowQuery{Filter: q.Filter, Ledger: l, Until: q.Until})
-		for r, err := range Entries(standing, ByLedger, q.Until, rows) {
+		for r, err := range Entries(l, standing, ByLedger, q.Until, rows) {
 			if err == nil {
 				err = st.add(r)
 			}
@@ -58,7 +58,7 @@ type statement struct {
 	out          *Outcome
 
 	row    Row // the last
-	held   int64
+	held   Wide
 	opened bool
 	last   Row // the one with the highest place in the chain
 }
@@ -74,14 +74,22 @@ func (s *statement) add(r Row) error {
 		s.last = r
 	}
 	if r.Dated.Before(s.start) {
-		s.held += r.Amount
+		s.held.Add(r.Amount)
 		return nil
 	}
 	if err := s.open(r.Dated); err != nil {
 		return err
 	}
-	s.held += r.Amount
-	return s.yield(Movement{Row: r, Ledger: s.ledger, Balance: s.held})
+	s.held.Add(r.Amount)
+	return s.line(Movement{Row: r, Ledger: s.ledger})
+}
+
+// line yields a line with what is held.
+func (s *statement) line(m Movement) (err error) {
+	if m.Balance, err = s.held.of(m.Key, s.ledger, m.Currency); err != nil {
+		return err
+	}
+	return s.yield(m)
 }
 
 // open yields where the ledger stood, once.
@@ -97,21 +105,23 @@ func (s *statement) open(first time.Time) error {
 }
 
 func (s *statement) edge(line string, at time.Time) error {
-	return s.yield(Movement{
-		Row: Row{Key: s.row.Key, Currency: s.row.Currency, Type: line, Dated: at}, Ledger: s.ledger, Balance: s.held, Edge: true,
-	})
+	return s.line(Movement{Row: Row{Key: s.row.Key, Currency: s.row.Currency, Type: line, Dated: at}, Ledger: s.ledger, Edge: true})
 }
 
 // end yields where the ledger stands.
 func (s *statement) end() error {
-	defer func() { s.held, s.opened, s.row, s.last = 0, false, Row{}, Row{} }()
+	defer func() { s.held, s.opened, s.row, s.last = Wide{}, false, Row{}, Row{} }()
 	if s.row.Currency == "" && s.row.ID == "" {
 		return nil
 	}
-	if s.ledger == LedgerBalance && s.living && s.held != s.last.EndingBalance {
-		s.out.differs(Sum{Key: s.row.Key, Currency: s.row.Currency, Amount: s.held, End: s.last.EndingBalance})
+	held, err := s.held.of(s.row.Key, s.ledger, s.row.Currency)
+	if err != nil {
+		return err
 	}
-	if !s.opened && s.held == 0 && !s.all {
+	if s.ledger == LedgerBalance && s.living && held != s.last.EndingBalance {
+		s.out.differs(Difference{s.row.Key, s.row.Currency, held, s.last.EndingBalance})
+	}
+	if !s.opened && held == 0 && !s.all {
 		return nil
 	}
 	if err := s.open(s.start); err != nil {

@@ -20,6 +20,9 @@ func RunBooks(t *testing.T, open func(t *testing.T) mirror.Store) {
 		{"ChainsCounted", chainsCounted},
 		{"ReaderAddsUp", readerAddsUp},
 		{"FirstRowMissing", firstRowMissing},
+		{"SumsAtTheEnds", sumsAtTheEnds},
+		{"CustomersAtTheEnds", customersAtTheEnds},
+		{"GrantsAtTheEnds", grantsAtTheEnds},
 		{"SinceTellsArrivals", sinceTellsArrivals},
 		{"SealsAreKept", sealsAreKept},
 	} {

@@ -308,6 +308,10 @@ func (w *daysWorld) checkAgrees(r report.Reader) {
 		for _, check := range []report.Check{report.CheckDoubted, report.CheckAll} {
 			_, out, err := report.Rollforward(w.t.Context(), r, report.Query{Filter: f, Ledgers: report.Ledgers(""), Check: check},
 				[]time.Time{at.AddDate(0, -1, 0), at}, report.Split{})
+			if errors.Is(err, report.ErrOverflow) {
+				told[check] = err.Error()
+				continue
+			}
 			noErr(w.t, err)
 			told[check] = fmt.Sprintf("%d unproven, %d differ: %+v", out.Unproven, out.Differing, out.Differences)
 			if check == report.CheckAll && out.Differing > 0 {
@@ -342,7 +346,7 @@ func cellsOfRows(t *testing.T, r report.Reader, l report.Ledger, f report.Filter
 	}
 	var list []report.Cell
 	for c, sum := range sums {
-		c.Amount, _ = sum.Amount()
+		c.Amount = *sum
 		list = append(list, c)
 	}
 	return tellCells(list)
@@ -808,7 +812,7 @@ func chainsCounted(t *testing.T, h *Harness) {
 					t.Errorf("limit %d, place %d: %v, %v, %v", limit, place, sums, complete, err)
 				}
 				for i, s := range sums {
-					if s.Amount != -300 || s.End != -297 || i > 0 && !sorted(sums[i-1].Key, s.Key) {
+					if s.Amount != report.Of(-300) || s.End != -297 || i > 0 && !sorted(sums[i-1].Key, s.Key) {
 						t.Errorf("sums are %+v", sums)
 					}
 				}

@@ -60,10 +60,10 @@ func sumsOfRows(rows []report.Row, l report.Ledger, f report.Filter, of func(rep
 		k := key{r.Key, r.Currency}
 		s := sums[k]
 		s.Key, s.Currency = r.Key, r.Currency
-		s.Amount += r.Amount
+		s.Amount.Add(r.Amount)
 		switch {
 		case l == report.LedgerCredits:
-			s.End = s.Amount
+			s.End, _ = s.Amount.Amount()
 		case r.Position > last[k]:
 			s.End, last[k] = r.EndingBalance, r.Position
 		}
@@ -115,13 +115,14 @@ func (w *daysWorld) compareReader(r report.Reader, until time.Time) {
 		}
 		same(t, fmt.Sprintf("pending at %s, filter %+v", until, f), got, pending)
 		w.pending += len(pending)
-		left := map[string]int64{}
+		left := map[string]report.Wide{}
 		for _, r := range rows {
-			left[r.Account+r.Customer+r.Grant] += r.Amount
+			id := r.Account + r.Customer + r.Grant
+			left[id] = left[id].Plus(report.Of(r.Amount))
 		}
 		for _, g := range allOf(t, r.Grants(t.Context(), f, until)) {
 			if id := g.Account + g.Customer + g.ID; g.Left != left[id] {
-				t.Fatalf("grant %+v, the rows have %d", g, left[id])
+				t.Fatalf("grant %+v, the rows have %+v", g, left[id])
 			}
 		}
 	}
@@ -135,11 +136,11 @@ func totalsOfSums(sums []report.Sum) []report.Total {
 		k := key{s.Account, s.Currency}
 		t := totals[k]
 		t.Account, t.Currency = s.Account, s.Currency
-		t.Amount += s.Amount
-		if s.Amount != 0 {
+		t.Amount = t.Amount.Plus(s.Amount)
+		if (s.Amount != report.Wide{}) {
 			t.Customers++
 		}
-		if s.Amount != s.End {
+		if s.Amount != report.Of(s.End) {
 			t.Differing++
 		}
 		totals[k] = t
@@ -217,7 +218,7 @@ func readerAddsUp(t *testing.T, h *Harness) {
 		}
 		got := map[string]int64{}
 		for _, g := range allOf(t, r.Grants(t.Context(), report.Filter{Account: &account}, epoch0.AddDate(9, 0, 0))) {
-			got[g.ID] = g.Left
+			got[g.ID], _ = g.Left.Amount()
 		}
 		if len(got) != len(grants) || len(got) == 0 {
 			t.Errorf("%d grants, want %d", len(got), len(grants))

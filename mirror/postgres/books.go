@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"math/big"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/creditmirror/creditmirror/report"
 )
@@ -236,8 +238,8 @@ func tableOf(l report.Ledger, d report.Dating) ledgerTable {
 	return t
 }
 
-// clamped is a sum as a bigint: one that 64 bits do not hold becomes the nearest
-// number that they do.
+// clamped is a sum as a bigint, where only an amount that fits can be the right one: one
+// that 64 bits do not hold becomes the nearest number that they do.
 const clamped = `greatest(least(sum(t.amount), 9223372036854775807), -9223372036854775808)::bigint`
 
 // linked is, for a chain of which every link holds, the mark of its ending balance: the
@@ -250,7 +252,7 @@ const (
   WHEN t.amount BETWEEN -4611686018427387904 AND 4611686018427387903
    AND t.ending_balance BETWEEN -4611686018427387904 AND 4611686018427387903
   THEN hashint8extended(t.ending_balance - t.amount, t.ending_balance - t.amount) END)`
-	linkedTo = `hashint8extended(s.amount, s.amount) # hashint8extended(0, 0)`
+	linkedTo = `hashint8extended(s.near, s.near) # hashint8extended(0, 0)`
 )
 
 // whose are the customers of a query for sums: all, those that stand apart, or those of
@@ -270,20 +272,21 @@ func among(apart bool) whose {
 	return ofAll
 }
 
-// sums is a query for plain sums: account, customer, currency, amount, end.
+// sums is a query for plain sums: account, customer, currency, amount, and the ending
+// balance in the balance ledger.
 func (b *books) sums(ctx context.Context, q *statement, l report.Ledger, f report.Filter, d report.Dating, until time.Time, of whose) error {
 	t := tableOf(l, d)
-	links := `0::bigint`
+	links := ``
 	if l == report.LedgerBalance {
-		links = linked
-		q.add(`SELECT s.account, s.customer, s.currency, s.amount, CASE WHEN s.links = `+linkedTo+` THEN s.amount ELSE coalesce((
+		links = `, ` + clamped + ` AS near, ` + linked + ` AS links`
+		q.add(`SELECT s.account, s.customer, s.currency, s.amount, CASE WHEN s.links = `+linkedTo+` THEN s.near ELSE coalesce((
   SELECT r.ending_balance FROM `+t.table+` AS r
   WHERE r.account = s.account AND r.customer = s.customer AND r.currency = s.currency AND r.chain_position IS NOT NULL AND r.created < ?
   ORDER BY r.chain_position DESC LIMIT 1), 0) END AS ending FROM (`, until)
 	} else {
-		q.add(`SELECT s.account, s.customer, s.currency, s.amount, s.amount AS ending FROM (`)
+		q.add(`SELECT s.account, s.customer, s.currency, s.amount, 0::bigint AS ending FROM (`)
 	}
-	q.add(`SELECT t.account, t.customer, t.currency, ` + clamped + ` AS amount, ` + links + ` AS links FROM `)
+	q.add(`SELECT t.account, t.customer, t.currency, sum(t.amount) AS amount` + links + ` FROM `)
 	switch of {
 	case ofAll:
 		q.add(t.table + ` AS t`)
@@ -306,36 +309,66 @@ func (b *books) sums(ctx context.Context, q *statement, l report.Ledger, f repor
 	return nil
 }
 
-func scanSum(row pgx.Row, s *report.Sum) error {
-	return row.Scan(&s.Account, &s.Customer, &s.Currency, &s.Amount, &s.End)
+func scanSum(l report.Ledger) func(pgx.Row, *report.Sum) error {
+	return func(row pgx.Row, s *report.Sum) error {
+		err := row.Scan(&s.Account, &s.Customer, &s.Currency, (*wide)(&s.Amount), &s.End)
+		if l == report.LedgerCredits {
+			s.End, _ = s.Amount.Amount()
+		}
+		return err
+	}
+}
+
+// wide reads a sum, which PostgreSQL has as a numeric.
+type wide report.Wide
+
+// ScanNumeric reads a whole number.
+func (w *wide) ScanNumeric(n pgtype.Numeric) error {
+	if !n.Valid || n.NaN || n.InfinityModifier != pgtype.Finite || n.Exp < 0 || n.Exp > 40 {
+		return fmt.Errorf("%+v is no sum of amounts", n)
+	}
+	sum := n.Int
+	if n.Exp > 0 {
+		sum = new(big.Int).Mul(sum, new(big.Int).Exp(big.NewInt(10), big.NewInt(int64(n.Exp)), nil))
+	}
+	of, ok := report.OfBig(sum)
+	if !ok {
+		return fmt.Errorf("%s is no sum of amounts", sum)
+	}
+	*w = wide(of)
+	return nil
 }
 
 // Sums lists plain sums.
 func (b *books) Sums(ctx context.Context, l report.Ledger, f report.Filter, d report.Dating, until time.Time, apart bool) iter.Seq2[report.Sum, error] {
 	q := new(statement)
 	err := b.sums(ctx, q, l, f, d, until, among(apart))
-	return stream(ctx, b, q.add(` ORDER BY s.account, s.customer, s.currency`), err, scanSum)
+	return stream(ctx, b, q.add(` ORDER BY s.account, s.customer, s.currency`), err, scanSum(l))
 }
 
 // Pending lists what grants of a later time have in the sums.
 func (b *books) Pending(ctx context.Context, f report.Filter, until time.Time) iter.Seq2[report.Sum, error] {
-	q := new(statement).add(`SELECT t.account, t.customer, t.currency, `+clamped+`, 0::bigint
+	q := new(statement).add(`SELECT t.account, t.customer, t.currency, sum(t.amount), 0::bigint
 FROM (SELECT account, customer, id FROM creditmirror.credit_grants WHERE `+isLate+` AND effective_at >= ?`, until)
 	err := b.where(ctx, q, "", "customer", f)
 	q.add(`) AS g JOIN creditmirror.credit_balance_transactions AS t ON t.account = g.account AND t.customer = g.customer AND t."grant" = g.id
 WHERE t.effective_at < ?`, until)
 	ofCurrency(q, f)
 	q.add(` GROUP BY t.account, t.customer, t.currency ORDER BY t.account, t.customer, t.currency`)
-	return stream(ctx, b, q, err, scanSum)
+	return stream(ctx, b, q, err, scanSum(report.LedgerBalance))
 }
 
 // Totals adds plain sums up.
 func (b *books) Totals(ctx context.Context, l report.Ledger, f report.Filter, d report.Dating, until time.Time) ([]report.Total, error) {
-	q := new(statement).add(`SELECT t.account, t.currency, count(*) FILTER (WHERE t.amount <> 0), count(*) FILTER (WHERE t.amount <> t.ending), ` + clamped + ` FROM (`)
+	differing := `0::bigint`
+	if l == report.LedgerBalance {
+		differing = `count(*) FILTER (WHERE t.amount <> t.ending)`
+	}
+	q := new(statement).add(`SELECT t.account, t.currency, count(*) FILTER (WHERE t.amount <> 0), ` + differing + `, sum(t.amount) FROM (`)
 	err := b.sums(ctx, q, l, f, d, until, ofAll)
 	q.add(`) AS t GROUP BY t.account, t.currency ORDER BY t.account, t.currency`)
 	return list(ctx, b, q, err, func(row pgx.Row, t *report.Total) error {
-		return row.Scan(&t.Account, &t.Currency, &t.Customers, &t.Differing, &t.Amount)
+		return row.Scan(&t.Account, &t.Currency, &t.Customers, &t.Differing, (*wide)(&t.Amount))
 	})
 }
 
@@ -358,7 +391,7 @@ func splitOf(q *statement, l report.Ledger, s report.Split) {
 
 // Cells adds rows up by spans and types.
 func (b *books) Cells(ctx context.Context, l report.Ledger, f report.Filter, bounds []time.Time, s report.Split) ([]report.Cell, error) {
-	cells, ok, err := b.days.Cells(ctx, b, l, f, bounds, s, func(generation int64) ([]report.WideCell, error) {
+	cells, ok, err := b.days.Cells(ctx, b, l, f, bounds, s, func(generation int64) ([]report.Cell, error) {
 		return b.dayCells(ctx, generation, l, f, bounds)
 	})
 	if ok || err != nil {
@@ -369,12 +402,12 @@ func (b *books) Cells(ctx context.Context, l report.Ledger, f report.Filter, bou
 	q := new(statement).add(`SELECT t.account, t.currency, width_bucket(t.`+t.date+`, ?::timestamptz[]) AS span, `, bounds[:last])
 	q.add(t.kind + ` AS kind, `)
 	splitOf(q, l, s)
-	q.add(` AS split, `+clamped+` FROM `+t.table+` AS t WHERE t.`+t.date+` < ?`, bounds[last])
+	q.add(` AS split, sum(t.amount) FROM `+t.table+` AS t WHERE t.`+t.date+` < ?`, bounds[last])
 	err = b.where(ctx, q, "t.", "customer", f)
 	ofCurrency(q, f)
 	q.add(` GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5`)
 	return list(ctx, b, q, err, func(row pgx.Row, c *report.Cell) error {
-		return row.Scan(&c.Account, &c.Currency, &c.Span, &c.Type, &c.Split, &c.Amount)
+		return row.Scan(&c.Account, &c.Currency, &c.Span, &c.Type, &c.Split, (*wide)(&c.Amount))
 	})
 }
 
@@ -425,14 +458,14 @@ func (b *books) Rows(ctx context.Context, r report.RowQuery) iter.Seq2[report.Ro
 // Grants lists grants with what is left of them.
 func (b *books) Grants(ctx context.Context, f report.Filter, until time.Time) iter.Seq2[report.Grant, error] {
 	q := new(statement).add(`SELECT t.account, t.customer, t.id, t.category, coalesce(t.currency, ''), coalesce(t.amount, 0), t.effective_at, t.expires_at,
-  (SELECT coalesce(sum(r.amount), 0)::bigint FROM creditmirror.credit_balance_transactions AS r
+  (SELECT coalesce(sum(r.amount), 0) FROM creditmirror.credit_balance_transactions AS r
     WHERE r.account = t.account AND r.customer = t.customer AND r."grant" = t.id AND r.effective_at < ?)
 FROM creditmirror.credit_grants AS t WHERE true`, until)
 	err := b.where(ctx, q, "t.", "customer", f)
 	ofCurrency(q, f)
 	return stream(ctx, b, q.add(` ORDER BY t.account, t.customer, t.id`), err, func(row pgx.Row, g *report.Grant) error {
 		return row.Scan(&g.Account, &g.Customer, &g.ID, &g.Category, &g.Currency, &g.Amount, (*optTime)(&g.EffectiveAt),
-			(*optTime)(&g.ExpiresAt), &g.Left)
+			(*optTime)(&g.ExpiresAt), (*wide)(&g.Left))
 	})
 }
 

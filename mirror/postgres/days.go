@@ -221,7 +221,7 @@ func (b *books) DoubtedSums(ctx context.Context, f report.Filter, until time.Tim
 	q.text.WriteString(doubted + `SELECT s.account, s.customer, s.currency, s.amount, s.ending FROM (`)
 	err = b.sums(ctx, q, report.LedgerBalance, f, report.ByLedger, until, ofDoubted)
 	q.add(`) AS s WHERE s.amount <> s.ending ORDER BY s.account, s.customer, s.currency`)
-	sums, err := list(ctx, b, q, err, scanSum)
+	sums, err := list(ctx, b, q, err, scanSum(report.LedgerBalance))
 	return sums, err == nil, err
 }
 
@@ -230,7 +230,7 @@ func scanDay(row pgx.Row, d *report.Day) error {
 	var day pgtype.Date
 	err := row.Scan(&d.Account, (*string)(&d.Ledger), &d.Currency, &day, &d.Line, &sum.High, &sum.Low, &d.Rows)
 	d.Day = day.Time
-	d.Amount, d.Over = sum.Amount()
+	d.Amount, d.Over = report.Halves(sum.High, sum.Low).Amount()
 	if day.InfinityModifier != pgtype.Finite {
 		d.Over = true // somebody wrote infinity: only the rows themselves are sure
 	}
@@ -265,7 +265,7 @@ func (b *books) Days(ctx context.Context, generation int64, account *string) ite
 }
 
 // dayCells adds the days of a generation up by spans and lines.
-func (b *books) dayCells(ctx context.Context, generation int64, l report.Ledger, f report.Filter, bounds []time.Time) ([]report.WideCell, error) {
+func (b *books) dayCells(ctx context.Context, generation int64, l report.Ledger, f report.Filter, bounds []time.Time) ([]report.Cell, error) {
 	days := make([]time.Time, len(bounds)) // dates are of the day in their own zone
 	for i, bound := range bounds {
 		days[i] = bound.UTC()
@@ -279,8 +279,10 @@ FROM creditmirror.ledger_days AS r WHERE r.generation = ? AND r.ledger = ? AND r
 	if f.Currency != "" {
 		q.add(` AND r.currency = ?`, f.Currency)
 	}
-	return list(ctx, b, q.add(` GROUP BY 1, 2, 3, 4`), nil, func(row pgx.Row, c *report.WideCell) error {
-		return row.Scan(&c.Account, &c.Currency, &c.Span, &c.Type, &c.Sum.High, &c.Sum.Low)
+	return list(ctx, b, q.add(` GROUP BY 1, 2, 3, 4`), nil, func(row pgx.Row, c *report.Cell) error {
+		err := row.Scan(&c.Account, &c.Currency, &c.Span, &c.Type, &c.Amount.High, &c.Amount.Low)
+		c.Amount = report.Halves(c.Amount.High, c.Amount.Low)
+		return err
 	})
 }
 

@@ -267,12 +267,11 @@ func (b *books) Sums(ctx context.Context, l report.Ledger, f report.Filter, d re
 
 func scanSum(l report.Ledger) func(*sql.Rows, *report.Sum) error {
 	return func(rows *sql.Rows, s *report.Sum) error {
-		var high, low int64
 		var position, end sql.NullInt64
-		err := rows.Scan(&s.Account, &s.Customer, &s.Currency, &high, &low, &position, &end)
-		s.Amount, s.End = join(high, low), end.Int64
+		err := rows.Scan(&s.Account, &s.Customer, &s.Currency, &s.Amount.High, &s.Amount.Low, &position, &end)
+		s.Amount, s.End = report.Halves(s.Amount.High, s.Amount.Low), end.Int64
 		if l == report.LedgerCredits {
-			s.End = s.Amount
+			s.End, _ = s.Amount.Amount()
 		}
 		return err
 	}
@@ -289,27 +288,26 @@ WHERE t.effective_at < ?`, stamp(until))
 	ofCurrency(q, f)
 	q.add(` GROUP BY t.account, t.customer, t.currency ORDER BY t.account, t.customer, t.currency`)
 	return stream(ctx, b, q, err, func(rows *sql.Rows, s *report.Sum) error {
-		var high, low int64
-		err := rows.Scan(&s.Account, &s.Customer, &s.Currency, &high, &low)
-		s.Amount = join(high, low)
+		err := rows.Scan(&s.Account, &s.Customer, &s.Currency, &s.Amount.High, &s.Amount.Low)
+		s.Amount = report.Halves(s.Amount.High, s.Amount.Low)
 		return err
 	})
 }
 
 // Totals adds plain sums up.
 func (b *books) Totals(ctx context.Context, l report.Ledger, f report.Filter, d report.Dating, until time.Time) ([]report.Total, error) {
-	ending := "(high << 32) + low"
+	// Halves are compared as Halves makes them: put together, a sum may not fit 64 bits.
+	differs := "false"
 	if l == report.LedgerBalance {
-		ending = "ending"
+		differs = "(high + (low >> 32), low & 4294967295) <> (ending >> 32, ending & 4294967295)"
 	}
-	q := new(statement).add(`SELECT account, currency, count(CASE WHEN (high << 32) + low <> 0 THEN 1 END),
-  count(CASE WHEN (high << 32) + low <> ` + ending + ` THEN 1 END), sum(high), sum(low) FROM (`)
+	q := new(statement).add(`SELECT account, currency, count(CASE WHEN (high + (low >> 32), low & 4294967295) <> (0, 0) THEN 1 END),
+  count(CASE WHEN ` + differs + ` THEN 1 END), sum(high), sum(low) FROM (`)
 	err := b.sums(ctx, q, l, f, d, until, ofAll)
 	q.add(`) GROUP BY account, currency ORDER BY account, currency`)
 	return list(ctx, b, q, err, func(rows *sql.Rows, t *report.Total) error {
-		var high, low int64
-		err := rows.Scan(&t.Account, &t.Currency, &t.Customers, &t.Differing, &high, &low)
-		t.Amount = join(high, low)
+		err := rows.Scan(&t.Account, &t.Currency, &t.Customers, &t.Differing, &t.Amount.High, &t.Amount.Low)
+		t.Amount = report.Halves(t.Amount.High, t.Amount.Low)
 		return err
 	})
 }
@@ -348,7 +346,7 @@ func splitOf(q *statement, l report.Ledger, s report.Split) {
 
 // Cells adds rows up by spans and types.
 func (b *books) Cells(ctx context.Context, l report.Ledger, f report.Filter, bounds []time.Time, s report.Split) ([]report.Cell, error) {
-	cells, ok, err := b.days.Cells(ctx, b, l, f, bounds, s, func(generation int64) ([]report.WideCell, error) {
+	cells, ok, err := b.days.Cells(ctx, b, l, f, bounds, s, func(generation int64) ([]report.Cell, error) {
 		return b.dayCells(ctx, generation, l, f, bounds)
 	})
 	if ok || err != nil {
@@ -369,9 +367,8 @@ func (b *books) Cells(ctx context.Context, l report.Ledger, f report.Filter, bou
 	ofCurrency(q, f)
 	q.add(` GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5`)
 	return list(ctx, b, q, err, func(rows *sql.Rows, c *report.Cell) error {
-		var high, low int64
-		err := rows.Scan(&c.Account, &c.Currency, &c.Span, &c.Type, &c.Split, &high, &low)
-		c.Amount = join(high, low)
+		err := rows.Scan(&c.Account, &c.Currency, &c.Span, &c.Type, &c.Split, &c.Amount.High, &c.Amount.Low)
+		c.Amount = report.Halves(c.Amount.High, c.Amount.Low)
 		return err
 	})
 }
@@ -424,15 +421,22 @@ func (b *books) Rows(ctx context.Context, r report.RowQuery) iter.Seq2[report.Ro
 // Grants lists grants with what is left of them.
 func (b *books) Grants(ctx context.Context, f report.Filter, until time.Time) iter.Seq2[report.Grant, error] {
 	q := new(statement).add(`SELECT t.account, t.customer, t.id, t.category, ifnull(t.currency, ''), ifnull(t.amount, 0), t.effective_at, t.expires_at,
-  (SELECT ifnull(sum(r.amount), 0) FROM credit_balance_transactions r
+  (SELECT ifnull(sum(r.amount >> 32) || ' ' || sum(r.amount & 4294967295), '0 0') FROM credit_balance_transactions r
     WHERE r.account = t.account AND r.customer = t.customer AND r."grant" = t.id AND r.effective_at < ?)
 FROM credit_grants t INDEXED BY credit_grants_customer_list WHERE 1`, stamp(until))
 	err := b.where(ctx, q, "t.", "customer", f)
 	ofCurrency(q, f)
 	q.add(` ORDER BY t.account, t.customer, t.id`)
 	return stream(ctx, b, q, err, func(rows *sql.Rows, g *report.Grant) error {
-		return rows.Scan(&g.Account, &g.Customer, &g.ID, &g.Category, &g.Currency, &g.Amount, timeColumn{&g.EffectiveAt},
-			timeColumn{&g.ExpiresAt}, &g.Left)
+		var halves string
+		if err := rows.Scan(&g.Account, &g.Customer, &g.ID, &g.Category, &g.Currency, &g.Amount, timeColumn{&g.EffectiveAt},
+			timeColumn{&g.ExpiresAt}, &halves); err != nil {
+			return err
+		}
+		var high, low int64
+		_, err := fmt.Sscan(halves, &high, &low)
+		g.Left = report.Halves(high, low)
+		return err
 	})
 }
 

@@ -190,7 +190,7 @@ func (b *books) DoubtedSums(ctx context.Context, f report.Filter, until time.Tim
 		if err != nil {
 			return nil, false, err
 		}
-		if s.Amount != s.End {
+		if s.Amount != report.Of(s.End) {
 			sums = append(sums, s)
 		}
 	}
@@ -201,7 +201,7 @@ func scanDay(rows *sql.Rows, d *report.Day) error {
 	var sum report.Wide
 	var day string
 	err := rows.Scan(&d.Account, (*string)(&d.Ledger), &d.Currency, &day, &d.Line, &sum.High, &sum.Low, &d.Rows)
-	d.Amount, d.Over = sum.Amount()
+	d.Amount, d.Over = report.Halves(sum.High, sum.Low).Amount()
 	if d.Day, _ = time.Parse(time.DateOnly, day); d.Day.IsZero() {
 		d.Over = true // somebody wrote a text that is no time: only the rows themselves are sure
 	}
@@ -238,7 +238,7 @@ func (b *books) Days(ctx context.Context, generation int64, account *string) ite
 }
 
 // dayCells adds the days of a generation up by spans and lines.
-func (b *books) dayCells(ctx context.Context, generation int64, l report.Ledger, f report.Filter, bounds []time.Time) ([]report.WideCell, error) {
+func (b *books) dayCells(ctx context.Context, generation int64, l report.Ledger, f report.Filter, bounds []time.Time) ([]report.Cell, error) {
 	last := len(bounds) - 1
 	q := new(statement).add(`SELECT r.account, r.currency, `)
 	spanOf(q, "(r.day || 'T00:00:00.000000Z')", bounds[:last], 0)
@@ -251,8 +251,10 @@ WHERE r.generation = ? AND r.ledger = ? AND r.day < ?`, generation, string(l), b
 		q.add(` AND r.currency = ?`, f.Currency)
 	}
 	q.add(` GROUP BY 1, 2, 3, 4`)
-	return list(ctx, b, q, nil, func(rows *sql.Rows, c *report.WideCell) error {
-		return rows.Scan(&c.Account, &c.Currency, &c.Span, &c.Type, &c.Sum.High, &c.Sum.Low)
+	return list(ctx, b, q, nil, func(rows *sql.Rows, c *report.Cell) error {
+		err := rows.Scan(&c.Account, &c.Currency, &c.Span, &c.Type, &c.Amount.High, &c.Amount.Low)
+		c.Amount = report.Halves(c.Amount.High, c.Amount.Low)
+		return err
 	})
 }
 
