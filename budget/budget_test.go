@@ -363,7 +363,8 @@ func TestCallsAreCountedAndForgotten(t *testing.T) {
 func TestI14_ThreeProcesses(t *testing.T) {
 	onBoth(t, func(t *testing.T, c redis.UniversalClient) {
 		const rps, d = 50, 1500 * time.Millisecond
-		ctx, cancel := context.WithTimeout(t.Context(), d)
+		const least = 37 // half of what the budget allows in d
+		ctx, cancel := context.WithTimeout(t.Context(), patience.Of(10*time.Second))
 		defer cancel()
 		var (
 			mu     sync.Mutex
@@ -379,6 +380,9 @@ func TestI14_ThreeProcesses(t *testing.T) {
 					for b.Acquire(ctx, "", "list", p) == nil {
 						mu.Lock()
 						grants = append(grants, grant{at: time.Since(start), caller: caller{purpose: p}})
+						if len(grants) >= least && time.Since(start) > d {
+							cancel() // a busy machine takes longer
+						}
 						mu.Unlock()
 					}
 				})
@@ -391,7 +395,7 @@ func TestI14_ThreeProcesses(t *testing.T) {
 		if most := int(math.Ceil(rps*took + rps*burstSeconds)); len(grants) > most {
 			t.Errorf("%d calls in %.2f s, want at most %d", len(grants), took, most)
 		}
-		if least := int(rps * d.Seconds() / 2); len(grants) < least {
+		if len(grants) < least {
 			t.Errorf("%d calls in %.2f s, want at least %d", len(grants), took, least)
 		}
 		if live := count(grants, isLive); live*2 < len(grants) {
