@@ -202,8 +202,8 @@ WHERE xact >= pg_snapshot_xmin($1::text::pg_snapshot) AND NOT pg_visible_in_snap
 GROUP BY table_name, currency`
 	// pruneTotals deletes what every copy has. Nothing while a first export is under
 	// way: its snapshot is not known yet. Without a copy nobody needs any.
-	pruneTotals = `DELETE FROM creditmirror.total_changes WHERE (account, seq) IN (
-  SELECT account, seq FROM creditmirror.total_changes WHERE table_name <> '` + totalsBegin + `'
+	pruneTotals = `DELETE FROM creditmirror.total_changes WHERE (xact, account, seq) IN (
+  SELECT xact, account, seq FROM creditmirror.total_changes WHERE table_name <> '` + totalsBegin + `'
     AND NOT EXISTS (SELECT 1 FROM creditmirror.export_cursors WHERE name LIKE 'export-%' AND position = '')
     AND xact < coalesce((SELECT split_part(position, ':', 1)::xid8 FROM creditmirror.export_cursors WHERE name LIKE 'export-%' AND position <> '' ORDER BY 1 LIMIT 1),
       pg_snapshot_xmin(pg_current_snapshot())) LIMIT 10000)`
