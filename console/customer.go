@@ -279,14 +279,16 @@ func (v *view) creditRows(account, id string, summary mirror.CreditSummary, rows
 	if err != nil {
 		return err
 	}
-	running := map[string]int64{}
+	running := map[string]report.Wide{}
 	first := p.After == "" && p.Before == ""
 	for currency, b := range summary.Balances {
-		running[currency] = b.Ledger
+		running[currency] = report.Of(b.Ledger)
 	}
 	for _, t := range list.Rows {
-		l := creditLine{CreditTransaction: t, Kind: cmp.Or(t.CreditType, t.DebitType, t.Type), Balance: running[t.Currency], Running: first}
-		running[t.Currency] -= t.Amount
+		l := creditLine{CreditTransaction: t, Kind: cmp.Or(t.CreditType, t.DebitType, t.Type)}
+		balance, over := running[t.Currency].Amount()
+		l.Balance, l.Running = balance, first && !over
+		running[t.Currency] = running[t.Currency].Minus(report.Of(t.Amount))
 		*rows = append(*rows, l)
 	}
 	pageLinks("c", p, len(list.Rows), list.HasMore, next, prev, func(i int) string { return list.Rows[i].ID })

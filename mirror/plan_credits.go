@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"time"
@@ -148,7 +149,7 @@ func PlanCredits(s CreditsSnapshot, h CreditsHeld) (CreditsPlan, error) {
 	sums := plan.sums(h)
 	ledger := map[string]int64{}
 	for _, sum := range sums {
-		ledger[sum.Currency] += sum.Sum
+		ledger[sum.Currency] = plus(ledger[sum.Currency], sum.Sum)
 	}
 	gap := slices.ContainsFunc(plan.Unanswered, EventRef.NamesRow)
 	var open []Finding
@@ -248,6 +249,21 @@ func (plan *CreditsPlan) judgeEvents(s CreditsSnapshot, h CreditsHeld, fetched m
 	return nil
 }
 
+// plus is a sum, or the nearest number that 64 bits hold, which no grant explains.
+func plus(a, b int64) int64 {
+	switch sum := a + b; {
+	case a > 0 && b > 0 && sum < 0:
+		return math.MaxInt64
+	case a < 0 && b < 0 && sum >= 0:
+		return math.MinInt64
+	default:
+		return sum
+	}
+}
+
+// minus is the opposite of an amount, as near as 64 bits hold it.
+func minus(a int64) int64 { return -max(a, -math.MaxInt64) }
+
 // sums are the sums per grant once the plan is carried out.
 func (plan *CreditsPlan) sums(h CreditsHeld) map[string]GrantSum {
 	sums := maps.Clone(h.Sums)
@@ -256,11 +272,11 @@ func (plan *CreditsPlan) sums(h CreditsHeld) map[string]GrantSum {
 	}
 	add := func(grant, currency string, amount, rows int64) {
 		sum := sums[grant]
-		sums[grant] = GrantSum{Currency: currency, Sum: sum.Sum + amount, Rows: sum.Rows + rows}
+		sums[grant] = GrantSum{Currency: currency, Sum: plus(sum.Sum, amount), Rows: sum.Rows + rows}
 	}
 	for _, r := range plan.Restore {
 		old := h.Stored[r.ID].Row
-		add(old.Grant, sums[old.Grant].Currency, -old.Amount, -1)
+		add(old.Grant, sums[old.Grant].Currency, minus(old.Amount), -1)
 		if sums[old.Grant].Rows == 0 {
 			delete(sums, old.Grant)
 		}
@@ -417,14 +433,14 @@ func (plan *CreditsPlan) pieceLedger(h CreditsHeld) map[string]int64 {
 		if _, known := ledger[currency]; !known {
 			ledger[currency] = h.Summary[currency].Ledger
 		}
-		ledger[currency] += amount
+		ledger[currency] = plus(ledger[currency], amount)
 	}
 	for _, r := range plan.Insert {
 		add(r.Currency, r.Amount)
 	}
 	for _, r := range plan.Restore {
 		old := h.Stored[r.ID].Row
-		add(old.Currency, -old.Amount)
+		add(old.Currency, minus(old.Amount))
 		add(r.Currency, r.Amount)
 	}
 	return ledger

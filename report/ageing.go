@@ -107,7 +107,7 @@ func Ageing(ctx context.Context, from Reader, q Query, days []int) ([]Age, Outco
 	}) {
 		age := ages[k]
 		var err error
-		if age.Amount, err = sums[k].of(Key{Account: k.account}, LedgerCredits, k.currency); err != nil {
+		if age.Amount, err = sums[k].Fit(Key{Account: k.account}, LedgerCredits, k.currency); err != nil {
 			return nil, out, err
 		}
 		list = append(list, age)

@@ -176,14 +176,14 @@ func (r *reading) customer(k Key, until time.Time, out *Outcome) ([]Balance, err
 // held is what a customer whose ledger is proven holds by its plain sum, less what is
 // pending. Where the sum is not the ending balance, out tells it.
 func (s Sum) held(l Ledger, pending Wide, out *Outcome) (int64, error) {
-	amount, err := s.Amount.of(s.Key, l, s.Currency)
+	amount, err := s.Amount.Fit(s.Key, l, s.Currency)
 	if err != nil {
 		return 0, err
 	}
 	if amount != s.End {
 		out.differs(Difference{s.Key, s.Currency, amount, s.End})
 	}
-	return s.Amount.Minus(pending).of(s.Key, l, s.Currency)
+	return s.Amount.Minus(pending).Fit(s.Key, l, s.Currency)
 }
 
 // Balances yields what every customer holds, by account, customer, ledger, currency.
@@ -284,7 +284,7 @@ func Totals(ctx context.Context, from Reader, q Query) ([]LedgerTotal, Outcome, 
 		return compare(a.account, b.account, a.ledger, b.ledger, a.currency, b.currency)
 	}) {
 		l := q.Ledgers[k.ledger]
-		amount, err := totals[k].amount.of(Key{Account: k.account}, l, k.currency)
+		amount, err := totals[k].amount.Fit(Key{Account: k.account}, l, k.currency)
 		if err != nil {
 			return nil, out, err
 		}

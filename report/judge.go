@@ -131,7 +131,7 @@ func (e *entries) end() bool {
 	if (e.held == Wide{}) || !e.standing.Released(e.until) {
 		return true
 	}
-	released, err := Wide{}.Minus(e.held).of(e.key, e.ledger, e.currency)
+	released, err := Wide{}.Minus(e.held).Fit(e.key, e.ledger, e.currency)
 	return e.yield(Row{
 		Key: e.key, Currency: e.currency, Type: TypeDeleted, Amount: released, Dated: e.standing.DeletedAt,
 		Created: e.standing.DeletedAt,

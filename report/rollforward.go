@@ -143,7 +143,7 @@ func (f flows) lines(ledgers []Ledger, bounds []time.Time) ([]Line, error) {
 			add := func(name, split string, amount Wide) {
 				var over error
 				line.Line, line.Split = name, split
-				line.Amount, over = amount.of(Key{Account: b.account}, line.Ledger, b.currency)
+				line.Amount, over = amount.Fit(Key{Account: b.account}, line.Ledger, b.currency)
 				err = cmp.Or(err, over)
 				list = append(list, line)
 			}

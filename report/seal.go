@@ -168,7 +168,7 @@ func Draw(ctx context.Context, from Reader, f Filter, period string, start, end,
 	var seals []Seal
 	for _, g := range slices.SortedFunc(maps.Keys(states), group.compare) {
 		s := states[g]
-		closing, err := s.closing.of(Key{Account: g.account}, g.ledger, g.currency)
+		closing, err := s.closing.Fit(Key{Account: g.account}, g.ledger, g.currency)
 		if err != nil {
 			return nil, out, err
 		}
@@ -315,7 +315,7 @@ func (p *sealed) take(l Ledger, r Row, d digest) (err error) {
 		p.lateness = append(p.lateness, late)
 		return nil
 	case came && a.WasKnown && a.Was != r.Amount:
-		if late.Amount, err = Of(r.Amount).Minus(Of(a.Was)).of(r.Key, l, r.Currency); err != nil {
+		if late.Amount, err = Of(r.Amount).Minus(Of(a.Was)).Fit(r.Key, l, r.Currency); err != nil {
 			return err
 		}
 		p.lateness = append(p.lateness, late)
@@ -335,7 +335,7 @@ func (p *sealed) broken() (list []Broken, err error) {
 		if now == nil {
 			now = &state{}
 		}
-		closing, err := now.closing.of(Key{Account: g.account}, g.ledger, g.currency)
+		closing, err := now.closing.Fit(Key{Account: g.account}, g.ledger, g.currency)
 		if err != nil {
 			return nil, err
 		}

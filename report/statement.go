@@ -86,7 +86,7 @@ func (s *statement) add(r Row) error {
 
 // line yields a line with what is held.
 func (s *statement) line(m Movement) (err error) {
-	if m.Balance, err = s.held.of(m.Key, s.ledger, m.Currency); err != nil {
+	if m.Balance, err = s.held.Fit(m.Key, s.ledger, m.Currency); err != nil {
 		return err
 	}
 	return s.yield(m)
@@ -114,7 +114,7 @@ func (s *statement) end() error {
 	if s.row.Currency == "" && s.row.ID == "" {
 		return nil
 	}
-	held, err := s.held.of(s.row.Key, s.ledger, s.row.Currency)
+	held, err := s.held.Fit(s.row.Key, s.ledger, s.row.Currency)
 	if err != nil {
 		return err
 	}

@@ -62,8 +62,8 @@ func (w Wide) Amount() (amount int64, over bool) {
 	return w.High<<32 | w.Low, false
 }
 
-// of is the sum as an amount, or ErrOverflow.
-func (w Wide) of(k Key, l Ledger, currency string) (int64, error) {
+// Fit is the sum as an amount, or an error that says whose it is and is ErrOverflow.
+func (w Wide) Fit(k Key, l Ledger, currency string) (int64, error) {
 	amount, over := w.Amount()
 	if over {
 		return 0, overflow(k, l, currency)

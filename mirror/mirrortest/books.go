@@ -23,6 +23,7 @@ func RunBooks(t *testing.T, open func(t *testing.T) mirror.Store) {
 		{"SumsAtTheEnds", sumsAtTheEnds},
 		{"CustomersAtTheEnds", customersAtTheEnds},
 		{"GrantsAtTheEnds", grantsAtTheEnds},
+		{"TablesAtTheEnds", tablesAtTheEnds},
 		{"SinceTellsArrivals", sinceTellsArrivals},
 		{"SealsAreKept", sealsAreKept},
 	} {

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/report"
 )
 
@@ -230,6 +231,7 @@ func grantsAtTheEnds(t *testing.T, h *Harness) {
 		})
 		return amount, err
 	}
+	newLedger("acct_1", "cus_A").sync(t, h) // the customer itself
 	a := newCredits("acct_1", "cus_A")
 	grant := a.grant("eur", math.MaxInt64).ID
 	a.sync(t, h)
@@ -256,6 +258,13 @@ func grantsAtTheEnds(t *testing.T, h *Harness) {
 	h.exec(t, `UPDATE credit_balance_transactions SET amount = 2 WHERE customer = 'cus_A' AND amount = -1`)
 	_, err = b.balances()
 	over(t, "balances", err, "cus_A", "credits ledger", "eur", `"acct_1"`)
+	_, err = h.CreditSummary(t.Context(), "acct_1", "cus_A")
+	over(t, "summary", err, "cus_A", "credits ledger", "eur", `"acct_1"`)
+	_, err = h.Balances(t.Context(), "acct_1", "", 10, epoch0.AddDate(1, 0, 0))
+	over(t, "balances as of", err, "cus_A", "credits ledger", "eur", `"acct_1"`)
+	if summary, err := h.CreditSummary(t.Context(), "acct_1", "cus_B"); err != nil || summary.Balances["eur"].Ledger != 1 {
+		t.Errorf("the other customer has %+v, %v", summary, err)
+	}
 	noErr(t, b.run(func(ctx context.Context, r report.Reader, q report.Query) error {
 		for g, err := range r.Grants(ctx, q.Filter, q.Until) {
 			noErr(t, err)
@@ -265,4 +274,44 @@ func grantsAtTheEnds(t *testing.T, h *Harness) {
 		}
 		return nil
 	}))
+}
+
+// tablesAtTheEnds: what an export adds up of a table, and what a query of the views does,
+// is right at the ends too, and fails beyond them.
+func tablesAtTheEnds(t *testing.T, h *Harness) {
+	a, b := newLedger("acct_1", "cus_A"), newLedger("acct_1", "cus_B")
+	a.add("eur", math.MaxInt64)
+	b.add("eur", -3)
+	a.sync(t, h)
+	b.sync(t, h)
+	feed, ok := h.Store.(mirror.Feed)
+	if !ok {
+		t.Fatalf("%T has no feed", h.Store)
+	}
+	sum := func() (totals mirror.TableTotals, err error) {
+		err = feed.ReadFeed(t.Context(), func(r mirror.FeedReader) (err error) {
+			totals, err = r.TableTotals(t.Context(), mirror.Table{Name: "customer_balances"}, "balance")
+			return err
+		})
+		return totals, err
+	}
+	if totals, err := sum(); err != nil || totals.Sums["eur"] != math.MaxInt64-3 {
+		t.Errorf("totals %+v, %v", totals, err)
+	}
+	const view = `SELECT sum(amount) FROM v_liability_daily WHERE ledger = 'balance'`
+	if _, err := h.Query(t.Context(), view); err != nil {
+		t.Errorf("the view: %v", err)
+	}
+	h.exec(t, `UPDATE customer_balances SET balance = 1 WHERE customer = 'cus_B'`)
+	_, err := sum()
+	over(t, "totals", err, "customer_balances.balance", "eur")
+	h.exec(t, `UPDATE `+rowsTable+` SET amount = 1 WHERE customer = 'cus_B'`)
+	if rows, err := h.Query(t.Context(), view); err == nil {
+		t.Errorf("the view has %v", rows)
+	}
+	// Figures that are watched rather than booked stay at the end: they must not fail.
+	totals, err := h.Totals(t.Context())
+	if err != nil || totals.Balances["eur"] != math.MaxInt64 {
+		t.Errorf("status has %+v, %v", totals.Balances, err)
+	}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/creditmirror/creditmirror/mirror"
+	"github.com/creditmirror/creditmirror/report"
 )
 
 const (
@@ -136,7 +137,7 @@ CROSS JOIN LATERAL (
 	creditsNow = `SELECT s.customer, s.currency, s.ledger_balance FROM (` + pageOfCustomers + `) AS c
 JOIN creditmirror.credit_balance_summaries AS s ON s.account = $1 AND s.customer = c.id`
 
-	creditsAt = `SELECT t.customer, t.currency, greatest(least(sum(t.amount), 9223372036854775807), -9223372036854775808)::bigint
+	creditsAt = `SELECT t.customer, t.currency, sum(t.amount)
 FROM (` + pageOfHolders + `) AS c
 JOIN creditmirror.credit_balance_transactions AS t ON t.account = $1 AND t.customer = c.id
 LEFT JOIN creditmirror.credit_grants AS g ON g.account = t.account AND g.id = t."grant"
@@ -180,7 +181,16 @@ func (s *Store) Balances(ctx context.Context, account, after string, limit int, 
 			return
 		}
 		b.Queue(balancesAt, account, after, limit, asOf).Query(collect(balance))
-		b.Queue(creditsAt, account, after, limit, asOf).Query(collect(credits))
+		b.Queue(creditsAt, account, after, limit, asOf).Query(func(rows pgx.Rows) error {
+			var customer, currency string
+			var sum wide
+			_, err := pgx.ForEachRow(rows, []any{&customer, &currency, &sum}, func() (err error) {
+				of := report.Key{Account: account, Customer: customer}
+				list[at[customer]].Credits[currency], err = report.Wide(sum).Fit(of, report.LedgerCredits, currency)
+				return err
+			})
+			return err
+		})
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list balances after %q: %w", after, err)

@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/creditmirror/creditmirror/mirror"
+	"github.com/creditmirror/creditmirror/report"
 )
 
 const creditColumns = `account, id, "grant", customer, type, credit_type, debit_type, amount, currency, invoice, invoice_line_item,
@@ -136,7 +137,7 @@ GROUP BY t.test_clock`
 
 	creditsPerCurrency = `SELECT coalesce(t.currency, b.currency), coalesce(t.ledger, 0), coalesce(b.available_balance, 0)
 FROM (
-  SELECT currency, greatest(least(sum(amount), 9223372036854775807), -9223372036854775808)::bigint AS ledger
+  SELECT currency, sum(amount) AS ledger
   FROM creditmirror.credit_balance_transactions WHERE account = $1 AND customer = $2 GROUP BY currency
 ) AS t FULL JOIN (
   SELECT currency, available_balance FROM creditmirror.credit_balance_summaries WHERE account = $1 AND customer = $2
@@ -147,6 +148,7 @@ FROM (
 func (s *Store) CreditSummary(ctx context.Context, account, customer string) (mirror.CreditSummary, error) {
 	var out mirror.CreditSummary
 	var known bool
+	of := report.Key{Account: account, Customer: customer}
 	err := s.snapshot(ctx, func(b *pgx.Batch) {
 		b.Queue(creditsHead, account, customer).QueryRow(func(row pgx.Row) error {
 			return row.Scan(&known, &out.Livemode, (*optTime)(&out.SyncedAt), &out.Unfinished)
@@ -155,19 +157,22 @@ func (s *Store) CreditSummary(ctx context.Context, account, customer string) (mi
 			out.Balances = map[string]mirror.CreditBalance{}
 			var currency string
 			var balance mirror.CreditBalance
-			_, err := pgx.ForEachRow(rows, []any{&currency, &balance.Ledger, &balance.Available}, func() error {
+			var sum wide
+			_, err := pgx.ForEachRow(rows, []any{&currency, &sum, &balance.Available}, func() (err error) {
+				balance.Ledger, err = report.Wide(sum).Fit(of, report.LedgerCredits, currency)
 				out.Balances[currency] = balance
-				return nil
+				return err
 			})
 			return err
 		})
 		b.Queue(heldSums, account, customer).Query(func(rows pgx.Rows) error {
 			out.Left = map[string]int64{}
 			var grant, currency string
-			var sum, n int64
-			_, err := pgx.ForEachRow(rows, []any{&grant, &currency, &sum, &n}, func() error {
-				out.Left[grant] = sum
-				return nil
+			var n int64
+			var sum wide
+			_, err := pgx.ForEachRow(rows, []any{&grant, &currency, &sum, &n}, func() (err error) {
+				out.Left[grant], err = report.Wide(sum).Fit(of, report.LedgerCredits, currency)
+				return err
 			})
 			return err
 		})

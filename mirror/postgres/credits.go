@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/creditmirror/creditmirror/mirror"
+	"github.com/creditmirror/creditmirror/report"
 )
 
 const (
@@ -20,7 +21,7 @@ CROSS JOIN LATERAL (
   WHERE r.account = $1 AND r.customer = $2 AND r.created >= span.first AND r.created <= span.last OFFSET 0
 ) AS t`
 
-	heldSums = `SELECT "grant", max(currency), greatest(least(sum(amount), 9223372036854775807), -9223372036854775808)::bigint, count(*)
+	heldSums = `SELECT "grant", max(currency), sum(amount), count(*)
 FROM creditmirror.credit_balance_transactions WHERE account = $1 AND customer = $2 GROUP BY "grant"`
 
 	heldGrantColumns = `customer, coalesce(amount, 0), coalesce(currency, ''), updated, voided_at, digest`
@@ -141,7 +142,9 @@ func queueHeldCredits(b *pgx.Batch, snap mirror.CreditsSnapshot, held *mirror.Cr
 			held.Sums = map[string]mirror.GrantSum{}
 			var id string
 			var sum mirror.GrantSum
-			_, err := pgx.ForEachRow(rows, []any{&id, &sum.Currency, &sum.Sum, &sum.Rows}, func() error {
+			var amount wide
+			_, err := pgx.ForEachRow(rows, []any{&id, &sum.Currency, &amount, &sum.Rows}, func() error {
+				sum.Sum, _ = report.Wide(amount).Amount() // the nearest, which no grant explains
 				held.Sums[id] = sum
 				return nil
 			})

@@ -271,14 +271,14 @@ func (r feedReader) TableTotals(ctx context.Context, t mirror.Table, amount stri
 		if currency == nil || sum == nil {
 			return nil
 		}
-		amount, err := strconv.ParseInt(*sum, 10, 64)
+		held, err := strconv.ParseInt(*sum, 10, 64)
 		if err != nil {
-			return fmt.Errorf("the sum in %s does not fit 64 bits", *currency)
+			return fmt.Errorf("the sum of %s.%s in %s %w", t.Name, amount, *currency, report.ErrOverflow)
 		}
 		if totals.Sums == nil {
 			totals.Sums = map[string]int64{}
 		}
-		totals.Sums[*currency] = amount
+		totals.Sums[*currency] = held
 		return nil
 	})
 	return totals, err

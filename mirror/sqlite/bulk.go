@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/creditmirror/creditmirror/mirror"
+	"github.com/creditmirror/creditmirror/report"
 )
 
 const (
@@ -170,10 +171,11 @@ func (s *Store) Balances(ctx context.Context, account, after string, limit int, 
 		return r.each(credits, append(args[:3:3], until), func(rows *sql.Rows) error {
 			var customer, currency string
 			var high, low int64
-			err := rows.Scan(&customer, &currency, &high, &low)
-			if err == nil {
-				list[at[customer]].Credits[currency] = join(high, low)
+			if err := rows.Scan(&customer, &currency, &high, &low); err != nil {
+				return err
 			}
+			amount, err := report.Halves(high, low).Fit(report.Key{Account: account, Customer: customer}, report.LedgerCredits, currency)
+			list[at[customer]].Credits[currency] = amount
 			return err
 		})
 	})

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/creditmirror/creditmirror/mirror"
+	"github.com/creditmirror/creditmirror/report"
 )
 
 // ApplyCredits commits what a credits sync read.
@@ -97,6 +98,7 @@ func (c *commit) heldCredits(snap mirror.CreditsSnapshot) (mirror.CreditsHeld, e
 	}
 	var err error
 	if snap.Joined { // a piece needs no sums, and they read the index of the whole history
+		sums := map[string]report.Wide{}
 		err = c.each(grantSums, key, func(rows *sql.Rows) error {
 			var grant, currency string
 			var high, low, n int64
@@ -105,7 +107,8 @@ func (c *commit) heldCredits(snap mirror.CreditsSnapshot) (mirror.CreditsHeld, e
 			}
 			sum := h.Sums[grant]
 			sum.Currency = currency
-			sum.Sum += join(high, low)
+			sums[grant] = sums[grant].Plus(report.Halves(high, low))
+			sum.Sum, _ = sums[grant].Amount() // the nearest, which no grant explains
 			sum.Rows += n
 			h.Sums[grant] = sum
 			return nil

@@ -385,12 +385,12 @@ func (r feedReader) TableTotals(_ context.Context, t mirror.Table, amount string
 		_, err = r.row("SELECT count(*) FROM "+t.Name, nil, &totals.Rows)
 		return totals, err
 	}
-	query := `SELECT currency, count(*), sum("` + amount + `"), count("` + amount + `") FROM ` + t.Name + " GROUP BY currency"
+	query := `SELECT currency, count(*), sum("` + amount + `" >> 32), sum("` + amount + `" & 4294967295), count("` + amount + `") FROM ` + t.Name + " GROUP BY currency"
 	err = r.each(query, nil, func(rows *sql.Rows) error {
 		var currency sql.NullString
 		var n, counted int64
-		var sum sql.NullInt64
-		if err := rows.Scan(&currency, &n, &sum, &counted); err != nil {
+		var high, low sql.NullInt64
+		if err := rows.Scan(&currency, &n, &high, &low, &counted); err != nil {
 			return err
 		}
 		totals.Rows += n
@@ -398,7 +398,11 @@ func (r feedReader) TableTotals(_ context.Context, t mirror.Table, amount string
 			if totals.Sums == nil {
 				totals.Sums = map[string]int64{}
 			}
-			totals.Sums[currency.String] = sum.Int64
+			sum, over := report.Halves(high.Int64, low.Int64).Amount()
+			if over {
+				return fmt.Errorf("the sum of %s.%s in %s %w", t.Name, amount, currency.String, report.ErrOverflow)
+			}
+			totals.Sums[currency.String] = sum
 		}
 		return nil
 	})

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/creditmirror/creditmirror/mirror"
+	"github.com/creditmirror/creditmirror/report"
 )
 
 const (
@@ -115,19 +116,28 @@ func (s *Store) CreditSummary(ctx context.Context, account, customer string) (mi
 		if err != nil {
 			return err
 		}
+		of := report.Key{Account: account, Customer: customer}
+		left, ledger := map[string]report.Wide{}, map[string]report.Wide{}
 		err = r.each(grantSums, key, func(rows *sql.Rows) error {
 			var grant, currency string
 			var high, low, n int64
-			err := rows.Scan(&grant, &currency, &high, &low, &n)
-			sum := join(high, low)
-			out.Left[grant] += sum
-			b := out.Balances[currency]
-			b.Ledger += sum
-			out.Balances[currency] = b
+			if err := rows.Scan(&grant, &currency, &high, &low, &n); err != nil {
+				return err
+			}
+			sum := report.Halves(high, low)
+			left[grant], ledger[currency] = left[grant].Plus(sum), ledger[currency].Plus(sum)
+			out.Left[grant], err = left[grant].Fit(of, report.LedgerCredits, currency)
 			return err
 		})
 		if err != nil {
 			return err
+		}
+		for currency, sum := range ledger {
+			b := out.Balances[currency]
+			if b.Ledger, err = sum.Fit(of, report.LedgerCredits, currency); err != nil {
+				return err
+			}
+			out.Balances[currency] = b
 		}
 		err = r.each(creditClocks, key, func(rows *sql.Rows) error {
 			var clock string
