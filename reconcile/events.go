@@ -100,6 +100,9 @@ type EventsResult struct {
 	// Late are events that no webhook had brought either, and that are no fault of
 	// any: see Late. They are marked as those missed are.
 	Late int
+	// Remarked are targets of events that a webhook had brought, and whose mark was lost or
+	// never made. They are marked now, and are no difference: nothing was missed.
+	Remarked int
 	// Left are events whose webhook may still be on its way, for Again, and Wait is
 	// how long that has to wait.
 	Left []mirror.Event
@@ -116,7 +119,7 @@ type EventsResult struct {
 	Beyond bool
 	From   time.Time
 
-	cause string
+	blame blame
 }
 
 // add puts the result of another look to this one.
@@ -124,6 +127,7 @@ func (r *EventsResult) add(other EventsResult) {
 	r.Seen += other.Seen
 	r.Missed += other.Missed
 	r.Late += other.Late
+	r.Remarked += other.Remarked
 	r.Unbrought = append(r.Unbrought, other.Unbrought...)
 	r.Findings = append(r.Findings, other.Findings...)
 	for kind, n := range other.Opened {
@@ -142,8 +146,45 @@ type eventsCheckpoint struct {
 	After string    `json:"after"`
 	// Newest is the created time of the newest event listed, by Stripe's clock.
 	Newest time.Time `json:"newest"`
-	// Cause is what the pass puts missed events down to.
-	Cause string `json:"cause,omitempty"`
+	blame
+	// Leaving are events that the pass leaves to their webhooks, where it has a cause of its
+	// own: they keep it.
+	Leaving []string `json:"leaving,omitempty"`
+}
+
+// blame says what missed events are put down to. It is kept with the checkpoint, for as
+// long as there are events that it is about.
+type blame struct {
+	// Cause is that of the events Only, or of all events where there is no such list. Without
+	// one their webhooks did not come.
+	Cause string   `json:"cause,omitempty"`
+	Only  []string `json:"only,omitempty"`
+}
+
+// of is the cause of one event.
+func (b blame) of(e mirror.Event) string {
+	if !b.special() || len(b.Only) > 0 && !slices.Contains(b.Only, e.ID) {
+		return mirror.CauseMissedEvent
+	}
+	return b.Cause
+}
+
+// special reports whether the cause is another than a webhook that did not come.
+func (b blame) special() bool { return b.Cause != "" && b.Cause != mirror.CauseMissedEvent }
+
+// with adds the cause of a rewind to what is known. An event of which a database that was
+// put back knows nothing was lost by it, whatever became of Redis.
+func (b blame) with(cause string) blame {
+	added := blame{Cause: cause}
+	switch {
+	case !added.special():
+		if b.special() {
+			return b
+		}
+	case b.Cause == mirror.CauseRewound && len(b.Only) == 0:
+		return b
+	}
+	return added
 }
 
 // watermark is the time up to which a finished pass has seen everything: Stripe's
@@ -176,7 +217,7 @@ func (s *EventsSweep) Rewind(ctx context.Context, account, cause string) error {
 	if err != nil {
 		return err
 	}
-	if sweep.State, err = json.Marshal(eventsCheckpoint{Cause: cause}); err != nil {
+	if sweep.State, err = json.Marshal(eventsCheckpoint{blame: blameOf(sweep).with(cause)}); err != nil {
 		return err
 	}
 	mark := sweep.Watermark.Add(-rewindOverlap)
@@ -198,7 +239,7 @@ func (s *EventsSweep) Run(ctx context.Context, account string) (EventsResult, er
 		return EventsResult{}, err
 	}
 	point, resumed := s.checkpoint(sweep)
-	result := EventsResult{From: point.From, cause: point.Cause}
+	result := EventsResult{From: point.From, blame: point.blame}
 	late, err := LateEvents(ctx, s.store, account, s.o.Now())
 	if err != nil {
 		return result, err
@@ -236,6 +277,7 @@ func (s *EventsSweep) Run(ctx context.Context, account string) (EventsResult, er
 		if err := s.apply(ctx, account, page, late, ledgers, &result); err != nil {
 			return result, err
 		}
+		point.leave(result.Left)
 		if !page.HasMore {
 			break
 		}
@@ -251,7 +293,9 @@ func (s *EventsSweep) Run(ctx context.Context, account string) (EventsResult, er
 		}
 	}
 	failpoint.Hit("events.marked")
-	sweep.State = nil
+	if sweep.State, err = point.rest(); err != nil {
+		return result, err
+	}
 	sweep.Watermark = point.watermark(sweep.Watermark)
 	sweep.LastSuccess = s.o.Now()
 	sweep.LastFound = int64(result.Missed)
@@ -276,17 +320,46 @@ func (s *EventsSweep) checkpoint(sweep mirror.Sweep) (point eventsCheckpoint, re
 	if from.IsZero() || from.After(now.Add(clockTolerance)) { // of a version before, or our clock went back
 		from = now.Add(-clockTolerance)
 	}
-	cause := mirror.CauseMissedEvent
-	if point.Cause != "" {
-		cause = point.Cause
+	return eventsCheckpoint{From: from.Add(-eventOverlap), Begun: now, blame: blameOf(sweep)}, false
+}
+
+// blameOf is what is kept with a checkpoint.
+func blameOf(sweep mirror.Sweep) blame {
+	var point eventsCheckpoint
+	if len(sweep.State) == 0 || json.Unmarshal(sweep.State, &point) != nil {
+		return blame{}
 	}
-	return eventsCheckpoint{From: from.Add(-eventOverlap), Begun: now, Cause: cause}, false
+	return point.blame
+}
+
+// leave notes which events have to keep the pass's cause.
+func (c *eventsCheckpoint) leave(events []mirror.Event) {
+	for _, e := range events {
+		if c.of(e) != mirror.CauseMissedEvent && !slices.Contains(c.Leaving, e.ID) {
+			c.Leaving = append(c.Leaving, e.ID)
+		}
+	}
+}
+
+// rest is the checkpoint of a pass that got to the end: nothing, but for the events that it
+// left. Another look at them may fail.
+func (c *eventsCheckpoint) rest() ([]byte, error) {
+	if len(c.Leaving) == 0 {
+		return nil, nil
+	}
+	return json.Marshal(eventsCheckpoint{blame: blame{Cause: c.Cause, Only: c.Leaving}})
 }
 
 // Again looks at the events that a pass left to their webhooks. It makes no call to
 // Stripe; the caller has waited for as long as the pass asked.
 func (s *EventsSweep) Again(ctx context.Context, account string, before EventsResult) (EventsResult, error) {
-	result := EventsResult{From: before.From, cause: before.cause}
+	result := EventsResult{From: before.From}
+	// Redis or the database may have been found put back since.
+	sweep, err := s.store.Sweep(ctx, account, SweepEvents)
+	if err != nil {
+		return result, err
+	}
+	result.blame = blameOf(sweep)
 	late, err := LateEvents(ctx, s.store, account, s.o.Now())
 	if err != nil {
 		return result, err
@@ -371,10 +444,13 @@ func (s *EventsSweep) settle(ctx context.Context, account string, events []mirro
 		}
 	}
 	result.Missed += len(missed)
+	for _, e := range sorted.unmarked {
+		result.Remarked += len(e.Targets())
+	}
 	if err := s.record(ctx, account, findings, late, result); err != nil {
 		return err
 	}
-	return s.mark(ctx, append(sorted.missed, sorted.unsure...))
+	return s.mark(ctx, slices.Concat(sorted.missed, sorted.unmarked, sorted.unsure))
 }
 
 // mark records and marks events, where the sweep may repair.
@@ -404,14 +480,11 @@ func (s *EventsSweep) record(ctx context.Context, account string, missed []mirro
 	if len(missed) == 0 {
 		return nil
 	}
-	cause := result.cause
+	lost := false
 	if s.o.Lost != nil {
-		lost, err := s.o.Lost(ctx)
-		if err != nil {
+		var err error
+		if lost, err = s.o.Lost(ctx); err != nil {
 			return err
-		}
-		if lost {
-			cause = mirror.CauseRewound
 		}
 	}
 	now := s.o.Now()
@@ -423,7 +496,10 @@ func (s *EventsSweep) record(ctx context.Context, account string, missed []mirro
 		}
 		f := mirror.Finding{
 			Kind: mirror.DriftMissedEvent, Account: account, Scope: mirror.ScopeBalance, Object: e.ID,
-			Expected: e.Type, Cause: cause, FoundAt: now,
+			Expected: e.Type, Cause: result.blame.of(e), FoundAt: now,
+		}
+		if lost {
+			f.Cause = mirror.CauseRewound
 		}
 		if late.judge(e.Created) == whileAway {
 			f.Cause = mirror.CauseAway
@@ -444,7 +520,9 @@ func (s *EventsSweep) record(ctx context.Context, account string, missed []mirro
 type sortedEvents struct {
 	// missed wait for nothing. unsure are those that no webhook brought, and whose
 	// targets wait or are in work: a sync that runs may have read Stripe before them.
-	missed, unsure []mirror.Event
+	// unmarked were brought, and wait for nothing all the same: they were accepted while
+	// Redis was away, or who accepted them was killed before the mark.
+	missed, unsure, unmarked []mirror.Event
 	// unbrought are those that no webhook had brought. Without the inbox only those
 	// are known that were missed, too.
 	unbrought []mirror.Event
@@ -480,7 +558,16 @@ func (s *EventsSweep) sort(ctx context.Context, account string, events []mirror.
 	for i, e := range again {
 		arrived[e.ID] = before[e.ID] != receipts2[i]
 	}
-	first.missed = slices.DeleteFunc(second.missed, func(e mirror.Event) bool { return arrived[e.ID] })
+	first.missed = nil
+	for _, e := range second.missed {
+		switch {
+		case arrived[e.ID]:
+		case before[e.ID] == mirror.ReceiptPending:
+			first.unmarked = append(first.unmarked, e)
+		default:
+			first.missed = append(first.missed, e)
+		}
+	}
 	first.unsure = append(first.unsure, second.unsure...)
 	first.unbrought = s.unbrought(open, receipts, first)
 	return first, nil

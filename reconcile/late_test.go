@@ -1,7 +1,9 @@
 package reconcile
 
 import (
+	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -374,6 +376,151 @@ func TestEventsLeftToTheirWebhooks(t *testing.T) {
 	if r.add(again); r.Missed != 2 || len(r.Findings) != 2 || r.Opened[mirror.DriftMissedEvent] != 2 || len(r.Left) != 0 {
 		t.Errorf("%+v", r)
 	}
+}
+
+// I18: an event that a webhook brought and that has no mark, because Redis was away when
+// it came or its receiver was killed, is marked at once, and nobody missed it.
+func TestI18_AcceptedWithoutAMark(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, b *bench) {
+		b.since(t, t0.Add(-time.Hour))
+		accepted, missed := updated(1, 10*time.Second), updated(2, 10*time.Second)
+		b.stripe.events = []mirror.Event{accepted, missed}
+		b.record(t, accepted)
+		r, err := b.events(true).Run(t.Context(), "")
+		if err != nil || r.Missed != 1 || r.Remarked != 1 || len(r.Findings) != 1 || r.Findings[0].Object != missed.ID || len(r.Unbrought) != 1 {
+			t.Errorf("%+v, %v; want the one that nobody brought, alone", r, err)
+		}
+		if got, want := b.queue.marked(), "balance::cus_1<evt_1 balance::cus_2<evt_2"; got != want {
+			t.Errorf("marked %s, want %s", got, want)
+		}
+		// While a Redis that is lost is healed, too, and by the look after the grace.
+		b.queue.queued = map[mirror.Target]bool{}
+		r, err = b.events(true).Again(t.Context(), "", EventsResult{Left: []mirror.Event{accepted, missed}})
+		if err != nil || r.Missed != 0 || r.Remarked != 2 || len(r.Findings) != 0 {
+			t.Errorf("%+v, %v; want both known by now", r, err)
+		}
+	})
+}
+
+// F10: what a pass left to its webhooks, and a database that was put back lost before the
+// next look, is put down to that, whoever finds it: the look, or, where that fails or its
+// process dies, the next pass.
+func TestF10_LeftEventsKeepTheirCause(t *testing.T) {
+	t.Parallel()
+	// A pass in parts, so that the newest are listed before it breaks off.
+	events := func(b *bench) (young, old mirror.Event) {
+		young, old = updated(1, time.Second), updated(2, 10*time.Minute)
+		b.stripe.events, b.stripe.pageCap = []mirror.Event{young, old}, 1
+		return young, old
+	}
+	causes := func(t *testing.T, b *bench) string {
+		t.Helper()
+		list, err := b.store.Store.Findings(t.Context(), mirror.FindingsQuery{Limit: 10})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var texts []string
+		for _, f := range list {
+			texts = append(texts, f.Object+": "+f.Cause)
+		}
+		slices.Sort(texts)
+		return strings.Join(texts, ", ")
+	}
+	run := func(t *testing.T, b *bench) EventsResult {
+		t.Helper()
+		r, err := b.events(true).Run(t.Context(), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	again := func(t *testing.T, b *bench, r EventsResult) {
+		t.Helper()
+		b.now = b.now.Add(eventGrace)
+		if _, err := b.events(true).Again(t.Context(), "", r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rewind := func(t *testing.T, b *bench, cause string) {
+		t.Helper()
+		if err := b.events(true).Rewind(t.Context(), "", cause); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const rewound = mirror.CauseRewound
+	for _, tt := range []struct {
+		name string
+		do   func(t *testing.T, b *bench)
+		want string
+	}{
+		{"found put back between the pass and the look", func(t *testing.T, b *bench) {
+			r := run(t, b)
+			rewind(t, b, rewound)
+			again(t, b, r)
+		}, "evt_1: " + rewound + ", evt_2: " + mirror.CauseMissedEvent},
+		{"the pass after it leaves one to the look", func(t *testing.T, b *bench) {
+			rewind(t, b, rewound)
+			again(t, b, run(t, b))
+		}, "evt_1: " + rewound + ", evt_2: " + rewound},
+		{"the look is never made", func(t *testing.T, b *bench) {
+			rewind(t, b, rewound)
+			run(t, b)
+			b.stripe.events = append(b.stripe.events, updated(3, 500*time.Millisecond))
+			b.now = b.now.Add(eventGrace)
+			run(t, b)
+		}, "evt_1: " + rewound + ", evt_2: " + rewound + ", evt_3: " + mirror.CauseMissedEvent},
+		{"the pass breaks off and goes on", func(t *testing.T, b *bench) {
+			rewind(t, b, rewound)
+			b.faults.hook = func(call string) error {
+				if call == "events" && len(b.stripe.queries) == 1 {
+					return errInjected
+				}
+				return nil
+			}
+			if _, err := b.events(true).Run(t.Context(), ""); !errors.Is(err, errInjected) {
+				t.Fatalf("%v, want the second page to fail", err)
+			}
+			b.faults.hook = nil
+			run(t, b)
+			b.now = b.now.Add(eventGrace)
+			run(t, b)
+		}, "evt_1: " + rewound + ", evt_2: " + rewound},
+		{"a redis that ends with its process is new, too", func(t *testing.T, b *bench) {
+			rewind(t, b, rewound)
+			rewind(t, b, mirror.CauseMissedEvent)
+			again(t, b, run(t, b))
+		}, "evt_1: " + rewound + ", evt_2: " + rewound},
+		{"redis was lost, too", func(t *testing.T, b *bench) {
+			rewind(t, b, rewound)
+			rewind(t, b, mirror.CauseLostRedis)
+			again(t, b, run(t, b))
+		}, "evt_1: " + rewound + ", evt_2: " + rewound},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			each(t, func(t *testing.T, b *bench) {
+				b.since(t, t0.Add(-time.Hour))
+				events(b)
+				tt.do(t, b)
+				if got := causes(t, b); got != tt.want {
+					t.Errorf("found %s\nwant  %s", got, tt.want)
+				}
+			})
+		})
+	}
+	// A rewind after which nothing is left explains nothing later.
+	each(t, func(t *testing.T, b *bench) {
+		b.since(t, t0.Add(-time.Hour))
+		rewind(t, b, rewound)
+		run(t, b)
+		late, _ := events(b)
+		b.now = b.now.Add(eventGrace)
+		again(t, b, EventsResult{Left: []mirror.Event{late}})
+		if got, want := causes(t, b), "evt_1: "+mirror.CauseMissedEvent; got != want {
+			t.Errorf("found %s, want %s", got, want)
+		}
+	})
 }
 
 func TestRunnerLooksAgain(t *testing.T) {

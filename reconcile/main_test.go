@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -13,13 +14,23 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/creditmirror/creditmirror/internal/pgtest"
 	"github.com/creditmirror/creditmirror/internal/sqlitetest"
 	"github.com/creditmirror/creditmirror/mirror"
-	"github.com/creditmirror/creditmirror/mirror/sqlite"
+	"github.com/creditmirror/creditmirror/mirror/postgres"
 	"github.com/creditmirror/creditmirror/stripeapi"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	code := pgtest.Main(m)
+	if code == 0 {
+		if err := goleak.Find(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
 
 // t0 is the present of these tests.
 var t0 = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
@@ -333,7 +344,7 @@ func (q *fakeQueue) marked() string {
 
 // flaky is a store whose calls may fail.
 type flaky struct {
-	*sqlite.Store
+	mirror.Store
 	f *faults
 }
 
@@ -408,9 +419,42 @@ type bench struct {
 
 func setup(t testing.TB) *bench {
 	t.Helper()
-	f := &faults{}
 	store, _ := sqlitetest.Open(t)
+	return setupWith(store)
+}
+
+func setupWith(store mirror.Store) *bench {
+	f := &faults{}
 	return &bench{faults: f, stripe: &fakeStripe{faults: f, pageCap: 100}, store: &flaky{store, f}, queue: newQueue(f), now: t0}
+}
+
+// each runs a test on both databases.
+func each(t *testing.T, test func(t *testing.T, b *bench)) {
+	t.Helper()
+	t.Run("sqlite", func(t *testing.T) {
+		t.Parallel()
+		test(t, setup(t))
+	})
+	t.Run("postgres", func(t *testing.T) {
+		t.Parallel()
+		url := pgtest.NewCopy(t, func(url string) error {
+			s, err := postgres.Open(context.Background(), url, postgres.Options{})
+			if err != nil {
+				return err
+			}
+			return errors.Join(s.Migrate(context.Background()), s.Close())
+		})
+		s, err := postgres.Open(t.Context(), url, postgres.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := s.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		test(t, setupWith(s))
+	})
 }
 
 func (b *bench) clock() time.Time { return b.now }

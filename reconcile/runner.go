@@ -407,6 +407,7 @@ func (r *Runner) eventsAgain(ctx context.Context, left leftEvents) {
 // told counts and logs what a look at events found.
 func (r *Runner) told(account string, result EventsResult, unbrought map[Endpoint][]mirror.Event) {
 	r.m.missed.Add(float64(result.Missed))
+	r.m.remarked.Add(float64(result.Remarked))
 	r.count(result.Opened)
 	unbrought[EndpointOf(account)] = append(unbrought[EndpointOf(account)], result.Unbrought...)
 	if result.Missed > 0 {

@@ -86,11 +86,13 @@ type rehearsing struct {
 func (b *bench) rehearses(stripe whole) Rehearsal { return rehearsing{b, stripe} }
 
 func (r rehearsing) Histories(ctx context.Context, account, after string, limit int) ([]mirror.Target, error) {
-	return try(r.b.faults, "histories", func() ([]mirror.Target, error) { return r.b.store.Store.Histories(ctx, account, after, limit) })
+	return try(r.b.faults, "histories", func() ([]mirror.Target, error) {
+		return r.b.store.Store.(mirror.Rehearser).Histories(ctx, account, after, limit)
+	})
 }
 
 func (r rehearsing) Rehearse(ctx context.Context, t mirror.Target) ([]mirror.Finding, error) {
-	fence := r.b.store.Store.Rehearsal()
+	fence := r.b.store.Store.(mirror.Rehearser).Rehearsal()
 	st, err := try(r.b.faults, "rehearse", func() (mirror.SyncState, error) { return fence.BeginSync(ctx, t) })
 	if err != nil {
 		return nil, err
