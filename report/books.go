@@ -67,6 +67,26 @@ type Total struct {
 	Amount               Wide
 }
 
+// Whose are the customers of a driver's query for sums.
+type Whose uint8
+
+const (
+	// OfAll takes all customers.
+	OfAll Whose = iota
+	// OfApart takes those that stand apart.
+	OfApart
+	// OfDoubted takes those that the query lists itself, as k.
+	OfDoubted
+)
+
+// Among is OfApart where only those that stand apart are asked for.
+func Among(apart bool) Whose {
+	if apart {
+		return OfApart
+	}
+	return OfAll
+}
+
 // Split is what separates movements beside their type. The zero value: by
 // nothing.
 type Split struct {

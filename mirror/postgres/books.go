@@ -255,26 +255,9 @@ const (
 	linkedTo = `hashint8extended(s.near, s.near) # hashint8extended(0, 0)`
 )
 
-// whose are the customers of a query for sums: all, those that stand apart, or those of
-// its part k.
-type whose uint8
-
-const (
-	ofAll whose = iota
-	ofApart
-	ofDoubted
-)
-
-func among(apart bool) whose {
-	if apart {
-		return ofApart
-	}
-	return ofAll
-}
-
 // sums is a query for plain sums: account, customer, currency, amount, and the ending
 // balance in the balance ledger.
-func (b *books) sums(ctx context.Context, q *statement, l report.Ledger, f report.Filter, d report.Dating, until time.Time, of whose) error {
+func (b *books) sums(ctx context.Context, q *statement, l report.Ledger, f report.Filter, d report.Dating, until time.Time, of report.Whose) error {
 	t := tableOf(l, d)
 	links := ``
 	if l == report.LedgerBalance {
@@ -288,15 +271,15 @@ func (b *books) sums(ctx context.Context, q *statement, l report.Ledger, f repor
 	}
 	q.add(`SELECT t.account, t.customer, t.currency, sum(t.amount) AS amount` + links + ` FROM `)
 	switch of {
-	case ofAll:
+	case report.OfAll:
 		q.add(t.table + ` AS t`)
-	case ofApart:
+	case report.OfApart:
 		q.add(`(`)
 		if err := b.apart(ctx, q, l, f); err != nil {
 			return err
 		}
 		q.add(`) AS k JOIN ` + t.table + ` AS t ON t.account = k.account AND t.customer = k.customer`)
-	case ofDoubted: // each is looked up by its key, whatever the planner expects
+	case report.OfDoubted: // each is looked up by its key, whatever the planner expects
 		q.add(`k CROSS JOIN LATERAL (SELECT b.account, b.customer, b.currency, b.amount, b.ending_balance, b.` + t.date + ` FROM ` + t.table + ` AS b
   WHERE b.account = k.account AND b.customer = k.customer OFFSET 0) AS t`)
 	}
@@ -342,7 +325,7 @@ func (w *wide) ScanNumeric(n pgtype.Numeric) error {
 // Sums lists plain sums.
 func (b *books) Sums(ctx context.Context, l report.Ledger, f report.Filter, d report.Dating, until time.Time, apart bool) iter.Seq2[report.Sum, error] {
 	q := new(statement)
-	err := b.sums(ctx, q, l, f, d, until, among(apart))
+	err := b.sums(ctx, q, l, f, d, until, report.Among(apart))
 	return stream(ctx, b, q.add(` ORDER BY s.account, s.customer, s.currency`), err, scanSum(l))
 }
 
@@ -365,7 +348,7 @@ func (b *books) Totals(ctx context.Context, l report.Ledger, f report.Filter, d 
 		differing = `count(*) FILTER (WHERE t.amount <> t.ending)`
 	}
 	q := new(statement).add(`SELECT t.account, t.currency, count(*) FILTER (WHERE t.amount <> 0), ` + differing + `, sum(t.amount) FROM (`)
-	err := b.sums(ctx, q, l, f, d, until, ofAll)
+	err := b.sums(ctx, q, l, f, d, until, report.OfAll)
 	q.add(`) AS t GROUP BY t.account, t.currency ORDER BY t.account, t.currency`)
 	return list(ctx, b, q, err, func(row pgx.Row, t *report.Total) error {
 		return row.Scan(&t.Account, &t.Currency, &t.Customers, &t.Differing, (*wide)(&t.Amount))

@@ -219,7 +219,7 @@ func (b *books) DoubtedSums(ctx context.Context, f report.Filter, until time.Tim
 	}
 	q := &statement{args: []any{snapshot, limit + 1}}
 	q.text.WriteString(doubted + `SELECT s.account, s.customer, s.currency, s.amount, s.ending FROM (`)
-	err = b.sums(ctx, q, report.LedgerBalance, f, report.ByLedger, until, ofDoubted)
+	err = b.sums(ctx, q, report.LedgerBalance, f, report.ByLedger, until, report.OfDoubted)
 	q.add(`) AS s WHERE s.amount <> s.ending ORDER BY s.account, s.customer, s.currency`)
 	sums, err := list(ctx, b, q, err, scanSum(report.LedgerBalance))
 	return sums, err == nil, err

@@ -213,39 +213,22 @@ func tableOf(l report.Ledger, d report.Dating) ledgerTable {
 	return t
 }
 
-// whose are the customers of a query for sums: all, those that stand apart, or those of
-// its part k.
-type whose uint8
-
-const (
-	ofAll whose = iota
-	ofApart
-	ofDoubted
-)
-
-func among(apart bool) whose {
-	if apart {
-		return ofApart
-	}
-	return ofAll
-}
-
 // sums is a query for plain sums: account, customer, currency, two halves of the
 // amount, a position, and the ending balance of the row with the greatest.
-func (b *books) sums(ctx context.Context, q *statement, l report.Ledger, f report.Filter, d report.Dating, until time.Time, of whose) error {
+func (b *books) sums(ctx context.Context, q *statement, l report.Ledger, f report.Filter, d report.Dating, until time.Time, of report.Whose) error {
 	t := tableOf(l, d)
 	q.add(`SELECT t.account, t.customer, t.currency, sum(t.amount >> 32) AS high, sum(t.amount & 4294967295) AS low, ` + t.end + ` AS ending
 FROM `)
 	switch of {
-	case ofAll:
+	case report.OfAll:
 		q.add(t.table + ` t` + t.index)
-	case ofApart:
+	case report.OfApart:
 		q.add(`(`)
 		if err := b.apart(ctx, q, l, f); err != nil {
 			return err
 		}
 		q.add(`) k CROSS JOIN ` + t.table + ` t` + t.index + ` ON t.account = k.account AND t.customer = k.customer`)
-	case ofDoubted:
+	case report.OfDoubted:
 		q.add(`k CROSS JOIN ` + t.table + ` t` + t.index + ` ON t.account = k.account AND t.customer = k.customer`)
 	}
 	q.add(` WHERE t.`+t.date+` < ?`, stamp(until))
@@ -260,7 +243,7 @@ FROM `)
 // Sums lists plain sums.
 func (b *books) Sums(ctx context.Context, l report.Ledger, f report.Filter, d report.Dating, until time.Time, apart bool) iter.Seq2[report.Sum, error] {
 	q := new(statement)
-	err := b.sums(ctx, q, l, f, d, until, among(apart))
+	err := b.sums(ctx, q, l, f, d, until, report.Among(apart))
 	q.add(` ORDER BY t.account, t.customer, t.currency`)
 	return stream(ctx, b, q, err, scanSum(l))
 }
@@ -303,7 +286,7 @@ func (b *books) Totals(ctx context.Context, l report.Ledger, f report.Filter, d 
 	}
 	q := new(statement).add(`SELECT account, currency, count(CASE WHEN (high + (low >> 32), low & 4294967295) <> (0, 0) THEN 1 END),
   count(CASE WHEN ` + differs + ` THEN 1 END), sum(high), sum(low) FROM (`)
-	err := b.sums(ctx, q, l, f, d, until, ofAll)
+	err := b.sums(ctx, q, l, f, d, until, report.OfAll)
 	q.add(`) GROUP BY account, currency ORDER BY account, currency`)
 	return list(ctx, b, q, err, func(rows *sql.Rows, t *report.Total) error {
 		err := rows.Scan(&t.Account, &t.Currency, &t.Customers, &t.Differing, &t.Amount.High, &t.Amount.Low)

@@ -183,7 +183,7 @@ func (b *books) DoubtedSums(ctx context.Context, f report.Filter, until time.Tim
 		return nil, n == 0, err
 	}
 	q := new(statement).add(doubtedKeys, seq, limit+1)
-	err = b.sums(ctx, q, report.LedgerBalance, f, report.ByLedger, until, ofDoubted)
+	err = b.sums(ctx, q, report.LedgerBalance, f, report.ByLedger, until, report.OfDoubted)
 	q.add(` ORDER BY t.account, t.customer, t.currency`)
 	var sums []report.Sum
 	for s, err := range stream(ctx, b, q, err, scanSum(report.LedgerBalance)) {
