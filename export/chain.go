@@ -8,7 +8,6 @@ import (
 	"io"
 	"slices"
 	"strings"
-	"time"
 )
 
 // maxManifest bounds what is read as a manifest.
@@ -116,9 +115,8 @@ func (c chain) publish(ctx context.Context, m Manifest) error {
 	return c.p.replace(ctx, latestKey, fmt.Appendf(nil, "{\"generation\": %d, \"manifest\": %q}\n", m.Generation, m.key()))
 }
 
-// unlisted calls fn for every object of an export that no manifest lists and that
-// is older than age.
-func (c chain) unlisted(ctx context.Context, now time.Time, age time.Duration, fn func(object) error) error {
+// unlisted calls fn for every object of an export that no manifest lists.
+func (c chain) unlisted(ctx context.Context, fn func(object) error) error {
 	listed := map[string]bool{latestKey: true}
 	for _, g := range c.generations {
 		m, err := c.manifest(ctx, g)
@@ -131,7 +129,7 @@ func (c chain) unlisted(ctx context.Context, now time.Time, age time.Duration, f
 		}
 	}
 	return c.p.list(ctx, "", func(o object) error {
-		if listed[o.key] || now.Sub(o.changed) < age || !ours(o.key) {
+		if listed[o.key] || !ours(o.key) {
 			return nil
 		}
 		if _, manifest := generationOf(o.key); manifest {

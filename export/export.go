@@ -202,11 +202,27 @@ func (e *Exporter) run(ctx context.Context, parent *Manifest, begin func(*genera
 		return result, err
 	}
 	defer func() { err = errors.Join(err, g.close()) }()
+	if err := e.intend(ctx, g.manifest); err != nil {
+		return result, err
+	}
 	if err := publish(g); err != nil {
 		return result, err
 	}
 	result.Manifest, result.Why, result.Ended = &g.manifest, why, e.options.Now()
 	return result, e.record(ctx, g.manifest.Generation, g.manifest.ToPosition, g.manifest.Position)
+}
+
+// intend records, before a generation is published, that this mirror makes it: a mirror
+// restored from a backup does not take one that it has lost for its own.
+func (e *Exporter) intend(ctx context.Context, m Manifest) error {
+	cursor, err := e.mirror.FeedCursor(ctx, e.location.Name(), allAccounts)
+	if errors.Is(err, mirror.ErrNotFound) || err == nil && cursor.Generation != m.Generation-1 {
+		return nil // the next run makes a full one anyway, unless this one is recorded
+	}
+	if err != nil {
+		return err
+	}
+	return e.record(ctx, cursor.Generation, cursor.Position.Text, m.Position)
 }
 
 func (e *Exporter) record(ctx context.Context, generation int64, text string, number int64) error {
@@ -235,12 +251,12 @@ func (e *Exporter) since(ctx context.Context, parent *Manifest) (position, why s
 		return "", "it was asked for", nil
 	case !known:
 		return "", "this mirror does not know the copy: it was made by another one, or the mirror was restored from a backup, or has not exported to it for long", nil
-	case cursor.Generation == parent.Generation:
-		position = cursor.Position.Text // not before the parent's end
-	case cursor.Generation == parent.Generation-1:
+	case cursor.Generation == parent.Generation && cursor.Position.Text == parent.ToPosition:
+		position = parent.ToPosition
+	case cursor.Generation == parent.Generation-1 && cursor.Position.Number == parent.Position:
 		position = parent.ToPosition // published by a process that was killed before it recorded it
 	default:
-		return "", fmt.Sprintf("the copy is at generation %d and this mirror knows of %d: another mirror wrote it, or this one was restored from a backup", parent.Generation, cursor.Generation), nil
+		return "", fmt.Sprintf("this mirror does not know generation %d of the copy: another mirror wrote it, or this one was restored from a backup", parent.Generation), nil
 	}
 	if reason := e.schemaChange(*parent); reason != "" {
 		return "", reason, nil
@@ -254,7 +270,7 @@ func (e *Exporter) schemaChange(parent Manifest) string {
 	for _, t := range e.tables {
 		before, ok := parent.Tables[t.Name]
 		if !ok {
-			return fmt.Sprintf("the copy has no table %s yet", t.Name)
+			return fmt.Sprintf("the last generation has no table %s", t.Name)
 		}
 		now := t.manifestColumns()
 		for _, c := range before.Columns {
@@ -290,7 +306,7 @@ func (e *Exporter) read(ctx context.Context, dir string, parent *Manifest, since
 			changed, complete, err = r.Changed(ctx, since, names, maxChanged)
 			switch {
 			case errors.Is(err, mirror.ErrFeedGone):
-				why = err.Error()
+				why = "the change feed does not reach back to the last generation: it was pruned, or the mirror was moved or restored from a backup"
 			case err != nil:
 				return err
 			case !complete:

@@ -25,7 +25,9 @@ import (
 	"github.com/johannesboyne/gofakes3/backend/s3mem"
 
 	"github.com/creditmirror/creditmirror/internal/patience"
+	"github.com/creditmirror/creditmirror/internal/pgtest"
 	"github.com/creditmirror/creditmirror/internal/sqlitetest"
+	"github.com/creditmirror/creditmirror/mirror/postgres"
 	"github.com/creditmirror/creditmirror/mirror/sqlite"
 )
 
@@ -346,67 +348,113 @@ func TestHalfABodyIsNotPublished(t *testing.T) {
 // A mirror that was restored from a backup has lost what the copy has: the copy is
 // made anew, and says why.
 func TestAMirrorRestoredFromABackup(t *testing.T) {
-	first, path := sqlitetest.Open(t)
-	dir := t.TempDir()
-	h := newHistory(t, first, 71)
-	step := func(s store) Result {
-		t.Helper()
-		for range 4 {
-			h.step()
-		}
-		r, err := newExporter(t, s, dir, Options{}).Run(t.Context())
+	for name, open := range map[string]func(*testing.T) (store, func() func() store){"sqlite": backedUpFile, "postgres": backedUpServer} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			first, backUp := open(t)
+			dir := t.TempDir()
+			h := newHistory(t, first, 71)
+			step := func(s store) Result {
+				t.Helper()
+				for range 4 {
+					h.step()
+				}
+				r, err := newExporter(t, s, dir, Options{}).Run(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				return r
+			}
+			step(first)
+			restores := []func() store{backUp(), backUp()}
+			atBackup := *h
+			for i, lost := range []int{1, 2} { // generations that the backup does not know of
+				for range lost {
+					step(first)
+				}
+				restored := restores[i]()
+				again := atBackup
+				again.ledgers, again.s, again.random = nil, restored, rand.New(rand.NewPCG(uint64(i), 7)) // not a secret
+				h = &again
+				r := step(restored)
+				if r.Manifest.Kind != KindFull || !strings.Contains(r.Why, "restored") {
+					t.Errorf("after the loss of %d generations: %s because of %q", lost, r.Manifest.Kind, r.Why)
+				}
+				p, err := openFolder(dir, false)
+				if err != nil {
+					t.Fatal(err)
+				}
+				c, err := readChain(t.Context(), p)
+				if err != nil {
+					t.Fatal(err)
+				}
+				sameRows(t, replay(t, p, c), held(t, restored))
+				if v, err := Verify(t.Context(), Location{scheme: "file", path: dir}, restored, nil); err != nil || len(v.Differences) > 0 {
+					t.Errorf("%+v, %v", v, err)
+				}
+				if r := step(restored); r.Manifest.Kind != KindIncremental {
+					t.Errorf("after a full one: %s because of %q", r.Manifest.Kind, r.Why)
+				}
+				first = restored
+			}
+		})
+	}
+}
+
+// backedUpFile opens a mirror in SQLite. Each backup of it can be restored.
+func backedUpFile(t *testing.T) (store, func() func() store) {
+	s, path := sqlitetest.Open(t)
+	return s, func() func() store {
+		db, err := sql.Open("sqlite", path)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return r
+		defer db.Close()
+		backup := filepath.Join(t.TempDir(), "backup.db")
+		if _, err := db.ExecContext(t.Context(), "VACUUM INTO ?", backup); err != nil {
+			t.Fatal(err)
+		}
+		return func() store {
+			if err := os.Chmod(backup, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			restored, err := sqlite.Open(t.Context(), backup, sqlite.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = restored.Close() })
+			return restored
+		}
 	}
-	step(first)
-	db, err := sql.Open("sqlite", path)
+}
+
+// backedUpServer opens a mirror in PostgreSQL. A backup is a copy of the server, which
+// counts on from its own transactions when it is restored.
+func backedUpServer(t *testing.T) (store, func() func() store) {
+	server := pgtest.Start(t)
+	database := server.NewDatabase(t)
+	name, err := url.Parse(database)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer db.Close()
-	backup := filepath.Join(t.TempDir(), "backup.db")
-	if _, err := db.ExecContext(t.Context(), "VACUUM INTO ?", backup); err != nil {
-		t.Fatal(err)
+	connect := func(url string) store {
+		s, err := postgres.Open(t.Context(), url, postgres.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = s.Close() })
+		if err := s.Migrate(t.Context()); err != nil { // as every start does
+			t.Fatal(err)
+		}
+		return s
 	}
-	atBackup := *h
-	for i, lost := range []int{1, 2} { // generations that the backup does not know of
-		for range lost {
-			step(first)
+	return connect(database), func() func() store {
+		backup := server.Standby(t)
+		backup.Cut(t)
+		return func() store {
+			backup.Promote(t)
+			return connect(backup.URL(strings.TrimPrefix(name.Path, "/")))
 		}
-		text, err := os.ReadFile(backup)
-		if err != nil {
-			t.Fatal(err)
-		}
-		path := filepath.Join(t.TempDir(), "restored.db")
-		if err := os.WriteFile(path, text, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		restored, err := sqlite.Open(t.Context(), path, sqlite.Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = restored.Close() })
-		again := atBackup
-		again.ledgers, again.s, again.random = nil, restored, rand.New(rand.NewPCG(uint64(i), 7)) // not a secret
-		h = &again
-		if r := step(restored); r.Manifest.Kind != KindFull || r.Why == "" {
-			t.Errorf("after the loss of %d generations: %+v", lost, r)
-		}
-		p, err := openFolder(dir, false)
-		if err != nil {
-			t.Fatal(err)
-		}
-		c, err := readChain(t.Context(), p)
-		if err != nil {
-			t.Fatal(err)
-		}
-		sameRows(t, replay(t, p, c), held(t, restored))
-		if v, err := Verify(t.Context(), Location{scheme: "file", path: dir}, restored, nil); err != nil || len(v.Differences) > 0 {
-			t.Errorf("%+v, %v", v, err)
-		}
-		first = restored
 	}
 }
 
@@ -463,8 +511,11 @@ func TestClocksThatDisagree(t *testing.T) {
 		t.Fatal(err)
 	}
 	// A clock that is behind sees objects of the future.
-	if pruned, err := Prune(t.Context(), e.location, false, now.Add(-72*time.Hour)); err != nil || pruned.Leftovers > 0 {
-		t.Errorf("what another exporter is writing was removed: %+v, %v", pruned, err)
+	if pruned, err := Prune(t.Context(), e.location, false, now.Add(-72*time.Hour)); err != nil || pruned.Leftovers > 0 || pruned.Young != 1 {
+		t.Errorf("what another exporter is writing was removed, or not told of: %+v, %v", pruned, err)
+	}
+	if pruned, err := Prune(t.Context(), e.location, true, now.Add(25*time.Hour)); err != nil || pruned.Leftovers != 1 || pruned.Young != 0 {
+		t.Errorf("after a day: %+v, %v", pruned, err)
 	}
 	if v, err := Verify(t.Context(), e.location, s, nil); err != nil || len(v.Differences) > 0 || v.Unlisted != 1 {
 		t.Errorf("%+v, %v", v, err)

@@ -189,5 +189,10 @@ func removeLeftovers(ctx context.Context, l Location, now time.Time) (err error)
 	if err != nil {
 		return err
 	}
-	return c.unlisted(ctx, now, leftover, func(o object) error { return p.remove(ctx, o.key) })
+	return c.unlisted(ctx, func(o object) error {
+		if now.Sub(o.changed) < leftover {
+			return nil
+		}
+		return p.remove(ctx, o.key)
+	})
 }

@@ -53,6 +53,9 @@ const leftover = 24 * time.Hour
 type Pruned struct {
 	Generations, Files, Leftovers int
 	Bytes                         int64
+	// Young are files that no manifest lists either and that stay: an export under way
+	// may be writing them.
+	Young int
 	// Kept is the full generation that the copy begins with now; 0 without any.
 	Kept int64
 }
@@ -91,7 +94,11 @@ func Prune(ctx context.Context, l Location, dry bool, now time.Time) (result Pru
 		return p.remove(ctx, key)
 	}
 	// Leftovers first: the files of pruned generations must not be counted as such.
-	err = c.unlisted(ctx, now, leftover, func(o object) error {
+	err = c.unlisted(ctx, func(o object) error {
+		if now.Sub(o.changed) < leftover {
+			result.Young++
+			return nil
+		}
 		result.Leftovers++
 		result.Bytes += o.size
 		return remove(o.key)

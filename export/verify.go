@@ -71,7 +71,7 @@ func Verify(ctx context.Context, l Location, m mirror.Feed, progress func(file s
 		}
 		before = &now
 	}
-	if err := c.unlisted(ctx, time.Now(), 0, func(object) error { v.Unlisted++; return nil }); err != nil {
+	if err := c.unlisted(ctx, func(object) error { v.Unlisted++; return nil }); err != nil {
 		return v, err
 	}
 	v.Mirror, err = v.checkMirror(ctx, m, l, *before)

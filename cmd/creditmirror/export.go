@@ -304,6 +304,9 @@ func newExportPrune(e *env) *cobra.Command {
 		}
 		fmt.Fprintf(e.err, "%s %d generations with %d files and %d files left behind, %d bytes; the copy begins at generation %d\n",
 			verb, p.Generations, p.Files, p.Leftovers, p.Bytes, p.Kept)
+		if p.Young > 0 {
+			fmt.Fprintf(e.err, "%d files that are in no manifest stay: they are younger than a day, and an export under way may be writing them\n", p.Young)
+		}
 		return nil
 	}
 	return c
