@@ -416,21 +416,33 @@ func fairPartitions(s *suite) {
 }
 
 func bulk(s *suite) {
-	const n = 1500
+	const n, tries, wait = 1500, 10, 2 * time.Second
 	q := s.queue(queue.Options{})
-	for i, o := range s.mark(q, marksOf(queue.Sweep, "k", n)...) {
-		if o != queue.Queued {
-			s.Fatalf("mark %d: %v", i, o)
+	// On a busy machine a call may last longer than the client waits. The client then
+	// sends it again, and what the first one queued is coalesced: such a round counts
+	// for the statistics alone.
+	for try := 1; ; try++ {
+		marks := marksOf(queue.Sweep, fmt.Sprintf("k%d-", try), n+1)
+		began := time.Now()
+		first, second := s.mark(q, marks[:n]...), s.mark(q, marks...)
+		late := time.Since(began) > wait
+		if st := s.stats(q); st.ReadySweep != try*(n+1) || st.Dirty != try*(n+1) {
+			s.Fatalf("%+v", st)
 		}
-	}
-	marks := marksOf(queue.Sweep, "k", n+1)
-	for i, o := range s.mark(q, marks...) {
-		if want := map[bool]queue.Outcome{true: queue.Queued, false: queue.Coalesced}[i == n]; o != want {
-			s.Fatalf("second mark %d: %v, want %v", i, o, want)
+		if late && try < tries {
+			continue
 		}
-	}
-	if st := s.stats(q); st.ReadySweep != n+1 || st.Dirty != n+1 {
-		s.Fatalf("%+v", st)
+		for i, o := range first {
+			if o != queue.Queued {
+				s.Fatalf("mark %d: %v", i, o)
+			}
+		}
+		for i, o := range second {
+			if want := map[bool]queue.Outcome{true: queue.Queued, false: queue.Coalesced}[i == n]; o != want {
+				s.Fatalf("second mark %d: %v, want %v", i, o, want)
+			}
+		}
+		return
 	}
 }
 
