@@ -68,12 +68,18 @@ func (b bucket) explain(what, key string, err error) error {
 // code, when they have found no credentials.
 var noCredentials = []string{"get credentials", "could not find default credentials", "metadata: GCE metadata", "AccountName is required", "DefaultAzureCredential"}
 
-// credentials adds to such an error what it is about.
+// noRegion is what the library of S3 says where none is set.
+const noRegion = "Invalid region"
+
+// credentials adds to an error of credentials or of a region what it is about.
 func credentials(err error) error {
 	for _, words := range noCredentials {
 		if strings.Contains(err.Error(), words) {
 			return fmt.Errorf("no credentials were found in the environment, see docs/warehouse.md for where each store's are looked for: %w", err)
 		}
+	}
+	if strings.Contains(err.Error(), noRegion) {
+		return fmt.Errorf("the region is not set, or is none: give it in AWS_REGION, or as region= in the URL: %w", err)
 	}
 	return err
 }

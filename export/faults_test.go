@@ -300,7 +300,7 @@ func TestMissingCredentials(t *testing.T) {
 	t.Setenv("AWS_CONFIG_FILE", home+"/none")
 	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", home+"/none")
 	t.Setenv("AWS_EC2_METADATA_DISABLED", "true")
-	t.Setenv("AWS_REGION", "us-east-1")
+	t.Setenv("AWS_DEFAULT_REGION", "")
 	// No machine's own account is asked for.
 	nobody := httptest.NewServer(http.NotFoundHandler())
 	t.Cleanup(nobody.Close)
@@ -311,13 +311,23 @@ func TestMissingCredentials(t *testing.T) {
 		"gs://bucket/copy":        "credentials",
 		"azblob://container/copy": "no credentials were found",
 		"s3://bucket/copy?frob=1": "frob",
+		"s3://nowhere/copy":       "AWS_REGION",
 	} {
+		region := "us-east-1"
+		if strings.Contains(url, "nowhere") {
+			region = ""
+			t.Setenv("AWS_ACCESS_KEY_ID", "id")
+			t.Setenv("AWS_SECRET_ACCESS_KEY", "secret")
+		}
+		t.Setenv("AWS_REGION", region)
 		ctx, cancel := context.WithTimeout(t.Context(), patience.Of(time.Minute))
 		_, err := newExporter(t, s, url, Options{}).Run(ctx)
 		cancel()
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v; want %q", url, err, want)
 		}
+		t.Setenv("AWS_ACCESS_KEY_ID", "")
+		t.Setenv("AWS_SECRET_ACCESS_KEY", "")
 	}
 }
 

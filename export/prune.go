@@ -65,7 +65,7 @@ type Pruned struct {
 // deleted. A manifest goes before its files, so that no reader is sent to one that is gone.
 func Prune(ctx context.Context, l Location, dry bool, now time.Time) (result Pruned, err error) {
 	if l.Postgres() {
-		return result, fmt.Errorf("%w: tables hold only the latest state, there is nothing to prune", ErrWrongURL)
+		return result, ErrTables
 	}
 	p, err := l.openPlace(ctx, false)
 	if err != nil {

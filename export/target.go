@@ -18,6 +18,8 @@ import (
 var (
 	// ErrWrongURL says that a URL cannot be exported to whatever its content is.
 	ErrWrongURL = errors.New("nothing can be exported there")
+	// ErrTables says that a copy has no generations to prune.
+	ErrTables = errors.New("tables of PostgreSQL hold only the latest state: there is nothing to prune")
 	// ErrForeign says that the place holds something that is no export.
 	ErrForeign = errors.New("holds something that is no export")
 

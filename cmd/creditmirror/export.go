@@ -91,7 +91,7 @@ func exportConfig(e *env, args []string, overrides *config.Overrides) (config.Co
 
 // exporting turns errors that only another command line mends into wrong usage.
 func exporting(err error) error {
-	if errors.Is(err, export.ErrWrongURL) || errors.Is(err, export.ErrForeign) {
+	if errors.Is(err, export.ErrWrongURL) || errors.Is(err, export.ErrForeign) || errors.Is(err, export.ErrTables) {
 		return fmt.Errorf("%w: %w", errUsage, err)
 	}
 	return err

@@ -33,6 +33,9 @@ func TestExportPruneTellsWhatStays(t *testing.T) {
 		}
 	}
 	prune("1 files that are in no manifest stay: they are younger than a day", false)
+	if code, _, errOut := cli(t, environ, "export", "prune", "postgres://127.0.0.1:1/x"); code != 2 || strings.Contains(errOut, "exported") {
+		t.Errorf("tables: exit %d: %s", code, errOut)
+	}
 	old := time.Now().Add(-25 * time.Hour)
 	if err := os.Chtimes(left, old, old); err != nil {
 		t.Fatal(err)

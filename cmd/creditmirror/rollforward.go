@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -92,6 +93,9 @@ func newRollforward(e *env) *cobra.Command {
 			}
 			if err != nil {
 				return err
+			}
+			if end.After(books.Now(time.Now())) {
+				fmt.Fprintf(e.err, "--to %s lies in the future: the last figures are those so far\n", end.Format(time.RFC3339))
 			}
 			return f.told(e, out)
 		})

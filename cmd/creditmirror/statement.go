@@ -101,9 +101,13 @@ type statementWriter struct {
 }
 
 func newStatementWriter(e *env, f *booksFlags, start, until time.Time) (statementWriter, error) {
-	if f.format == "html" {
+	switch f.format {
+	case "", "table", "csv", "json":
+	case "html":
 		p := books.NewPage(e.out, f.customer, start, until)
 		return statementWriter{p.Add, p.End}, nil
+	default:
+		return statementWriter{}, fmt.Errorf("%w: --format %q: want table, csv, json or html", errUsage, f.format)
 	}
 	w, err := newReport(e.out, f.format, "date", "ledger", "id", "type", "currency", "amount", "balance", "invoice", "credit_note", "grant", "description")
 	if err != nil {
