@@ -169,12 +169,12 @@ simulation:
 	$(GO) test -c -overlay $(SIMULATION)/overlay.json -tags simruntime -o $(SIMULATION)/simulation.test ./simulation
 
 .PHONY: simulate
-simulate: simulation ## lives SEEDS (2,000) lives of whole processes in virtual time, JOBS at once; SEED=n replays one with its trace
+simulate: simulation ## lives SEEDS (2,000) lives of whole processes in virtual time, JOBS at once; SEED=n replays one with its trace; TWICE=1 lives each twice
 	cd simulation && $(if $(SEED),$(SIMULATION)/simulation.test -test.v -test.run '^TestReplay$$' -sim.seed=$(SEED) $(if $(KEEP),-sim.keep=$(KEEP)),\
 	  jobs=$(or $(JOBS),$$(nproc)); seeds=$(or $(SEEDS),2000); running=; \
 	  for i in $$(seq 0 $$((jobs - 1))); do \
 	    $(SIMULATION)/simulation.test -test.run '^TestSeeds$$' -test.timeout 0 -sim.seeds=$$(((seeds + jobs - 1 - i) / jobs)) \
-	      -sim.first=$$(($(or $(FIRST),1) + i)) -sim.step=$$jobs & running="$$running $$!"; \
+	      -sim.first=$$(($(or $(FIRST),1) + i)) -sim.step=$$jobs $(if $(TWICE),-sim.twice) & running="$$running $$!"; \
 	  done; \
 	  failed=0; for pid in $$running; do wait $$pid || failed=1; done; exit $$failed)
 

@@ -9,8 +9,14 @@ import _ "unsafe" // for go:linkname
 //go:linkname simSeed runtime.simSeed
 var simSeed uint64
 
+// simBase is what it begins as.
+//
+//go:linkname simBase runtime.simBase
+var simBase uint64
+
 // seedRuntime makes the runtime's own chance follow the seed.
 func seedRuntime(seed uint64) bool {
 	simSeed = mix(seed) | 1
+	simBase = simSeed
 	return true
 }

@@ -96,6 +96,8 @@ var mutants = []mutant{
 	// What heals.
 	{"a rewound Redis is not noticed", "reconcile/rewind.go", "r.ID != k.ID || r.HighWater < k.HighWater {", "r.ID != k.ID {", "reconcile"},
 	{"nothing is read again behind the watermark", "reconcile/events.go", "eventOverlap = time.Minute", "eventOverlap = 0", "reconcile"},
+	{"an accepted event without a mark was missed", "reconcile/events.go", "case before[e.ID] == mirror.ReceiptPending:", "case false:", "reconcile"},
+	{"a second look at events does not ask for their cause", "reconcile/events.go", "result.blame = blameOf(sweep)", "_ = sweep", "reconcile"},
 	{"first copies are marked whether they wait or not", "reconcile/histories.go", "\t\tif !queued[i] {\n\t\t\tfresh", "\t\tif queued[i] || !queued[i] {\n\t\t\tfresh", "reconcile"},
 	{"the healing does not mark unfinished histories again", "reconcile/runner.go", "_, err = r.remarkUnfinished(ctx)", "_ = r.remarkUnfinished", "reconcile"},
 	// The API.

@@ -5,9 +5,10 @@
 //
 // Within a synctest bubble the runtime then draws its random numbers (order of maps,
 // choice of select, order of timers of one moment) from a seed, hashes alike in every
-// process, and takes no processor away from a goroutine because of the real clock; and
-// who waits for a mutex counts as waiting, so that virtual time goes on while somebody
-// holds one across a call. It changes no file of the Go installation.
+// process, and takes neither a processor nor a mutex away from a goroutine because of the
+// real clock; who waits for a mutex counts as waiting, so that virtual time goes on while
+// somebody holds one across a call; and a context ends its children in the order in which
+// they came. It changes no file of the Go installation.
 package main
 
 import (
@@ -28,6 +29,11 @@ var changes = []change{
 //go:linkname simSeed
 var simSeed uint64
 
+// simBase is what simSeed began as.
+//
+//go:linkname simBase
+var simBase uint64
+
 //go:nosplit
 func simRand() uint64 {
 	simSeed += 0x9e3779b97f4a7c15
@@ -45,6 +51,56 @@ func rand() uint64 {
 	}
 `},
 	{"rand.go", "func cheaprand() uint32 {\n", "func cheaprand() uint32 {\n\tif simSeed != 0 && getg().bubble != nil {\n\t\treturn uint32(simRand())\n\t}\n"},
+	// The chance of maps, of select and of timers depends on the virtual time alone: a cache
+	// that is filled once in a process would otherwise shift all that is drawn after it.
+	{"rand.go", "//go:linkname maps_rand internal/runtime/maps.rand\nfunc maps_rand() uint64 {\n", `// simMoment is a number of the bubble's moment.
+//
+//go:nosplit
+func simMoment(b *synctestBubble) uint64 {
+	x := simBase ^ uint64(b.now)*0x9e3779b97f4a7c15
+	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
+	x = (x ^ x>>27) * 0x94d049bb133111eb
+	return x ^ x>>31
+}
+
+//go:linkname maps_rand internal/runtime/maps.rand
+func maps_rand() uint64 {
+	if simSeed != 0 {
+		if b := getg().bubble; b != nil {
+			return simMoment(b)
+		}
+	}
+`},
+	{"select.go", "		j := cheaprandn(uint32(norder + 1))\n", `		var j uint32
+		if b := getg().bubble; simSeed != 0 && b != nil {
+			j = uint32((simMoment(b) >> (norder % 32)) % uint64(norder+1))
+		} else {
+			j = cheaprandn(uint32(norder + 1))
+		}
+`},
+	{"time.go", "			t.rand = cheaprand()\n", `			if simSeed != 0 {
+				t.rand = uint32(simMoment(getg().bubble))
+			} else {
+				t.rand = cheaprand()
+			}
+`},
+	{"sema.go", "	s.ticket = cheaprand() | 1\n", `	if b := getg().bubble; simSeed != 0 && b != nil {
+		s.ticket = uint32(simMoment(b)) | 1
+	} else {
+		s.ticket = cheaprand() | 1
+	}
+`},
+	{"../internal/sync/hashtriemap.go", "uintptr(runtime_rand())", "0x9e3779b9"},
+	// A mutex that was waited for longer than 1 ms is handed over in another way.
+	{"sema.go", "func internal_sync_nanotime() int64 {\n", `func internal_sync_nanotime() int64 {
+	if simSeed != 0 {
+		if b := getg().bubble; b != nil {
+			return b.now
+		}
+	}
+`},
+	// Every 61st time, counted since the process began, the global queue comes first.
+	{"proc.go", "	if pp.schedtick%61 == 0 && ", "	if simSeed == 0 && pp.schedtick%61 == 0 && "},
 	{"proc.go", "func retake(now int64) uint32 {\n", "func retake(now int64) uint32 {\n\tif simSeed != 0 {\n\t\treturn 0\n\t}\n"},
 	{"runtime2.go", "	waitReasonSyncCondWait:          true,\n", `	waitReasonSyncCondWait:          true,
 	waitReasonSyncMutexLock:         true,
@@ -52,6 +108,29 @@ func rand() uint64 {
 	waitReasonSyncRWMutexLock:       true,
 `},
 	{"alg.go", "= bootstrapRand()", "= 0x9e3779b97f4a7c15 * uint64(i+1)"},
+	// The order of a map of pointers depends on where they lie: children are ended in the
+	// order in which they came.
+	{"../context/context.go", "	children map[canceler]struct{}", "	children map[canceler]uint64"},
+	{"../context/context.go", "make(map[canceler]struct{})", "make(map[canceler]uint64)"},
+	{"../context/context.go", "p.children[child] = struct{}{}", "p.children[child] = simChildren.Add(1)"},
+	{"../context/context.go", "	for child := range c.children {\n", "	for _, child := range simOrder(c.children) {\n"},
+	{"../context/context.go", "// removeChild removes", `// simChildren counts the children of all contexts.
+var simChildren atomic.Uint64
+
+func simOrder(children map[canceler]uint64) []canceler {
+	list := make([]canceler, 0, len(children))
+	for child := range children {
+		i := len(list)
+		list = append(list, child)
+		for ; i > 0 && children[list[i-1]] > children[child]; i-- {
+			list[i] = list[i-1]
+		}
+		list[i] = child
+	}
+	return list
+}
+
+// removeChild removes`},
 }
 
 func main() {
@@ -73,7 +152,7 @@ func main() {
 	source := filepath.Join(strings.TrimSpace(string(root)), "src", "runtime")
 	replace := map[string]string{}
 	for _, c := range changes {
-		from, to := filepath.Join(source, c.file), filepath.Join(folder, c.file)
+		from, to := filepath.Join(source, c.file), filepath.Join(folder, filepath.Base(c.file))
 		read := from
 		if replace[from] != "" {
 			read = to

@@ -1,10 +1,13 @@
 package simulation
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"testing/synctest"
 	"time"
@@ -30,16 +33,22 @@ var (
 
 // call is one call that stands at an await point.
 type call struct {
-	proc *process // nil: the outside world
-	seam seam
-	name string
+	proc  *process // nil: the outside world
+	owner string   // its name
+	seam  seam
+	name  string
 	// draw is random, and a function of the seed and of what the call is alone: what
 	// other calls do, or a shorter script, does not change it.
 	draw uint64
 	at   time.Time // it goes on no earlier
-	went chan struct{}
-	gone bool
-	err  error
+	// from is where in the code it was made, and drawn that draw and at are known: they are
+	// once everybody waits, so that the order in which calls of one moment come, which the Go
+	// scheduler decides, decides nothing.
+	from  []uintptr
+	drawn bool
+	went  chan struct{}
+	gone  bool
+	err   error
 	// lost: it takes effect, and the answer is an error all the same.
 	lost bool
 }
@@ -78,10 +87,8 @@ func hashText(h uint64, s string) uint64 {
 	return h
 }
 
-// draw is the next random number of a name.
+// draw is the next random number of a name; the lock is held.
 func (s *sched) draw(name string) uint64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	n := s.counts[name]
 	s.counts[name] = n + 1
 	return mix(mix(s.seed^n*0x9e3779b97f4a7c15) ^ hashText(14695981039346656037, name))
@@ -116,17 +123,13 @@ func (w *world) park(ctx context.Context, p *process, kind seam, name string) (*
 	if p != nil {
 		owner = p.name
 	}
-	c := &call{proc: p, seam: kind, name: name, went: make(chan struct{})}
-	c.draw = w.sched.draw(owner + " " + string(kind) + " " + name)
+	var from [48]uintptr
+	c := &call{proc: p, owner: owner, seam: kind, name: name, from: from[:runtime.Callers(2, from[:])], went: make(chan struct{})}
 	s := w.sched
 	s.mu.Lock()
 	if p != nil && p.dead {
 		s.mu.Unlock()
 		return nil, errDead
-	}
-	c.at = time.Now().Add(c.latency(w.slow))
-	if p != nil && c.at.Before(p.stalled) {
-		c.at = p.stalled.Add(c.latency(w.slow))
 	}
 	s.parked = append(s.parked, c)
 	s.mu.Unlock()
@@ -155,6 +158,35 @@ func (s *sched) remove(c *call) {
 	c.gone = true
 	if i := slices.Index(s.parked, c); i >= 0 {
 		s.parked = slices.Delete(s.parked, i, i+1)
+	}
+}
+
+// before orders calls of one moment by what they are. Two that are equal in that are the
+// same call from the same place.
+func (c *call) before(other *call) int {
+	return cmp.Or(strings.Compare(c.owner, other.owner), strings.Compare(string(c.seam), string(other.seam)),
+		strings.Compare(c.name, other.name), slices.Compare(c.from, other.from))
+}
+
+// arrange decides when the calls go on that came since everybody waited last.
+func (w *world) arrange() {
+	s := w.sched
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var fresh []*call
+	for _, c := range s.parked {
+		if !c.drawn {
+			fresh = append(fresh, c)
+		}
+	}
+	slices.SortStableFunc(fresh, (*call).before)
+	for _, c := range fresh {
+		c.drawn = true
+		c.draw = s.draw(c.owner + " " + string(c.seam) + " " + c.name)
+		c.at = time.Now().Add(c.latency(w.slow))
+		if c.proc != nil && c.at.Before(c.proc.stalled) {
+			c.at = c.proc.stalled.Add(c.latency(w.slow))
+		}
 	}
 }
 
@@ -233,6 +265,7 @@ func (w *world) run(until time.Time, done func() bool) {
 				return
 			}
 		}
+		w.arrange()
 		c, wake := w.sched.next(), until
 		if at, ok := w.script.due(); ok && at.Before(wake) {
 			wake = at

@@ -250,6 +250,27 @@ func TestReplay(t *testing.T) {
 	}
 }
 
+// kept returns the lines of a trace and what keeps them, where traces are compared.
+func kept() (lines *[]string, keep func(string)) {
+	lines = new([]string)
+	if *flagTwice {
+		keep = func(line string) { *lines = append(*lines, line) }
+	}
+	return lines, keep
+}
+
+// parting tells where two traces part.
+func parting(first, second []string) string {
+	n := 0
+	for n < len(first) && n < len(second) && first[n] == second[n] {
+		n++
+	}
+	tell := func(lines []string) string {
+		return strings.Join(lines[min(n, len(lines)):min(n+3, len(lines))], "\n  ")
+	}
+	return fmt.Sprintf("; after %d lines alike, up to\n  %s\nthey go on with\n  %s\nand with\n  %s", n, strings.Join(first[max(n-5, 0):n], "\n  "), tell(first), tell(second))
+}
+
 func TestSeeds(t *testing.T) {
 	if *flagSeeds == 0 {
 		t.Skip("make simulate runs seeds")
@@ -268,11 +289,13 @@ func TestSeeds(t *testing.T) {
 		ran++
 		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
 			p, actions := scriptOf(t, seed)
-			out := simulate(t, seed, p, slices.Clone(actions), nil)
+			first, keep := kept()
+			out := simulate(t, seed, p, slices.Clone(actions), keep)
 			virtual += out.virtual
 			if *flagTwice {
-				if again := simulate(t, seed, p, slices.Clone(actions), nil); again.hash != out.hash {
-					t.Errorf("I17: the trace of seed %d is %016x and then %016x", seed, out.hash, again.hash)
+				second, keep := kept()
+				if again := simulate(t, seed, p, slices.Clone(actions), keep); again.hash != out.hash {
+					t.Errorf("I17: the trace of seed %d is %016x and then %016x%s", seed, out.hash, again.hash, parting(*first, *second))
 				}
 			}
 			if *flagAll {
