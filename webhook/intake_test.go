@@ -117,6 +117,25 @@ func TestI3RandomHistories(t *testing.T) {
 }
 
 // Only an event that a sync has answered is a duplicate without a mark.
+// A good delivery that somebody repeats a thousand times within its five minutes is one unit
+// of work until a worker takes it, and one more while that works.
+func TestAThousandReplays(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, nil)
+	body := event("evt_1", customer)
+	for i := range 1000 {
+		if i == 500 {
+			b.queue.dirty = nil // a worker has taken the target
+		}
+		if w := b.post(body); w.Code != 200 {
+			t.Fatalf("replay %d: code %d", i, w.Code)
+		}
+	}
+	if queued := b.count(200, "queued"); queued != 2 || b.count(200, "coalesced") != 998 {
+		t.Errorf("%d queued and %d coalesced, want 2 and 998", queued, b.count(200, "coalesced"))
+	}
+}
+
 func TestDuplicates(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, nil)

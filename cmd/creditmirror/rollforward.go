@@ -43,6 +43,11 @@ func newRollforward(e *env) *cobra.Command {
 		if err := f.check(); err != nil {
 			return err
 		}
+		for _, name := range []string{"from", "to"} {
+			if !cmd.Flags().Changed(name) {
+				return fmt.Errorf("%w: rollforward needs --%s", errUsage, name)
+			}
+		}
 		start, err := f.bound("from", from)
 		if err != nil {
 			return err
