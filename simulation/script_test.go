@@ -67,7 +67,9 @@ func (p plan) has(f feature) bool { return p.features&f != 0 }
 // reader of them can know.
 func (p plan) lagging() bool { return p.has(featListLag | featReplica) }
 
-// drifts means that there may be findings other than missed events.
+// drifts means that there may be findings other than missed events. Lost webhooks are not
+// among its reasons, though a balances sweep may find what they announced before an events
+// sweep that keeps failing does (docs/reliability.md, seed 482).
 func (p plan) drifts() bool {
 	return p.has(featListLag | featReplica | featRewind | featDamage | featLost)
 }
