@@ -623,3 +623,42 @@ func TestKubernetesReadme(t *testing.T) {
 		}
 	}
 }
+
+// What the README shows for TLS is an overlay that gives the API's pods the certificate, and
+// no other pod.
+func TestKubernetesTLSOfTheReadme(t *testing.T) {
+	t.Parallel()
+	_, after, found := strings.Cut(read(t, "k8s/README.md"), "### TLS")
+	_, after, yes := strings.Cut(after, "```yaml\n")
+	patches, _, end := strings.Cut(after, "```")
+	if !found || !yes || !end {
+		t.Fatal("k8s/README.md shows no patch under TLS")
+	}
+	dir := t.TempDir()
+	top, err := filepath.Abs(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	production, err := filepath.Rel(dir, filepath.Join(top, "k8s/overlays/production"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [" + production + "]\n" + patches
+	if err := os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	mine, err := filepath.Rel(top, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range render(t, mine) {
+		if o.Kind != "Deployment" {
+			continue
+		}
+		for _, part := range []string{"CREDITMIRROR_API_TLS_CERT", "CREDITMIRROR_API_TLS_KEY", "/tls/tls.crt", "/tls/tls.key", "secretName: creditmirror-api-tls"} {
+			if has := bytes.Contains(o.text, []byte(part)); has != (o.Name == "creditmirror-api") {
+				t.Errorf("%s has %s: %v", o, part, has)
+			}
+		}
+	}
+}
