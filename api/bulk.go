@@ -152,7 +152,9 @@ type change struct {
 	ChangedAt string `json:"changed_at"`
 }
 
-var feedCursor = regexp.MustCompile(`^[0-9]{1,20}(\.[0-9]{1,20})?$`)
+// feedCursor is a cursor of either database. Once a database was put back, its cursors end
+// in the name of its history (mirror.MarkPosition).
+var feedCursor = regexp.MustCompile(`^[0-9]{1,20}(\.[0-9]{1,20})?(@[0-9A-Za-z_-]{1,64})?$`)
 
 // listChanges answers with the changes after a cursor. Where there are none it
 // waits for some, as long as the reader lets it.

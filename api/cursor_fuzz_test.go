@@ -1,8 +1,10 @@
 package api
 
 import (
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"net/url"
 	"path/filepath"
 	"slices"
@@ -22,26 +24,24 @@ type feedPage struct {
 
 type feedRecord struct{ Cursor, Table, Customer, ID, Op string }
 
-// FuzzFeedCursor continues the change feed after any text. Either it is refused in Stripe's
-// envelope, by the parameter's name and without the database's words, or it is a position:
-// then what follows, read on to its end by the cursors of the replies, is the end of the
-// whole feed, with nothing left out and nothing twice.
-func FuzzFeedCursor(f *testing.F) {
-	ctx := f.Context()
-	store, err := sqlite.Open(ctx, filepath.Join(f.TempDir(), "mirror.db"), sqlite.Options{})
+// feedStore is a mirror with some changes in its feed.
+func feedStore(tb testing.TB) *sqlite.Store {
+	tb.Helper()
+	ctx := tb.Context()
+	store, err := sqlite.Open(ctx, filepath.Join(tb.TempDir(), "mirror.db"), sqlite.Options{})
 	if err != nil {
-		f.Fatal(err)
+		tb.Fatal(err)
 	}
-	f.Cleanup(func() { store.Close() })
+	tb.Cleanup(func() { store.Close() })
 	if err := store.Migrate(ctx); err != nil {
-		f.Fatal(err)
+		tb.Fatal(err)
 	}
 	for i := range 7 {
 		id := fmt.Sprintf("cus_%d", i)
 		target := mirror.Target{Scope: mirror.ScopeBalance, ID: id}
 		state, err := store.BeginSync(ctx, target)
 		if err != nil {
-			f.Fatal(err)
+			tb.Fatal(err)
 		}
 		if _, err := store.ApplyBalance(ctx, mirror.BalanceSnapshot{
 			Target: target, Epoch: state.Epoch, EventSeq: state.EventSeq, ObservedAt: synced, Joined: true, Full: true,
@@ -54,10 +54,18 @@ func FuzzFeedCursor(f *testing.F) {
 				Created: at(1680216000), Raw: fmt.Appendf(nil, `{"id":"cbtxn_%s"}`, id),
 			}}}},
 		}); err != nil {
-			f.Fatal(err)
+			tb.Fatal(err)
 		}
 	}
-	h := New(Options{Reader: store})
+	return store
+}
+
+// FuzzFeedCursor continues the change feed after any text. Either it is refused in Stripe's
+// envelope, by the parameter's name and without the database's words, or it is a position:
+// then what follows, read on to its end by the cursors of the replies, is the end of the
+// whole feed, with nothing left out and nothing twice.
+func FuzzFeedCursor(f *testing.F) {
+	h := New(Options{Reader: feedStore(f)})
 	read := func(t testing.TB, after, limit string) (page feedPage, ok bool) {
 		w := serve(h, local("GET", "/v1/credits/changes?"+url.Values{"after": {after}, "limit": {limit}}.Encode()))
 		if w.Code == 200 {
@@ -108,4 +116,33 @@ func FuzzFeedCursor(f *testing.F) {
 			t.Fatalf("after %q, which is record %d: %d records follow", after, i, len(got))
 		}
 	})
+}
+
+// F10: a database that was put back has a name for its history, and its cursors end in it.
+// They are taken again, and those from before are refused.
+func TestFeedCursorsOfADatabasePutBack(t *testing.T) {
+	store := feedStore(t)
+	h := New(Options{Reader: store})
+	read := func(after string) (code int, page feedPage) {
+		w := serve(h, local("GET", "/v1/credits/changes?limit=3&after="+url.QueryEscape(after)))
+		if w.Code == http.StatusOK {
+			page = decode[feedPage](t, w.Body.Bytes())
+		}
+		return w.Code, page
+	}
+	_, before := read("0")
+	if err := store.SaveIncarnation(t.Context(), mirror.Incarnation{Partition: mirror.DatabasePartition, ID: rand.Text()}); err != nil {
+		t.Fatal(err)
+	}
+	if code, _ := read(before.Next); code != 400 {
+		t.Errorf("a cursor from before: %d", code)
+	}
+	_, first := read("0")
+	if !strings.Contains(first.Next, "@") || !first.HasMore {
+		t.Fatalf("the first page is %+v", first)
+	}
+	code, second := read(first.Next)
+	if code != 200 || len(second.Data) != 3 || second.Data[0].Cursor == first.Data[2].Cursor {
+		t.Fatalf("after %q: %d %+v", first.Next, code, second)
+	}
 }

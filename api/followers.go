@@ -51,9 +51,9 @@ func (f *followers) note(ctx context.Context, r reader, holder *access.Holder, a
 		return
 	}
 	// A cursor of PostgreSQL has two parts, of which the second is the number.
-	_, digits, two := strings.Cut(after, ".")
-	if !two {
-		digits = after
+	digits, _, _ := strings.Cut(after, "@")
+	if _, second, two := strings.Cut(digits, "."); two {
+		digits = second
 	}
 	number, _ := strconv.ParseInt(digits, 10, 64) // the beginning is 0
 	err := store.SaveFeedCursor(ctx, mirror.FeedCursor{Name: name, Account: account, Position: mirror.FeedPosition{Text: after, Number: number}})

@@ -39,6 +39,8 @@ func TestReadersOfTheFeedAreNoted(t *testing.T) {
 		{nil, "", "9", time.Hour}, // without a key there is no name
 		{a, "", "743.21", time.Hour},
 		{a, "acct_1", "", time.Hour},
+		{a, "", "744.22@HISTORY", 2 * time.Hour}, // of a database that was put back
+		{a, "acct_1", "8@HISTORY", 2 * time.Hour},
 	} {
 		f.note(t.Context(), store, step.holder, step.account, step.after, at.Add(step.later), zap.NewNop())
 	}
@@ -47,6 +49,8 @@ func TestReadersOfTheFeedAreNoted(t *testing.T) {
 		{Name: "api-etl", Account: "acct_1", Position: mirror.FeedPosition{Text: "7", Number: 7}},
 		{Name: "api-etl", Position: mirror.FeedPosition{Text: "743.21", Number: 21}},
 		{Name: "api-etl", Account: "acct_1", Position: mirror.FeedPosition{}},
+		{Name: "api-etl", Position: mirror.FeedPosition{Text: "744.22@HISTORY", Number: 22}},
+		{Name: "api-etl", Account: "acct_1", Position: mirror.FeedPosition{Text: "8@HISTORY", Number: 8}},
 	}
 	if len(store.saved) != len(want) {
 		t.Fatalf("%+v", store.saved)
