@@ -147,7 +147,7 @@ func (c *Console) seen(f func(*view) error) http.HandlerFunc {
 		}
 		ctx, cancel := context.WithTimeout(r.Context(), 20*time.Second)
 		defer cancel()
-		v.r = r.WithContext(withPatience(access.WithName(ctx, h)))
+		v.r = r.WithContext(withPatience(access.WithName(ctx, h), patience))
 		if err := f(v); err != nil {
 			v.failed(err)
 		}

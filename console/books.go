@@ -281,6 +281,7 @@ func (v *view) bookCSV() error {
 	if !ok || v.c.o.Books == nil {
 		return notFound("There is no report %q.", v.r.PathValue("report"))
 	}
+	v.r = v.r.WithContext(withPatience(v.r.Context(), downloadPatience))
 	var rows [][]string
 	var columns []string
 	num := func(n int64) string { return strconv.FormatInt(n, 10) }

@@ -19,6 +19,7 @@ import (
 	"github.com/creditmirror/creditmirror/internal/patience"
 	"github.com/creditmirror/creditmirror/internal/sqlitetest"
 	"github.com/creditmirror/creditmirror/mirror"
+	"github.com/creditmirror/creditmirror/report"
 )
 
 // The keys of the tests.
@@ -540,6 +541,29 @@ func TestOddAddresses(t *testing.T) {
 		}
 		if !strings.Contains(body, "<main") || strings.Contains(body, "goroutine") {
 			t.Errorf("%s is told as %q", path, body)
+		}
+	}
+}
+
+// slowBooks begin each report later than a page waits for it.
+type slowBooks struct{ books report.Books }
+
+func (b slowBooks) Books(ctx context.Context, fn func(report.Reader) error) error {
+	time.Sleep(300 * time.Millisecond)
+	return b.books.Books(ctx, fn)
+}
+
+// A file waits for its report, where a page says that it is being computed.
+func TestDownloadsWaitForTheirReport(t *testing.T) {
+	t.Parallel()
+	d := openDesk(t, func(o *console.Options) { o.Books = slowBooks{o.Books} })
+	cookie := d.signIn(lookKey)
+	for _, name := range []string{"balances", "rollforward", "ageing", "periods"} {
+		if code, body := d.get("/books?tab="+name, cookie); code != http.StatusOK || !strings.Contains(body, " data-pending>") {
+			t.Errorf("the page of %s: %d", name, code)
+		}
+		if code, body := d.get("/books/"+name+".csv", cookie); code != http.StatusOK || !strings.HasPrefix(body, "account,") {
+			t.Errorf("%s.csv: %d %.60s", name, code, body)
 		}
 	}
 }

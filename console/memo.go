@@ -42,6 +42,9 @@ const (
 	figureTimeout                         = 5 * time.Minute
 	// patience is how long a page waits for all its figures.
 	patience = 80 * time.Millisecond
+	// downloadPatience is how long a file waits for them: whoever saves one rather waits
+	// than comes again.
+	downloadPatience = 15 * time.Second
 	// fewLast is how old a figure of one customer or one table may be.
 	fewLast = time.Minute
 	// again is how soon a figure that could not be computed is tried again.
@@ -68,8 +71,8 @@ var errPending = errors.New("still being computed")
 type waiting struct{}
 
 // withPatience has all figures of a page waited for until one moment.
-func withPatience(ctx context.Context) context.Context {
-	return context.WithValue(ctx, waiting{}, time.Now().Add(patience))
+func withPatience(ctx context.Context, d time.Duration) context.Context {
+	return context.WithValue(ctx, waiting{}, time.Now().Add(d))
 }
 
 // getFew is get for what reads one customer or one table.
