@@ -77,14 +77,10 @@ func newAudit(e *env) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		cfg, err := config.LoadUsed(e.environ, nil, overrides)
-		if err != nil {
-			return err
-		}
-		return withMirror(cmd.Context(), cfg, func(store mirror.Store) error {
-			journal, ok := store.(mirror.APIJournal)
-			if !ok {
-				return errors.New("this mirror keeps no record of writes")
+		return withMirror(cmd.Context(), e, overrides, func(store mirror.Store) error {
+			journal, err := part[mirror.APIJournal](store)
+			if err != nil {
+				return err
 			}
 			w.head()
 			for after := (mirror.APIWrite{}); ; {
@@ -110,14 +106,10 @@ func auditActions(ctx context.Context, e *env, overrides *config.Overrides, filt
 	if err != nil {
 		return err
 	}
-	cfg, err := config.Load(e.environ, overrides)
-	if err != nil {
-		return err
-	}
-	return withMirror(ctx, cfg, func(store mirror.Store) error {
-		o, ok := store.(mirror.Operations)
-		if !ok {
-			return errors.New("this mirror keeps no record of actions")
+	return withMirror(ctx, e, overrides, func(store mirror.Store) error {
+		o, err := part[mirror.Operations](store)
+		if err != nil {
+			return err
 		}
 		f := mirror.ActionFilter{Actor: filter.Key, Customer: filter.Customer}
 		if filter.Account != nil {

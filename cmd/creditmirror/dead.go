@@ -77,9 +77,9 @@ func (f *letterFlags) filter(c *cobra.Command) (mirror.LetterFilter, error) {
 
 // eachLetterOf calls do with every letter that a filter means, by id, a page at a time.
 func eachLetterOf(ctx context.Context, store mirror.Store, f mirror.LetterFilter, do func([]mirror.DeadLetter) error) error {
-	lookout, ok := store.(mirror.Lookout)
-	if !ok {
-		return errors.New("this mirror cannot search dead letters")
+	lookout, err := part[mirror.Lookout](store)
+	if err != nil {
+		return err
 	}
 	for after := ""; ; {
 		page, err := lookout.FindLetters(ctx, f, after, app.MaxRetries)
@@ -119,14 +119,10 @@ func newDeadReasons(e *env) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		cfg, err := config.LoadUsed(e.environ, nil, overrides, config.VarOpsTLSCert, config.VarOpsTLSKey)
-		if err != nil {
-			return err
-		}
-		return withMirror(cmd.Context(), cfg, func(store mirror.Store) error {
-			lookout, ok := store.(mirror.Lookout)
-			if !ok {
-				return errors.New("this mirror cannot search dead letters")
+		return withMirror(cmd.Context(), e, overrides, func(store mirror.Store) error {
+			lookout, err := part[mirror.Lookout](store)
+			if err != nil {
+				return err
 			}
 			groups, err := lookout.LetterGroups(cmd.Context(), filter, 10_000)
 			if err != nil {
@@ -142,16 +138,6 @@ func newDeadReasons(e *env) *cobra.Command {
 		})
 	}
 	return c
-}
-
-// withMirror runs do on the mirror's database, as it is.
-func withMirror(ctx context.Context, cfg config.Config, do func(mirror.Store) error) (err error) {
-	store, err := openMirror(ctx, cfg)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, store.Close()) }()
-	return do(store)
 }
 
 func newDeadList(e *env) *cobra.Command {
@@ -179,11 +165,7 @@ func newDeadList(e *env) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		cfg, err := config.LoadUsed(e.environ, nil, overrides, config.VarOpsTLSCert, config.VarOpsTLSKey)
-		if err != nil {
-			return err
-		}
-		return withMirror(cmd.Context(), cfg, func(store mirror.Store) error {
+		return withMirror(cmd.Context(), e, overrides, func(store mirror.Store) error {
 			w.head()
 			err := eachLetterOf(cmd.Context(), store, filter, func(page []mirror.DeadLetter) error {
 				for _, d := range page {
@@ -223,11 +205,7 @@ func newDeadShow(e *env) *cobra.Command {
 	c.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
 	c.Flags().BoolVar(&payload, "payload", false, "print the body that could not be read")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
-		cfg, err := config.LoadUsed(e.environ, nil, overrides, config.VarOpsTLSCert, config.VarOpsTLSKey)
-		if err != nil {
-			return err
-		}
-		return withMirror(cmd.Context(), cfg, func(store mirror.Store) error {
+		return withMirror(cmd.Context(), e, overrides, func(store mirror.Store) error {
 			d, err := store.DeadLetter(cmd.Context(), args[0])
 			if errors.Is(err, mirror.ErrNotFound) {
 				return errNoLetters(args)
@@ -614,11 +592,7 @@ func newDeadDrop(e *env) *cobra.Command {
 		if yes {
 			ask = func(string) (bool, error) { return true, nil }
 		}
-		cfg, err := config.LoadUsed(e.environ, nil, deed.overrides, config.VarOpsTLSCert, config.VarOpsTLSKey)
-		if err != nil {
-			return err
-		}
-		return withMirror(cmd.Context(), cfg, func(store mirror.Store) error {
+		return withMirror(cmd.Context(), e, deed.overrides, func(store mirror.Store) error {
 			if len(args) == 0 {
 				return dropChosen(cmd.Context(), store, filter, deed.reason, e.err, ask)
 			}
@@ -687,9 +661,9 @@ func dropEach(ctx context.Context, store mirror.DeadLetters, ids []string, dropp
 
 // dropChosen counts the letters that a filter means, asks, and deletes no more than that.
 func dropChosen(ctx context.Context, store mirror.Store, f mirror.LetterFilter, reason string, talk io.Writer, ask func(question string) (bool, error)) error {
-	lookout, ok := store.(mirror.Lookout)
-	if !ok {
-		return errors.New("this mirror cannot search dead letters")
+	lookout, err := part[mirror.Lookout](store)
+	if err != nil {
+		return err
 	}
 	count, err := lookout.CountLetters(ctx, f)
 	if err != nil {

@@ -33,14 +33,10 @@ func newErase(e *env) *cobra.Command {
 		case account != "" && !mirror.ValidAccountID(account):
 			return fmt.Errorf("%w: --account: want acct_…", errUsage)
 		}
-		cfg, err := config.LoadUsed(e.environ, nil, overrides)
-		if err != nil {
-			return err
-		}
-		return withMirror(cmd.Context(), cfg, func(store mirror.Store) error {
-			eraser, ok := store.(mirror.Eraser)
-			if !ok {
-				return errors.New("this mirror cannot erase")
+		return withMirror(cmd.Context(), e, overrides, func(store mirror.Store) error {
+			eraser, err := part[mirror.Eraser](store)
+			if err != nil {
+				return err
 			}
 			erased, err := eraser.EraseCustomer(cmd.Context(), account, args[0])
 			switch {

@@ -49,7 +49,7 @@ func newExport(e *env) *cobra.Command {
 	c.Flags().StringVar(&tables, "tables", "", "only these tables, comma separated (default: CREDITMIRROR_EXPORT_TABLES, else all)")
 	c.Flags().BoolVar(&full, "full", false, "write every row, although an incremental generation would do")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
-		cfg, location, err := exportConfig(e, args, overrides)
+		cfg, location, err := exportConfig(e, args, overrides, config.VarExportFormat, config.VarExportTables)
 		if err != nil {
 			return err
 		}
@@ -65,9 +65,10 @@ func newExport(e *env) *cobra.Command {
 	return c
 }
 
-// exportConfig reads the configuration and where to export to.
-func exportConfig(e *env, args []string, overrides *config.Overrides) (config.Config, export.Location, error) {
-	cfg, err := config.Load(e.environ, overrides)
+// exportConfig reads the configuration, of which the command uses more as well, and where
+// to export to.
+func exportConfig(e *env, args []string, overrides *config.Overrides, more ...config.Var) (config.Config, export.Location, error) {
+	cfg, err := config.LoadUsed(e.environ, nil, overrides, append(more, config.VarExportURL)...)
 	if err != nil {
 		return cfg, export.Location{}, err
 	}
@@ -251,7 +252,7 @@ func newExportList(e *env) *cobra.Command {
 	}
 	c.Flags().StringVar(&format, "format", "", "table, csv or json (default: table on a terminal, else csv)")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
-		_, location, err := exportConfig(e, args, nil)
+		_, location, err := exportConfig(e, args, new(config.Overrides))
 		if err != nil {
 			return err
 		}
@@ -290,7 +291,7 @@ func newExportPrune(e *env) *cobra.Command {
 	}
 	c.Flags().BoolVar(&dry, "dry-run", false, "say what would be deleted, and delete nothing")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
-		_, location, err := exportConfig(e, args, nil)
+		_, location, err := exportConfig(e, args, new(config.Overrides))
 		if err != nil {
 			return err
 		}

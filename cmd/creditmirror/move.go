@@ -37,7 +37,7 @@ func move(ctx context.Context, e *env, from, to string, toGiven bool, overrides 
 	if toGiven {
 		target, err = databaseURL("--to", to)
 	} else {
-		target, err = config.Load(e.environ, overrides)
+		target, err = config.LoadUsed(e.environ, nil, overrides)
 	}
 	if err != nil {
 		return err

@@ -27,9 +27,9 @@ func actor() string {
 
 // onRecord does what an action of the console does, and keeps who did it and why.
 func onRecord(ctx context.Context, store mirror.Store, a mirror.OperatorAction, do func() (int64, error)) error {
-	o, ok := store.(mirror.Operations)
-	if !ok {
-		return errors.New("this mirror keeps no record of actions")
+	o, err := part[mirror.Operations](store)
+	if err != nil {
+		return err
 	}
 	a.ID, a.Created, a.Actor = "act_"+rand.Text(), time.Now().UTC().Truncate(time.Microsecond), actor()
 	if err := o.BeginAction(ctx, a); err != nil {
@@ -76,15 +76,14 @@ func newDrift(e *env) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		cfg, err := config.Load(e.environ, overrides)
-		if err != nil {
-			return err
-		}
-		return withMirror(cmd.Context(), cfg, func(store mirror.Store) error {
-			lookout, ok := store.(mirror.Lookout)
-			operations, keeps := store.(mirror.Operations)
-			if !ok || !keeps {
-				return errors.New("this mirror cannot list findings by time")
+		return withMirror(cmd.Context(), e, overrides, func(store mirror.Store) error {
+			lookout, err := part[mirror.Lookout](store)
+			if err != nil {
+				return err
+			}
+			operations, err := part[mirror.Operations](store)
+			if err != nil {
+				return err
 			}
 			w.head()
 			q := mirror.FindingList{Closed: closed, Limit: 500}
@@ -122,14 +121,10 @@ func newDrift(e *env) *cobra.Command {
 			if kind == mirror.ActionAccept && strings.TrimSpace(f.reason) == "" {
 				return fmt.Errorf("%w: drift accept needs --reason", errUsage)
 			}
-			cfg, err := config.Load(e.environ, f.overrides)
-			if err != nil {
-				return err
-			}
-			return withMirror(cmd.Context(), cfg, func(store mirror.Store) error {
-				lookout, ok := store.(mirror.Lookout)
-				if !ok {
-					return errors.New("this mirror cannot find findings")
+			return withMirror(cmd.Context(), e, f.overrides, func(store mirror.Store) error {
+				lookout, err := part[mirror.Lookout](store)
+				if err != nil {
+					return err
 				}
 				found, err := lookout.FindingByID(cmd.Context(), args[0])
 				switch {
@@ -173,11 +168,7 @@ func newSweeps(e *env) *cobra.Command {
 			if kind == mirror.ActionSweepPause && strings.TrimSpace(f.reason) == "" {
 				return fmt.Errorf("%w: sweeps pause needs --reason", errUsage)
 			}
-			cfg, err := config.Load(e.environ, f.overrides)
-			if err != nil {
-				return err
-			}
-			return withMirror(cmd.Context(), cfg, func(store mirror.Store) error {
+			return withMirror(cmd.Context(), e, f.overrides, func(store mirror.Store) error {
 				err := onRecord(cmd.Context(), store, mirror.OperatorAction{Object: args[0], Reason: f.reason, Action: kind}, func() (int64, error) {
 					return 1, do(cmd.Context(), store, args[0], actor(), f.reason)
 				})
@@ -223,11 +214,11 @@ func newSync(e *env) *cobra.Command {
 		case !mirror.ValidCustomerID(args[0]):
 			return fmt.Errorf("%w: %q: want cus_…", errUsage, shown(args[0]))
 		}
-		cfg, err := config.Load(e.environ, f.overrides)
+		cfg, err := config.LoadUsed(e.environ, nil, f.overrides, config.VarOpsTLSCert, config.VarOpsTLSKey)
 		if err != nil {
 			return err
 		}
-		return withMirror(cmd.Context(), cfg, func(store mirror.Store) error {
+		return onMirror(cmd.Context(), cfg, func(store mirror.Store) error {
 			return onRecord(cmd.Context(), store, mirror.OperatorAction{Account: account, Customer: args[0], Object: args[0], Reason: f.reason, Action: mirror.ActionSync}, func() (int64, error) {
 				return 2, syncCustomer(cmd.Context(), cfg, account, args[0])
 			})

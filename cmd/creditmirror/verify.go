@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -80,41 +78,15 @@ func newVerify(e *env) *cobra.Command {
 	return c
 }
 
-// openMirror opens a mirror that is there already, with a schema that fits.
-func openMirror(ctx context.Context, cfg config.Config) (mirror.Store, error) {
-	if err := mirrorIsThere(cfg); err != nil {
-		return nil, err
-	}
-	store, err := app.OpenStore(ctx, cfg)
-	if err != nil {
-		return nil, err
-	}
-	if err := store.CheckSchema(ctx); err != nil {
-		return nil, errors.Join(err, store.Close())
-	}
-	return store, nil
-}
-
-// mirrorIsThere refuses a file that does not exist: opening it would make an empty
-// mirror, of which there is nothing to report.
-func mirrorIsThere(cfg config.Config) error {
-	if path, ok := cfg.SQLitePath(); ok {
-		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("there is no mirror at %s: set %s, or make the first copy with serve or backfill", path, config.VarDatabaseURL)
-		}
-	}
-	return nil
-}
-
 func runVerify(ctx context.Context, e *env, cfg config.Config, f mirror.AuditFilter, w findingReport, allowIncomplete bool) (err error) {
 	store, err := openMirror(ctx, cfg)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
-	auditor, ok := store.(mirror.Auditor)
-	if !ok {
-		return errors.New("this database cannot be verified")
+	auditor, err := part[mirror.Auditor](store)
+	if err != nil {
+		return err
 	}
 	limits, err := reconcile.AllLimits(ctx, store)
 	if err != nil {
