@@ -19,7 +19,6 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/creditmirror/creditmirror/config"
-	"github.com/creditmirror/creditmirror/internal/patience"
 	"github.com/creditmirror/creditmirror/internal/redistest"
 	"github.com/creditmirror/creditmirror/mirror"
 )
@@ -88,16 +87,6 @@ func readyOf(t *testing.T, a *App) (int, Readiness) {
 	return resp.StatusCode, body
 }
 
-// patiently waits for a condition, for long: nothing here is measured.
-func patiently(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience.Of(2 * time.Minute)); !ok(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain for: %s", what)
-		}
-	}
-}
-
 // With the inbox on, an event whose part of the queue is away is accepted, and marked
 // when it is back; the process stays in service and says so, and readiness does not flap.
 func TestReceiverWithADeadPartition(t *testing.T) {
@@ -108,7 +97,7 @@ func TestReceiverWithADeadPartition(t *testing.T) {
 	if !a.inbox.on() {
 		t.Fatal("the inbox is off")
 	}
-	patiently(t, "ready", func() bool { code, _ := readyOf(t, a); return code == http.StatusOK })
+	until(t, "ready", func() bool { code, _ := readyOf(t, a); return code == http.StatusOK })
 	cluster.Nodes[0].Kill()
 	const customers = 60
 	var targets []mirror.Target
@@ -122,12 +111,12 @@ func TestReceiverWithADeadPartition(t *testing.T) {
 			t.Errorf("after %s: not ready: %v", customer, body.Checks)
 		}
 	}
-	patiently(t, "the answer to name the partitions", func() bool {
+	until(t, "the answer to name the partitions", func() bool {
 		_, body := readyOf(t, a)
 		return strings.Contains(body.Checks["redis"], "partitions of the queue are unavailable")
 	})
 	cluster.Nodes[0].Restart()
-	patiently(t, "all marks", func() bool {
+	until(t, "all marks", func() bool {
 		queued, err := a.parts.marks.Queued(t.Context(), targets)
 		if err != nil {
 			return false
@@ -139,7 +128,7 @@ func TestReceiverWithADeadPartition(t *testing.T) {
 		}
 		return true
 	})
-	patiently(t, "redis to be whole", func() bool { _, body := readyOf(t, a); return body.Checks["redis"] == "ok" })
+	until(t, "redis to be whole", func() bool { _, body := readyOf(t, a); return body.Checks["redis"] == "ok" })
 	if n := logs.FilterMessage("not ready").Len(); n != 0 {
 		t.Errorf("%d lines say not ready", n)
 	}
@@ -157,15 +146,15 @@ func TestReadyzLooksForWrites(t *testing.T) {
 	replica := redistest.Start(t, "--replicaof", host+" "+port, "--repl-diskless-sync-delay", "0")
 	core, logs := observer.New(zapcore.InfoLevel)
 	worker := receiving(t, replica.URL, []config.Role{config.RoleWorker}, zap.New(core))
-	patiently(t, "the line", func() bool { return logs.FilterMessage("not ready").Len() > 0 })
+	until(t, "the line", func() bool { return logs.FilterMessage("not ready").Len() > 0 })
 	code, body := readyOf(t, worker)
 	if code != http.StatusServiceUnavailable || !strings.Contains(body.Checks["redis"], "takes no writes") {
 		t.Errorf("a worker: %d %v, want 503 with the reason", code, body.Checks)
 	}
 	receiver := receiving(t, replica.URL, []config.Role{config.RoleWebhook}, nil)
 	// This Redis would keep what it took, so that the inbox comes on with the first failure.
-	patiently(t, "an event to be accepted into the inbox", func() bool { return deliver(t, receiver, "cus_1") == http.StatusOK })
-	patiently(t, "the receiver to be ready", func() bool { code, _ := readyOf(t, receiver); return code == http.StatusOK })
+	until(t, "an event to be accepted into the inbox", func() bool { return deliver(t, receiver, "cus_1") == http.StatusOK })
+	until(t, "the receiver to be ready", func() bool { code, _ := readyOf(t, receiver); return code == http.StatusOK })
 	if code, body := readyOf(t, receiver); code != http.StatusOK || !strings.Contains(body.Checks["redis"], "inbox") {
 		t.Errorf("a receiver: %d %v, want 200 and what happens to events", code, body.Checks)
 	}

@@ -4,7 +4,6 @@ package export
 
 import (
 	"bytes"
-	"context"
 	"database/sql"
 	"fmt"
 	"io/fs"
@@ -19,9 +18,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/creditmirror/creditmirror/internal/pgtest"
 	"github.com/creditmirror/creditmirror/internal/sqlitetest"
-	"github.com/creditmirror/creditmirror/mirror/postgres"
 )
 
 // benchRows is how many balance transactions the large mirror of the benchmarks has,
@@ -103,20 +100,7 @@ func benchSQLite(b *testing.B) benchMirror {
 }
 
 func benchPostgres(b *testing.B) benchMirror {
-	url := pgtest.NewDatabase(b)
-	s, err := postgres.Open(b.Context(), url, postgres.Options{})
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() { _ = s.Close() })
-	if err := s.Migrate(b.Context()); err != nil {
-		b.Fatal(err)
-	}
-	conn, err := pgx.Connect(b.Context(), url)
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() { _ = conn.Close(context.Background()) })
+	s, conn, url := openPostgres(b)
 	return benchMirror{
 		store: s, url: url,
 		exec: func(statement string, words ...string) {

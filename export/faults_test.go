@@ -522,7 +522,7 @@ func TestClocksThatDisagree(t *testing.T) {
 	}
 	// A clock that is behind sees objects of the future.
 	if pruned, err := Prune(t.Context(), e.location, false, now.Add(-72*time.Hour)); err != nil || pruned.Leftovers > 0 || pruned.Young != 1 {
-		t.Errorf("what another exporter is writing was removed, or not told of: %+v, %v", pruned, err)
+		t.Errorf("what another exporter is writing was removed, or is not counted as young: %+v, %v", pruned, err)
 	}
 	if pruned, err := Prune(t.Context(), e.location, true, now.Add(25*time.Hour)); err != nil || pruned.Leftovers != 1 || pruned.Young != 0 {
 		t.Errorf("after a day: %+v, %v", pruned, err)

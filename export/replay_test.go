@@ -42,20 +42,7 @@ func eachStoreByHand(t *testing.T, test func(t *testing.T, s store, exec func(st
 		})
 	})
 	t.Run("postgres", func(t *testing.T) {
-		url := pgtest.NewDatabase(t)
-		s, err := postgres.Open(t.Context(), url, postgres.Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = s.Close() })
-		if err := s.Migrate(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		conn, err := pgx.Connect(t.Context(), url)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = conn.Close(context.Background()) })
+		s, conn, _ := openPostgres(t)
 		test(t, s, func(statement string) {
 			t.Helper()
 			if _, err := conn.Exec(t.Context(), strings.ReplaceAll(statement, "{}.", "creditmirror.")); err != nil {
@@ -63,6 +50,25 @@ func eachStoreByHand(t *testing.T, test func(t *testing.T, s store, exec func(st
 			}
 		})
 	})
+}
+
+// openPostgres opens a mirror, and a connection beside it.
+func openPostgres(tb testing.TB) (s *postgres.Store, conn *pgx.Conn, url string) {
+	tb.Helper()
+	url = pgtest.NewDatabase(tb)
+	s, err := postgres.Open(tb.Context(), url, postgres.Options{})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { _ = s.Close() })
+	if err := s.Migrate(tb.Context()); err != nil {
+		tb.Fatal(err)
+	}
+	if conn, err = pgx.Connect(tb.Context(), url); err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { _ = conn.Close(context.Background()) })
+	return s, conn, url
 }
 
 const longAgo = "'2021-03-04T05:06:07.000000Z'"

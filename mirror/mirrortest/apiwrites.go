@@ -14,7 +14,7 @@ import (
 
 // RunAPIJournal runs the suite of mirror.APIJournal. open is that of Run.
 func RunAPIJournal(t *testing.T, open func(t *testing.T) mirror.Store) {
-	for _, c := range []testCase{
+	runCases(t, open, []testCase{
 		{"BegunAndEnded", writeBegunAndEnded},
 		{"EveryColumnComesBack", writeColumns},
 		{"I15_TheSameTwiceIsOneRow", writeTwice},
@@ -28,17 +28,7 @@ func RunAPIJournal(t *testing.T, open func(t *testing.T) mirror.Store) {
 		{"LimitPerDayAtTheEndsOfIntegers", writesPerDayExtremes},
 		{"I20_FeedHoldsThem", writesFeed},
 		{"UsesOfKeys", keyUses},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
-			s := open(t)
-			h, ok := s.(*Harness)
-			if !ok {
-				h = &Harness{Store: s}
-			}
-			c.run(t, h)
-		})
-	}
+	})
 }
 
 func journal(t *testing.T, h *Harness) mirror.APIJournal {

@@ -140,7 +140,12 @@ func populateOdd(t *testing.T, s mirror.Store, account string) {
 // RunAudit is the specification of mirror.Auditor. open returns a harness over a
 // new and empty database whose store is an Auditor.
 func RunAudit(t *testing.T, open func(t *testing.T) mirror.Store) {
-	for _, c := range []testCase{
+	populated := func(t *testing.T) mirror.Store {
+		h := harnessOf(open(t))
+		Populate(t, h)
+		return h
+	}
+	runCases(t, populated, []testCase{
 		{"StreamsTellTheTables", auditStreams},
 		{"RangesAreDisjointAndWhole", auditRanges},
 		{"OneSnapshot", auditSnapshot},
@@ -148,18 +153,7 @@ func RunAudit(t *testing.T, open func(t *testing.T) mirror.Store) {
 		{"StreamsMayEndEarly", auditEarly},
 		{"GrantOfAnybody", auditGrantLookup},
 		{"I1_AnyColumnThatDiffers", auditColumns},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
-			s := open(t)
-			h, ok := s.(*Harness)
-			if !ok {
-				h = &Harness{Store: s}
-			}
-			Populate(t, h)
-			c.run(t, h)
-		})
-	}
+	})
 }
 
 func beginAudit(t *testing.T, h *Harness, f mirror.AuditFilter, readers int) mirror.Audit {

@@ -10,7 +10,7 @@ import (
 // driver of the books keeps. open is as in Run.
 func RunBooks(t *testing.T, open func(t *testing.T) mirror.Store) {
 	t.Helper()
-	for _, c := range []testCase{
+	runCases(t, open, []testCase{
 		{"DaysEqualTheRows", daysEqualRows},
 		{"DaysOverflow", daysOverflow},
 		{"DaysBehind", daysBehind},
@@ -26,15 +26,5 @@ func RunBooks(t *testing.T, open func(t *testing.T) mirror.Store) {
 		{"TablesAtTheEnds", tablesAtTheEnds},
 		{"SinceTellsArrivals", sinceTellsArrivals},
 		{"SealsAreKept", sealsAreKept},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
-			s := open(t)
-			h, ok := s.(*Harness)
-			if !ok {
-				h = &Harness{Store: s}
-			}
-			c.run(t, h)
-		})
-	}
+	})
 }

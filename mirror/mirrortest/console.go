@@ -13,7 +13,7 @@ import (
 // RunConsole runs the suite of mirror.Operations and mirror.Lookout. open is that of
 // Run.
 func RunConsole(t *testing.T, open func(t *testing.T) mirror.Store) {
-	for _, c := range []testCase{
+	runCases(t, open, []testCase{
 		{"ActionsBegunAndEnded", actionsEnded},
 		{"ActionsNeverChange", actionsNeverChange},
 		{"ActionsListedNewestFirst", actionsListed},
@@ -27,17 +27,7 @@ func RunConsole(t *testing.T, open func(t *testing.T) mirror.Store) {
 		{"LettersGroupedAndFiltered", lettersGrouped},
 		{"WritesNewestFirst", writesNewest},
 		{"Events", inboxListed},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
-			s := open(t)
-			h, ok := s.(*Harness)
-			if !ok {
-				h = &Harness{Store: s}
-			}
-			c.run(t, h)
-		})
-	}
+	})
 }
 
 func operations(t *testing.T, h *Harness) mirror.Operations {

@@ -11,11 +11,7 @@ import (
 // RunEraser runs the suite of mirror.Eraser.
 func RunEraser(t *testing.T, open func(t *testing.T) mirror.Store) {
 	t.Helper()
-	s := open(t)
-	h, ok := s.(*Harness)
-	if !ok {
-		h = &Harness{Store: s}
-	}
+	h := harnessOf(open(t))
 	e, ok := h.Store.(mirror.Eraser)
 	if !ok {
 		t.Fatalf("%T is no mirror.Eraser", h.Store)

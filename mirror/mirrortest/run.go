@@ -67,17 +67,7 @@ func Run(t *testing.T, open func(t *testing.T) mirror.Store, only ...string) {
 		}
 		t.Run(topic.name, func(t *testing.T) {
 			t.Parallel()
-			for _, c := range topic.cases {
-				t.Run(c.name, func(t *testing.T) {
-					t.Parallel()
-					s := open(t)
-					h, ok := s.(*Harness)
-					if !ok {
-						h = &Harness{Store: s}
-					}
-					c.run(t, h)
-				})
-			}
+			runCases(t, open, topic.cases)
 		})
 	}
 }
@@ -154,4 +144,23 @@ func noErr(t *testing.T, err error) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// runCases runs cases side by side, each on a store of its own.
+func runCases(t *testing.T, open func(t *testing.T) mirror.Store, cases []testCase) {
+	t.Helper()
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			c.run(t, harnessOf(open(t)))
+		})
+	}
+}
+
+// harnessOf is the harness that a driver opens, or a plain one around its store.
+func harnessOf(s mirror.Store) *Harness {
+	if h, ok := s.(*Harness); ok {
+		return h
+	}
+	return &Harness{Store: s}
 }

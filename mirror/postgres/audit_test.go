@@ -1,7 +1,6 @@
 package postgres
 
 import (
-	"context"
 	"slices"
 	"testing"
 
@@ -56,64 +55,20 @@ func TestAuditComparesInTheDatabase(t *testing.T) {
 
 func TestAudit(t *testing.T) {
 	t.Parallel()
-	mirrortest.RunAudit(t, func(t *testing.T) mirror.Store {
-		url := newMirror(t)
-		sql := openSQL(t, url)
-		return &mirrortest.Harness{
-			Store: openStore(t, url),
-			Query: sql.query,
-			Exec: func(ctx context.Context, statement string) error {
-				_, err := sql.pool.Exec(ctx, statement)
-				return err
-			},
-		}
-	})
+	mirrortest.RunAudit(t, openHarness)
 }
 
 func TestAPIJournal(t *testing.T) {
 	t.Parallel()
-	mirrortest.RunAPIJournal(t, func(t *testing.T) mirror.Store {
-		url := newMirror(t)
-		sql := openSQL(t, url)
-		return &mirrortest.Harness{
-			Store: openStore(t, url),
-			Query: sql.query,
-			Exec: func(ctx context.Context, statement string) error {
-				_, err := sql.pool.Exec(ctx, statement)
-				return err
-			},
-		}
-	})
+	mirrortest.RunAPIJournal(t, openHarness)
 }
 
 func TestConsole(t *testing.T) {
 	t.Parallel()
-	mirrortest.RunConsole(t, func(t *testing.T) mirror.Store {
-		url := newMirror(t)
-		sql := openSQL(t, url)
-		return &mirrortest.Harness{
-			Store: openStore(t, url),
-			Query: sql.query,
-			Exec: func(ctx context.Context, statement string) error {
-				_, err := sql.pool.Exec(ctx, statement)
-				return err
-			},
-		}
-	})
+	mirrortest.RunConsole(t, openHarness)
 }
 
 func TestEraser(t *testing.T) {
 	t.Parallel()
-	mirrortest.RunEraser(t, func(t *testing.T) mirror.Store {
-		url := newMirror(t)
-		sql := openSQL(t, url)
-		return &mirrortest.Harness{
-			Store: openStore(t, url),
-			Query: sql.query,
-			Exec: func(ctx context.Context, statement string) error {
-				_, err := sql.pool.Exec(ctx, statement)
-				return err
-			},
-		}
-	})
+	mirrortest.RunEraser(t, openHarness)
 }

@@ -1,7 +1,6 @@
 package postgres
 
 import (
-	"context"
 	"os"
 	"strings"
 	"sync"
@@ -28,25 +27,7 @@ func TestStoreBehindPgBouncer(t *testing.T) {
 	}
 	mirrortest.Run(t, func(t *testing.T) mirror.Store {
 		direct := newMirror(t)
-		url := bouncer.URL(direct)
-		sql := openSQL(t, direct)
-		return &mirrortest.Harness{
-			Store: openStore(t, url),
-			Query: sql.query,
-			Exec: func(ctx context.Context, statement string) error {
-				_, err := sql.pool.Exec(ctx, statement)
-				return err
-			},
-			Again: func(t *testing.T) mirror.Store { return openStore(t, url) },
-			Sliced: func(t *testing.T, rows int) mirror.Store {
-				s, err := Open(t.Context(), url, Options{Slice: rows})
-				if err != nil {
-					t.Fatal(err)
-				}
-				t.Cleanup(func() { _ = s.Close() })
-				return s
-			},
-		}
+		return harnessAt(t, bouncer.URL(direct), direct)
 	}, only...)
 }
 

@@ -41,7 +41,14 @@ func TestBooks(t *testing.T) {
 func openHarness(t *testing.T) mirror.Store {
 	t.Helper()
 	url := newMirror(t)
-	sql := openSQL(t, url)
+	return harnessAt(t, url, url)
+}
+
+// harnessAt opens the store at url and SQL beside it at direct, which a pooler does not
+// stand before.
+func harnessAt(t *testing.T, url, direct string) mirror.Store {
+	t.Helper()
+	sql := openSQL(t, direct)
 	return &mirrortest.Harness{
 		Store: openStore(t, url),
 		Query: sql.query,
