@@ -45,8 +45,8 @@ type receivers struct {
 // noted is the state once a receiver has said that it runs, or starts, at now; seen
 // is when one last said so.
 //
-// One that starts cannot tell whether others that ran a moment ago still do: nobody
-// counts as running until one of them says that it did.
+// A receiver that starts does not know whether others that ran a moment ago still run.
+// None counts as running until it says so again.
 func (r receivers) noted(id string, seen, now time.Time, starts bool) receivers {
 	running := r.without(id, now)
 	running[id] = now

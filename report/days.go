@@ -42,15 +42,16 @@ type DayState struct {
 	Doubted bool
 	Doubts  string
 	// Proven is the place in the change feed up to which every chain of the balance ledger
-	// is known to close at any moment, but for those of the customers in doubt, whom
-	// InDoubt counts. Empty: that is not known. Tried tells that it was looked for.
+	// is known to close at any moment, except those of the customers in doubt. It is empty
+	// if no such place is known. Tried reports whether one was looked for. InDoubt is the
+	// number of customers in doubt.
 	Proven            string
 	Tried             bool
 	InDoubt           int
 	BuiltAt, FoldedAt time.Time
 }
 
-// Proof tells of which customers a chain of the balance ledger does not close.
+// Proof lists the customers of whom a chain of the balance ledger does not close.
 type Proof struct {
 	// Held is false where that is not known, or of too many to keep.
 	Held bool
