@@ -36,7 +36,7 @@ const (
 type postponed struct {
 	marks *marks
 	inbox *switchedInbox
-	log   *worker.Telling
+	log   *worker.OutageLog
 	gauge prometheus.Gauge
 
 	mu    sync.Mutex
@@ -48,7 +48,7 @@ type postponedKey struct{ target, event string }
 func newPostponed(m *marks, inbox *switchedInbox, r prometheus.Registerer, log *zap.Logger) *postponed {
 	return &postponed{
 		marks: m, inbox: inbox, later: map[postponedKey]webhook.Marking{},
-		log: worker.NewTelling(log, "redis cannot enqueue; events are saved in the inbox and enqueued later", "redis can enqueue again"),
+		log: worker.NewOutageLog(log, "redis cannot enqueue; events are saved in the inbox and enqueued later", "redis can enqueue again"),
 		gauge: promauto.With(r).NewGauge(prometheus.GaugeOpts{
 			Name: "creditmirror_marks_postponed", Help: "Targets of accepted events that wait to be enqueued until Redis, or a partition of it, is back.",
 		}),

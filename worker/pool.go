@@ -75,7 +75,7 @@ type Pool struct {
 	m     *metrics
 
 	// What fails for many targets at once is logged in one line, and one a minute.
-	queueAway, storeAway, stripeAway, limited *Telling
+	queueAway, storeAway, stripeAway, limited *OutageLog
 	// storeDown: a sync met a database that fails. No target is claimed until it
 	// answers.
 	storeDown atomic.Bool
@@ -117,10 +117,10 @@ func NewPool(q Queue, live, swept *Syncer, dead DeadLetters, gate *Gate, o Optio
 	}
 	return &Pool{
 		queue: q, dead: dead, gate: gate, o: o, m: newMetrics(o.Registerer), inWork: map[uint64]*job{},
-		queueAway:  NewTelling(o.Log, "redis is not answering; syncs are paused", "redis answers again; syncs resume"),
-		storeAway:  NewTelling(o.Log, "database is failing; no work is claimed until it answers", "database answers again; syncs resume"),
-		stripeAway: NewTelling(o.Log, "stripe is failing; syncs are postponed", "stripe answers again; syncs resume"),
-		limited:    NewTelling(o.Log, "stripe is rate limiting; syncs are postponed", "stripe is no longer rate limiting"),
+		queueAway:  NewOutageLog(o.Log, "redis is not answering; syncs are paused", "redis answers again; syncs resume"),
+		storeAway:  NewOutageLog(o.Log, "database is failing; no work is claimed until it answers", "database answers again; syncs resume"),
+		stripeAway: NewOutageLog(o.Log, "stripe is failing; syncs are postponed", "stripe answers again; syncs resume"),
+		limited:    NewOutageLog(o.Log, "stripe is rate limiting; syncs are postponed", "stripe is no longer rate limiting"),
 		sync: func(ctx context.Context, t mirror.Target, class queue.Class, refs []mirror.EventRef, thorough bool) (Result, error) {
 			if class == queue.Sweep {
 				return swept.Sync(ctx, t, refs, thorough)

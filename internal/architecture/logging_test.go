@@ -96,11 +96,11 @@ func TestEveryWarningIsDocumented(t *testing.T) {
 		case *ast.SelectorExpr:
 			if (f.Sel.Name == "Warn" || f.Sel.Name == "Error") && isLogger(f.X) {
 				place = 0
-			} else if f.Sel.Name == "NewTelling" {
+			} else if f.Sel.Name == "NewOutageLog" {
 				place = 1 // behind the logger: how an outage is logged
 			}
 		case *ast.Ident:
-			if f.Name == "NewTelling" {
+			if f.Name == "NewOutageLog" {
 				place = 1
 			}
 		}

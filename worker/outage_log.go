@@ -7,12 +7,12 @@ import (
 	"go.uber.org/zap"
 )
 
-// tellingInterval is how often an outage that persists is logged again.
-const tellingInterval = time.Minute
+// outageLogInterval is how often an outage that persists is logged again.
+const outageLogInterval = time.Minute
 
-// Telling logs something that fails in one line when it begins, one a minute with how
+// OutageLog logs something that fails in one line when it begins, one a minute with how
 // often it failed, and one when it is over.
-type Telling struct {
+type OutageLog struct {
 	to           *zap.Logger
 	begun, ended string
 	now          func() time.Time // nil: time.Now
@@ -24,13 +24,13 @@ type Telling struct {
 	affected    int
 }
 
-// NewTelling makes one; begun and ended are the messages.
-func NewTelling(log *zap.Logger, begun, ended string) *Telling {
-	return &Telling{to: log, begun: begun, ended: ended, now: time.Now}
+// NewOutageLog makes one; begun and ended are the messages.
+func NewOutageLog(log *zap.Logger, begun, ended string) *OutageLog {
+	return &OutageLog{to: log, begun: begun, ended: ended, now: time.Now}
 }
 
 // Failed counts a failure that kept so many things waiting.
-func (o *Telling) Failed(err error, affected int) {
+func (o *OutageLog) Failed(err error, affected int) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	now := o.now()
@@ -41,7 +41,7 @@ func (o *Telling) Failed(err error, affected int) {
 	case o.since.IsZero():
 		o.since, o.told = now, now
 		o.to.Warn(o.begun, zap.Error(err))
-	case now.Sub(o.told) >= tellingInterval:
+	case now.Sub(o.told) >= outageLogInterval:
 		o.told = now
 		o.to.Warn(o.begun, o.fields(now, zap.Error(err))...)
 	}
@@ -53,7 +53,7 @@ const quiet = 5 * time.Second
 
 // Over notes that something worked. It logs the end, if anything failed and nothing has
 // for some seconds.
-func (o *Telling) Over() {
+func (o *OutageLog) Over() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.since.IsZero() || o.now().Sub(o.last) < quiet {
@@ -63,7 +63,7 @@ func (o *Telling) Over() {
 	o.since, o.fails, o.affected = time.Time{}, 0, 0
 }
 
-func (o *Telling) fields(now time.Time, more ...zap.Field) []zap.Field {
+func (o *OutageLog) fields(now time.Time, more ...zap.Field) []zap.Field {
 	fields := append([]zap.Field{zap.Duration("for", now.Sub(o.since).Round(time.Millisecond)), zap.Int("failures", o.fails)}, more...)
 	if o.affected > 0 {
 		fields = append(fields, zap.Int("affected", o.affected))

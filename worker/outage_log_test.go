@@ -16,7 +16,7 @@ func TestOutagesAreToldInFewLines(t *testing.T) {
 	t.Parallel()
 	core, logs := observer.New(zapcore.DebugLevel)
 	now := time.Unix(1_800_000_000, 0)
-	o := NewTelling(zap.New(core), "away", "back")
+	o := NewOutageLog(zap.New(core), "away", "back")
 	o.now = func() time.Time { return now }
 	o.Over()
 	for range 130 * 100 { // a hundred a second
