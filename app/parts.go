@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -107,6 +108,9 @@ func (p *Parts) open(ctx context.Context, schema func(mirror.Store, context.Cont
 		return err
 	}
 	p.onClose("clock", p.clock.close)
+	if err = p.checkMode(ctx); err != nil {
+		return err
+	}
 	p.warnOfOpenDoors(log)
 	redisconn.LogTo(log)
 	if p.Redis, err = p.outside.openRedis(ctx, cfg.RedisURL.Reveal()); err != nil {
@@ -142,6 +146,48 @@ func (p *Parts) open(ctx context.Context, schema func(mirror.Store, context.Cont
 	p.onClose("stripe client", func() error { p.Stripe.Close(); return nil })
 	return nil
 }
+
+// checkMode refuses a key of the other mode than that of the customers held: it knows none
+// of them, so that each would be taken for deleted, and what is deleted stays so.
+func (p *Parts) checkMode(ctx context.Context) error {
+	mode := p.Config.Mode()
+	if mode == config.ModeUnknown {
+		return nil
+	}
+	accounts, err := p.Store.Accounts(ctx)
+	if err != nil {
+		return fmt.Errorf("list accounts: %w", err)
+	}
+	var foreign bool
+	for _, account := range slices.Concat([]string{""}, p.Config.StripeAccounts.IDs, accounts) {
+		held, err := p.Store.Customers(ctx, account, "", modeSample)
+		if errors.Is(err, mirror.ErrUnstorable) { // a damaged row is for the sweeps to find
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("read customers: %w", err)
+		}
+		if slices.ContainsFunc(held, func(c mirror.CustomerView) bool { return c.Livemode == (mode == config.ModeLive) }) {
+			return nil
+		}
+		foreign = foreign || len(held) > 0
+	}
+	if !foreign {
+		return nil
+	}
+	other := config.ModeLive
+	if mode == config.ModeLive {
+		other = config.ModeTest
+	}
+	return &config.Error{Problems: []config.Problem{{
+		Var: string(config.VarStripeAPIKey), Flag: config.VarStripeAPIKey.Flag(),
+		Message: fmt.Sprintf("is a %s key, and the mirror holds customers of %s mode, each of which would be taken for deleted; use a %s key, or another database in %s",
+			mode, other, other, config.VarDatabaseURL),
+	}}}
+}
+
+// modeSample is how many customers of an account are looked at: one row may be damaged.
+const modeSample = 100
 
 // now is the clock that what is compared with times of other processes comes from: the
 // database's, or this host's in a command that only reads and keeps none.
