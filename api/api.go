@@ -401,9 +401,11 @@ func (h *handler) serve(r *http.Request, rt *route, c *call) (v any, err error) 
 	return v, err
 }
 
-// account picks the connected account; empty is the platform's own.
+// account picks the connected account; empty is the platform's own. Stripe takes it from
+// either of two headers. Whoever names two is refused: one of them would be ignored, and a
+// write made in an account that was not meant.
 func (h *handler) account(r *http.Request, holder *access.Holder) (string, error) {
-	values := r.Header.Values("Stripe-Account")
+	values := slices.Concat(r.Header.Values("Stripe-Account"), r.Header.Values("Stripe-Context"))
 	if len(values) == 0 {
 		if holder != nil && !holder.MaySee("") {
 			return "", errPlatform()

@@ -372,3 +372,34 @@ func TestConnectedAccount(t *testing.T) {
 		}
 	}
 }
+
+// Stripe takes the account from Stripe-Context too. Ignored, it would have the platform's
+// own customers read, and money written there.
+func TestStripeContextIsAnAccount(t *testing.T) {
+	t.Parallel()
+	h := handlerOf(world(t))
+	connected := "/v1/customers/" + cusConnect + "/balance_transactions"
+	for _, c := range []struct {
+		target string
+		header []string
+		status int
+	}{
+		{connected, []string{"Stripe-Context", account1}, 200},
+		{pathTxns, []string{"Stripe-Context", account1}, 404},
+		{pathTxns, []string{"Stripe-Context", "acct_1/acct_2"}, 403},
+		{pathTxns, []string{"Stripe-Context", ""}, 403},
+		{connected, []string{"Stripe-Account", account1, "Stripe-Context", "acct_2"}, 403},
+		{connected, []string{"Stripe-Account", account1, "Stripe-Context", account1}, 403},
+	} {
+		w := serve(h, local("GET", c.target, c.header...))
+		if w.Code != c.status {
+			t.Errorf("%s %q: %d, want %d", c.target, c.header, w.Code, c.status)
+		}
+		if c.status == 403 && errorOf(t, w).Code != "account_invalid" {
+			t.Errorf("%s %q: %s", c.target, c.header, w.Body)
+		}
+		if c.status == 200 && !strings.Contains(strings.Join(w.Header().Values("Vary"), ","), "Stripe-Context") {
+			t.Errorf("%s %q: Vary is %q", c.target, c.header, w.Header().Values("Vary"))
+		}
+	}
+}

@@ -25,7 +25,7 @@ func encode(r *http.Request, header http.Header, out response) response {
 	if r.Method == http.MethodGet && out.status == http.StatusOK {
 		// Caches may keep the reply for the same caller, and must ask each time.
 		header.Set("Cache-Control", "private, no-cache")
-		header.Set("Vary", "Authorization, Stripe-Account, Stripe-Version, Accept-Encoding")
+		header.Set("Vary", "Authorization, Stripe-Account, Stripe-Context, Stripe-Version, Accept-Encoding")
 		sum := sha256.Sum256(out.body)
 		tag := `W/"` + hex.EncodeToString(sum[:16]) + `"`
 		header.Set("ETag", tag)
