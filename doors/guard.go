@@ -104,8 +104,15 @@ func (g *Guard) Apply(s *http.Server) {
 type connKey struct{}
 
 // handler notifies the guard when a request has arrived.
+//
+// A request in chunks is the last of its connection. It may have had a length too, which
+// net/http drops without a word. A proxy that went by the length would take for body what
+// is read here as the next request, and that one would be somebody else's.
 func (g *Guard) handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if len(r.TransferEncoding) > 0 {
+			w.Header().Set("Connection", "close")
+		}
 		c, _ := r.Context().Value(connKey{}).(net.Conn)
 		switch {
 		case c == nil:

@@ -358,3 +358,44 @@ func TestPace(t *testing.T) {
 		}
 	})
 }
+
+// A request with a length and in chunks ends where the reader of the two likes. What comes
+// behind it on the connection is answered by nobody.
+func TestNothingComesBehindChunks(t *testing.T) {
+	t.Parallel()
+	const behind = "GET /behind HTTP/1.1\r\nHost: x\r\n\r\n"
+	for name, c := range map[string]struct {
+		send    string
+		answers int
+	}{
+		"length and chunks":   {"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 41\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 1},
+		"chunks, then length": {"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding:\tchunked\r\nContent-Length: 4\r\n\r\n1\r\nx\r\n0\r\n\r\n", 1},
+		"chunks":              {"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: Chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n", 1},
+		"length":              {"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx", 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) }), Bounds{Conns: 10})
+			done := make(chan error, 1)
+			go func() { done <- s.Serve(l) }()
+			defer func() { _ = s.Close(); <-done }()
+			conn, err := net.Dial("tcp", l.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			// The last request ends the connection, so that all that is answered can be read.
+			if _, err := io.WriteString(conn, c.send+strings.Replace(behind, "\r\n\r\n", "\r\nConnection: close\r\n\r\n", 1)); err != nil {
+				t.Fatal(err)
+			}
+			all, _ := io.ReadAll(conn) // a reset behind the answer is an end too
+			if n := strings.Count(string(all), "HTTP/1.1 "); n != c.answers {
+				t.Errorf("%d answers, want %d: %q", n, c.answers, all)
+			}
+		})
+	}
+}
