@@ -199,7 +199,7 @@ func program(b *testing.B) string {
 func runCommand(b *testing.B, url string, args ...string) (took time.Duration, peakMiB float64) {
 	b.Helper()
 	cmd := exec.CommandContext(b.Context(), args[0], args[1:]...)
-	cmd.Env = append(os.Environ(), "CREDITMIRROR_DATABASE_URL="+url)
+	cmd.Env = []string{"CREDITMIRROR_DATABASE_URL=" + url, "TMPDIR=" + os.TempDir()}
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	began := time.Now()

@@ -163,6 +163,18 @@ func (f *booksFlags) known(ctx context.Context, r books.Reader) error {
 	return err
 }
 
+// remark tells on standard error what a reader of the rows could take wrongly: a report
+// without rows is not a report of zeros, and one that reaches into the future is not
+// final.
+func remark(e *env, rows int, flag string, end time.Time) {
+	if rows == 0 {
+		fmt.Fprintln(e.err, "the report is empty: no customer whose history is complete holds anything that the filters select")
+	}
+	if end.After(books.Now(time.Now())) {
+		fmt.Fprintf(e.err, "--%s %s lies in the future: the last figures are those so far\n", flag, end.Format(time.RFC3339))
+	}
+}
+
 // told prints what a report could not say, and returns errFound where that is an
 // error.
 func (f *booksFlags) told(e *env, out books.Outcome) error {
@@ -264,6 +276,7 @@ func newBalances(e *env) *cobra.Command {
 			if err := errors.Join(err, w.end()); err != nil {
 				return err
 			}
+			remark(e, w.rows, "as-of", q.Until)
 			return f.told(e, out)
 		})
 	}

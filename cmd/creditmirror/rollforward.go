@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -99,9 +98,7 @@ func newRollforward(e *env) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if end.After(books.Now(time.Now())) {
-				fmt.Fprintf(e.err, "--to %s lies in the future: the last figures are those so far\n", end.Format(time.RFC3339))
-			}
+			remark(e, len(list), "to", end)
 			return f.told(e, out)
 		})
 	}

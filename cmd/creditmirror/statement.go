@@ -170,6 +170,7 @@ func newAgeing(e *env) *cobra.Command {
 			if err := errors.Join(err, w.end()); err != nil {
 				return err
 			}
+			remark(e, w.rows, "as-of", q.Until)
 			return f.told(e, out)
 		})
 	}
