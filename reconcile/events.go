@@ -95,7 +95,8 @@ func NewEventsSweep(stripe Stripe, store Store, queue Queue, o EventsOptions) *E
 
 // EventsResult is what a pass saw.
 type EventsResult struct {
-	// Seen events of interest, and those of them that were Missed and are marked now.
+	// Seen events of interest, and those of them that were Missed. Those, like Late and
+	// Remarked, count once they are marked, or at once where the sweep must not repair.
 	Seen, Missed int
 	// Late are events that no webhook had brought either, and that are no fault of
 	// any: see Late. They are marked as those missed are.
@@ -430,32 +431,43 @@ func (s *EventsSweep) settle(ctx context.Context, account string, events []mirro
 		return err
 	}
 	result.Unbrought = append(result.Unbrought, sorted.unbrought...)
-	var missed []mirror.Event
+	var missed, excused, remarked int
 	var findings []mirror.Event
 	for _, e := range sorted.missed {
 		why := late.judge(e.Created)
 		if why == onTime {
-			missed = append(missed, e)
+			missed++
 		} else {
-			result.Late++
+			excused++
 		}
 		if why == onTime || why == whileAway && s.o.TellAway {
 			findings = append(findings, e)
 		}
 	}
-	result.Missed += len(missed)
-	for _, e := range sorted.unmarked {
-		result.Remarked += len(e.Targets())
+	if s.enqueues() {
+		for _, e := range sorted.unmarked {
+			remarked += len(e.Targets())
+		}
 	}
 	if err := s.record(ctx, account, findings, late, result); err != nil {
 		return err
 	}
-	return s.mark(ctx, slices.Concat(sorted.missed, sorted.unmarked, sorted.unsure))
+	if err := s.mark(ctx, slices.Concat(sorted.missed, sorted.unmarked, sorted.unsure)); err != nil {
+		return err
+	}
+	// Counted last: what could not be enqueued is found, and counted, by the next pass.
+	result.Missed += missed
+	result.Late += excused
+	result.Remarked += remarked
+	return nil
 }
+
+// enqueues reports whether the sweep marks what it finds.
+func (s *EventsSweep) enqueues() bool { return repairs(s.o.Repair, s.o.DryRun) }
 
 // mark records and marks events, where the sweep may repair.
 func (s *EventsSweep) mark(ctx context.Context, events []mirror.Event) error {
-	if len(events) == 0 || !repairs(s.o.Repair, s.o.DryRun) {
+	if len(events) == 0 || !s.enqueues() {
 		return nil
 	}
 	if s.o.Inbox() {

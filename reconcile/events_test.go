@@ -6,6 +6,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
 	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/stripeapi"
 )
@@ -254,11 +259,12 @@ func TestI11_F03_EventsFailEverywhere(t *testing.T) {
 				b.faults.at, b.faults.after = at, after
 				sweep := b.events(true)
 				var err error
+				var result EventsResult
 				if rewound {
 					err = sweep.Rewind(t.Context(), "", mirror.CauseLostRedis)
 				}
 				if err == nil {
-					_, err = sweep.Run(t.Context(), "")
+					result, err = sweep.Run(t.Context(), "")
 				}
 				if err != nil && !errors.Is(err, errInjected) {
 					t.Fatal(err)
@@ -266,6 +272,9 @@ func TestI11_F03_EventsFailEverywhere(t *testing.T) {
 				marked := map[string]bool{}
 				for _, m := range b.queue.live {
 					marked[m.Event.ID] = true
+				}
+				if result.Missed > len(marked) {
+					t.Fatalf("call %d: %d events are called missed and enqueued, and %d are", at, result.Missed, len(marked))
 				}
 				if mark := b.watermark(t); len(marked) < n && mark.After(t0.Add(-10*time.Minute)) {
 					t.Fatalf("call %d: watermark %v with %d of %d events marked", at, mark, len(marked), n)
@@ -293,6 +302,28 @@ func TestI11_F03_EventsFailEverywhere(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// With repair off nothing is enqueued, and nothing says that it is.
+func TestEventsWithoutRepair(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.since(t, t0.Add(-time.Hour))
+	b.stripe.events = []mirror.Event{updated(1, time.Minute), updated(2, time.Minute)}
+	if _, err := b.store.RecordEvents(t.Context(), b.stripe.events[1:]); err != nil {
+		t.Fatal(err)
+	}
+	no := false
+	core, logs := observer.New(zap.InfoLevel)
+	sweep := NewEventsSweep(b.stripe, b.store, b.queue, EventsOptions{Repair: &no, Now: b.clock})
+	r := NewRunner(b.store, b.queue, sweep, nil, RunnerOptions{Registerer: prometheus.NewRegistry(), Log: zap.New(core)})
+	r.sweepEvents(t.Context())
+	if n := testutil.ToFloat64(r.m.missed); n != 1 || testutil.ToFloat64(r.m.remarked) != 0 || len(b.queue.live) != 0 {
+		t.Errorf("%v missed, %v marked again, marks %v; want 1, 0 and none", n, testutil.ToFloat64(r.m.remarked), b.queue.live)
+	}
+	if got := logs.FilterMessageSnippet("missed").All(); len(got) != 1 || got[0].Message != "found missed events; repair is off" {
+		t.Errorf("logged %v", logs.All())
 	}
 }
 

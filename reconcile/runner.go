@@ -410,10 +410,14 @@ func (r *Runner) told(account string, result EventsResult, unbrought map[Endpoin
 	r.m.remarked.Add(float64(result.Remarked))
 	r.count(result.Opened)
 	unbrought[EndpointOf(account)] = append(unbrought[EndpointOf(account)], result.Unbrought...)
-	if result.Missed > 0 {
+	enqueued := r.events.enqueues()
+	switch {
+	case result.Missed > 0 && enqueued:
 		r.o.Log.Warn("found missed events; enqueued their targets", zap.String("account", account), zap.Int("events", result.Missed))
+	case result.Missed > 0:
+		r.o.Log.Warn("found missed events; repair is off", zap.String("account", account), zap.Int("events", result.Missed))
 	}
-	if result.Late > 0 {
+	if result.Late > 0 && enqueued {
 		r.o.Log.Info("enqueued events from a time when nothing was listening", zap.String("account", account), zap.Int("events", result.Late))
 	}
 }
