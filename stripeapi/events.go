@@ -38,7 +38,8 @@ type EventsPage struct {
 	// HasMore means that there are more events in the direction of travel.
 	HasMore bool
 	// FirstID and LastID are the newest and the oldest event of the page, readable
-	// or not; empty for an empty page. They are the cursors for the next page.
+	// or not; empty where none has an id, as on an empty page. They are the cursors for the
+	// next page.
 	FirstID, LastID string
 }
 
