@@ -148,6 +148,10 @@ fault-quick: ## a selection of the steps, killed once each; about a minute
 attack: ## floods on every listener of a real process; docs/security.md has the figures
 	CREDITMIRROR_REQUIRE_SERVICES=1 CREDITMIRROR_ATTACK=1 $(GO) test -count=1 -v -timeout 15m -run TestAttacks ./e2e
 
+.PHONY: guesses
+guesses: ## 1,000,000 guesses of API keys over the network; GUESSES. Three minutes
+	CREDITMIRROR_GUESSES=$(or $(GUESSES),1000000) $(GO) test -count=1 -v -timeout 60m -run TestGuessesOverTheNetwork ./e2e
+
 .PHONY: soak
 soak: ## serve on PostgreSQL and Redis under changes for SOAK (10m, 24h), with a fault every 30 s; levels must return
 	CREDITMIRROR_REQUIRE_SERVICES=1 CREDITMIRROR_SOAK=$(or $(SOAK),10m) $(GO) test -count=1 -v -timeout 0 -run TestSoak ./e2e
