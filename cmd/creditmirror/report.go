@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -94,7 +95,25 @@ func (r *report) writeCSV(values []any) error {
 			return err
 		}
 	}
-	return r.csv.Write(texts(values))
+	cells := texts(values)
+	for i, v := range values {
+		if s, ok := v.(string); ok {
+			cells[i] = noFormula(s)
+		}
+	}
+	return r.csv.Write(cells)
+}
+
+// noFormula keeps a spreadsheet from taking a text that somebody wrote at Stripe for a
+// formula, as the console's files do. A number stays one.
+func noFormula(s string) string {
+	if len(s) < 2 || !strings.ContainsRune("=+-@\t\r", rune(s[0])) {
+		return s
+	}
+	if _, err := strconv.ParseFloat(s, 64); err == nil {
+		return s
+	}
+	return "'" + s
 }
 
 // writeJSON writes the keys in the order of the columns, which a map would not keep.
