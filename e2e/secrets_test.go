@@ -166,7 +166,7 @@ func TestNoOutputHasASecret(t *testing.T) {
 		{"migrate"},
 		{"healthcheck"},
 		{"serve", "--help"},
-		{"status", apiKey[:0] + "unexpected"},
+		{"status", wrongKey},
 	} {
 		run(args...)
 	}
