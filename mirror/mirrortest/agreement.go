@@ -14,7 +14,7 @@ import (
 
 // agreementCases are what two databases once judged differently.
 func agreementCases() []testCase {
-	return []testCase{
+	cases := []testCase{
 		{"RowOfAGrantHeldElsewhere", rowOfForeignGrant},
 		{"WhatCannotBeStored", whatCannotBeStored},
 		{"FeedIsInOneOrder", feedInOneOrder},
@@ -23,7 +23,12 @@ func agreementCases() []testCase {
 		{"DueLettersComeInOneOrder", dueInOneOrder},
 		{"I18_RehearsalJudgesAndKeepsNothing", rehearsalKeepsNothing},
 		{"WrongPositionIsAChainGap", wrongPosition},
+		{"DryRunKnowsEveryKind", everyKindIsRehearsed},
 	}
+	for _, d := range disagreements() {
+		cases = append(cases, testCase{"DryRunFindsWhatTheRealOneFinds/" + d.name, func(t *testing.T, h *Harness) { dryAsReal(t, h, d) }})
+	}
+	return cases
 }
 
 // A row that Stripe lists for one customer, of a grant that is another's.
@@ -237,10 +242,7 @@ func (h *Harness) tables(t *testing.T) string {
 }
 
 func rehearsalKeepsNothing(t *testing.T, h *Harness) {
-	store, ok := h.Store.(mirror.Rehearser)
-	if !ok {
-		t.Fatal("the store cannot rehearse")
-	}
+	store := h.rehearser(t)
 	ctx := t.Context()
 	l, c := newLedger("acct_1", "cus_A"), newCredits("acct_1", "cus_A")
 	for range 3 {
@@ -329,5 +331,144 @@ func wrongPosition(t *testing.T, h *Harness) {
 	requireHeld(t, h, l)
 	if a = l.sync(t, h); len(a.Repaired)+len(a.Findings) != 0 {
 		t.Fatalf("once more: %+v", a)
+	}
+}
+
+func (h *Harness) rehearser(t *testing.T) mirror.Rehearser {
+	t.Helper()
+	store, ok := h.Store.(mirror.Rehearser)
+	if !ok {
+		t.Fatal("the store cannot rehearse")
+	}
+	return store
+}
+
+// fullSync reads both ledgers whole behind a fence, accepts what does not prove itself,
+// and returns what it found, repaired or refused: what a scrub reports.
+func fullSync(t *testing.T, fence mirror.Fence, l *ledger, c *credits, reply func(*mirror.BalanceSnapshot, *mirror.CreditsSnapshot)) []mirror.Finding {
+	t.Helper()
+	ctx := t.Context()
+	var found []mirror.Finding
+	note := func(target mirror.Target, epoch int64, a mirror.Applied, err error) {
+		t.Helper()
+		var rewritten *mirror.RewrittenError
+		if errors.As(err, &rewritten) {
+			_, err = fence.Refuse(ctx, mirror.Refusal{Target: target, Epoch: epoch, ObservedAt: l.now, Findings: rewritten.Findings})
+			a.Findings = rewritten.Findings
+		}
+		noErr(t, err)
+		found = slices.Concat(found, a.Repaired, a.Findings)
+	}
+	lst, err := fence.BeginSync(ctx, l.target())
+	noErr(t, err)
+	cst, err := fence.BeginSync(ctx, c.target())
+	noErr(t, err)
+	balance, credit := l.whole(lst), c.snapshot(cst, len(c.rows))
+	balance.AcceptDisproof, credit.AcceptDisproof, credit.AllGrants = true, true, true
+	if reply != nil {
+		reply(&balance, &credit)
+	}
+	a, err := fence.ApplyBalance(ctx, balance)
+	note(l.target(), balance.Epoch, a, err)
+	a, err = fence.ApplyCredits(ctx, credit)
+	note(c.target(), credit.Epoch, a, err)
+	return found
+}
+
+// rehearse is a dry run of both ledgers.
+func rehearse(t *testing.T, h *Harness, l *ledger, c *credits) []mirror.Finding {
+	t.Helper()
+	return fullSync(t, h.rehearser(t).Rehearsal(), l, c, nil)
+}
+
+// disagreement is a way in which Stripe's reply and the mirror contradict each other
+// that no sync repairs at once, so that damages has none of it.
+type disagreement struct {
+	name string
+	kind mirror.DriftKind
+	// sql changes the mirror, and move Stripe; reply changes what Stripe answers.
+	sql   []string
+	move  func(*ledger, *credits)
+	reply func(*mirror.BalanceSnapshot, *mirror.CreditsSnapshot)
+}
+
+func disagreements() []disagreement {
+	return []disagreement{
+		{name: "the chain does not end at the balance", kind: mirror.DriftChainGap, reply: func(s *mirror.BalanceSnapshot, _ *mirror.CreditsSnapshot) {
+			s.Customer.Balance++
+		}},
+		{name: "a row at a wrong place", kind: mirror.DriftChainGap, sql: []string{`UPDATE ` + rowsTable + ` SET chain_position = 100` + damagedRow}},
+		{name: "another summary", kind: mirror.DriftSummaryMismatch, reply: func(_ *mirror.BalanceSnapshot, s *mirror.CreditsSnapshot) {
+			s.Summary["eur"] = mirror.CreditBalance{Ledger: 1, Available: 1}
+		}},
+		{name: "more than was granted", kind: mirror.DriftGrantOutOfBounds, move: func(_ *ledger, c *credits) { c.move(c.grants[0].ID, "eur", 5000) }},
+		{name: "a row of another's grant", kind: mirror.DriftOrphan, move: func(_ *ledger, c *credits) { c.move("credgr_B001", "eur", 1) }},
+		{name: "a row of a grant that nobody knows", kind: mirror.DriftOrphan, move: func(_ *ledger, c *credits) { c.move("credgr_none", "eur", 1) }},
+		{name: "a grant that is not listed", kind: mirror.DriftUnexpectedTransaction, reply: func(_ *mirror.BalanceSnapshot, s *mirror.CreditsSnapshot) {
+			s.Grants = s.Grants[1:]
+		}},
+		{name: "a row that is not listed", kind: mirror.DriftUnexpectedTransaction, reply: func(s *mirror.BalanceSnapshot, _ *mirror.CreditsSnapshot) {
+			s.Windows[0].Rows = slices.Delete(s.Windows[0].Rows, 1, 2)
+		}},
+		{name: "an amount that was rewritten", kind: mirror.DriftFieldMismatch, reply: func(s *mirror.BalanceSnapshot, _ *mirror.CreditsSnapshot) {
+			s.Windows[0].Rows[1].Amount--
+		}},
+		{name: "a grant that was rewritten", kind: mirror.DriftFieldMismatch, reply: func(_ *mirror.BalanceSnapshot, s *mirror.CreditsSnapshot) {
+			s.Grants[0].Amount++
+		}},
+		{name: "an edit that no event announced", kind: mirror.DriftFieldMismatch, move: func(l *ledger, _ *credits) {
+			l.rows[0].Description = "edited"
+			l.render(0)
+		}},
+		{name: "a row that no event announced", kind: mirror.DriftMissingTransaction, move: func(l *ledger, c *credits) {
+			l.add("eur", -5)
+			l.now = l.now.Add(time.Hour)
+			c.now = l.now
+		}},
+	}
+}
+
+// dryAsReal: a dry run finds what the real one does, and leaves everything as it was.
+func dryAsReal(t *testing.T, h *Harness, d disagreement) {
+	l, c := damagedLedgers(t, h)
+	h.exec(t, d.sql...)
+	if d.move != nil {
+		d.move(l, c)
+	}
+	before := h.tables(t)
+	dry := toldFindings(fullSync(t, h.rehearser(t).Rehearsal(), l, c, d.reply))
+	if h.tables(t) != before {
+		t.Error("the dry run wrote")
+	}
+	noErr(t, h.RequestFullRead(t.Context(), []mirror.Target{l.target(), c.target()}))
+	found := fullSync(t, h.Store, l, c, d.reply)
+	if real := toldFindings(found); !slices.Equal(dry, real) {
+		t.Errorf("the dry run found\n%s\nthe real one\n%s", strings.Join(dry, "\n"), strings.Join(real, "\n"))
+	}
+	if !slices.ContainsFunc(found, func(f mirror.Finding) bool { return f.Kind == d.kind }) {
+		t.Errorf("%+v, want one of kind %s", found, d.kind)
+	}
+}
+
+// everyKindIsRehearsed: no kind that a sync finds is left out of the comparison of dry
+// and real runs. A missed event is found by its list, and the books by their seals.
+func everyKindIsRehearsed(t *testing.T, _ *Harness) {
+	known := map[mirror.DriftKind]bool{}
+	for _, d := range damages() {
+		for _, want := range d.want {
+			kind, _, _ := strings.Cut(want, "|")
+			known[mirror.DriftKind(kind)] = true
+		}
+	}
+	for _, d := range disagreements() {
+		known[d.kind] = true
+	}
+	for _, kind := range []mirror.DriftKind{
+		mirror.DriftBalanceMismatch, mirror.DriftChainGap, mirror.DriftMissingTransaction, mirror.DriftUnexpectedTransaction,
+		mirror.DriftFieldMismatch, mirror.DriftSummaryMismatch, mirror.DriftGrantOutOfBounds, mirror.DriftMissingCustomer, mirror.DriftOrphan,
+	} {
+		if !known[kind] {
+			t.Errorf("no dry run is compared that finds %s", kind)
+		}
 	}
 }

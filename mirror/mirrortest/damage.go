@@ -249,6 +249,7 @@ func (h *Harness) exec(t *testing.T, statements ...string) {
 
 // repairDamage: a full read finds what was changed in any column, records it once
 // as repaired, and leaves the tables as they were before; the next one writes nothing.
+// A rehearsal before it finds the same, and writes nothing.
 func repairDamage(t *testing.T, h *Harness, d damage) {
 	l, c := damagedLedgers(t, h)
 	before := h.contents(t)
@@ -256,8 +257,15 @@ func repairDamage(t *testing.T, h *Harness, d damage) {
 	if h.contents(t) == before {
 		t.Fatal("nothing was damaged")
 	}
-	found := append(l.sync(t, h).Repaired, c.sync(t, h).Repaired...)
 	want := slices.Sorted(slices.Values(d.want))
+	damaged := h.tables(t)
+	if got := toldFindings(rehearse(t, h, l, c)); !slices.Equal(got, want) {
+		t.Errorf("rehearsed\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	if h.tables(t) != damaged {
+		t.Error("the rehearsal wrote")
+	}
+	found := append(l.sync(t, h).Repaired, c.sync(t, h).Repaired...)
 	if got := toldFindings(found); !slices.Equal(got, want) {
 		t.Errorf("found\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
