@@ -51,7 +51,8 @@ type FindingsQuery struct {
 // whose reads show that it is, or the answer to the event that it names.
 type Findings interface {
 	// OpenFindings records differences in one transaction and returns those that
-	// were not open before.
+	// were not open before: the same open difference (kind, account, customer, currency,
+	// object) is recorded once.
 	OpenFindings(ctx context.Context, list []Finding) ([]Finding, error)
 	// Findings lists them by ID, at most Limit.
 	Findings(ctx context.Context, q FindingsQuery) ([]Finding, error)

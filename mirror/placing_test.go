@@ -64,7 +64,6 @@ func (d *sliceDriver) CommitBalance(_ context.Context, s BalanceSnapshot) (Appli
 		d.balances[currency] = balance
 	}
 	d.state = plan.State
-	d.state.CustomerHeld = true
 	return Applied{Inserted: len(plan.Insert), Findings: plan.Open, Repaired: plan.Repaired}, nil
 }
 

@@ -75,8 +75,6 @@ func (rehearsal) InsertGrants(context.Context, string, []CreditGrant) (int, erro
 	return 0, ErrRehearsal
 }
 
-func (rehearsal) OpenFinding(context.Context, Finding) error { return ErrRehearsal }
-
 // Buried are the differences that a tombstone repairs: a reading of the whole history,
 // which nothing but a sweep asks for, found that a customer is gone of whom no event
 // had said so.

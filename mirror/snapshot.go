@@ -29,9 +29,9 @@ type SyncState struct {
 	// Disproved means that the last sync could not prove the ledger: the chain did
 	// not close, or the sums did not match the summary.
 	Disproved bool
-	// CustomerHeld and Deleted describe the customer's row.
+	// CustomerHeld means that the customer has a row. It and Grants come from BeginSync
+	// alone.
 	CustomerHeld bool
-	Deleted      bool
 	// Grants are the ids of the grants held for the customer, with what may still
 	// change of them; only for ScopeCredits.
 	Grants []HeldGrant

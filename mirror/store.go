@@ -98,9 +98,6 @@ type Fence interface {
 	InsertCustomers(ctx context.Context, account string, page []Customer) (int, error)
 	// InsertGrants stores grants that are not held yet and leaves all others alone.
 	InsertGrants(ctx context.Context, account string, page []CreditGrant) (int, error)
-	// OpenFinding records a difference; the same open difference (kind, account,
-	// customer, currency, object) is recorded once.
-	OpenFinding(ctx context.Context, f Finding) error
 }
 
 // Receipt is what the inbox knew of an event before it was recorded.

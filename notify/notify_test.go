@@ -73,10 +73,10 @@ func newDrift(t *testing.T, store mirror.Store) *drift {
 func (d *drift) open(customers ...string) {
 	d.t.Helper()
 	for _, c := range customers {
-		err := d.OpenFinding(d.t.Context(), mirror.Finding{
+		_, err := d.OpenFindings(d.t.Context(), []mirror.Finding{{
 			Kind: mirror.DriftBalanceMismatch, Customer: c, Scope: mirror.ScopeBalance, Currency: "usd",
 			Expected: "-500", Actual: "0", Cause: mirror.CauseMissedEvent, FoundAt: time.Now(),
-		})
+		}})
 		if err != nil {
 			d.t.Fatal(err)
 		}

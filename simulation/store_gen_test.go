@@ -492,16 +492,6 @@ func (s *store) ObservedAt(ctx context.Context, a1 []mirror.Target) (r0 []time.T
 	return
 }
 
-func (s *store) OpenFinding(ctx context.Context, a1 mirror.Finding) (err error) {
-	c, err := s.enter(ctx, "OpenFinding", []any{a1})
-	if err != nil {
-		return
-	}
-	err = s.db().OpenFinding(ctx, a1)
-	err = s.leave(c, err)
-	return
-}
-
 func (s *store) OpenFindings(ctx context.Context, a1 []mirror.Finding) (r0 []mirror.Finding, err error) {
 	c, err := s.enter(ctx, "OpenFindings", []any{a1})
 	if err != nil {

@@ -141,7 +141,7 @@ func nullsElsewhere(t *testing.T, h *Harness) {
 		t.Fatalf("reason %q", got)
 	}
 	f := mirror.Finding{Kind: mirror.DriftFieldMismatch, Customer: "cus_A", Scope: mirror.ScopeBalance, Expected: "a\x00b", Cause: "\x00"}
-	noErr(t, h.OpenFinding(t.Context(), f))
+	h.open(t, f)
 }
 
 func times(t *testing.T, h *Harness) {

@@ -452,7 +452,7 @@ func tombstoneKeeps(t *testing.T, h *Harness) {
 		t.Fatalf("an older tombstone: %v, want ErrFenced", err)
 	}
 	st := begin(t, h, l.target())
-	if !st.Deleted || !st.CustomerHeld || !st.HistoryComplete || st.Walk.InProgress() {
+	if !st.CustomerHeld || !st.HistoryComplete || st.Walk.InProgress() {
 		t.Fatalf("state %+v", st)
 	}
 	totals, err := h.Totals(t.Context())

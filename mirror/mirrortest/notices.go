@@ -51,10 +51,10 @@ func requireUntold(t *testing.T, h *Harness, since time.Time, want ...string) []
 // find opens a finding of a customer at a time.
 func find(t *testing.T, h *Harness, account, customer string, at time.Time) {
 	t.Helper()
-	noErr(t, h.OpenFinding(t.Context(), mirror.Finding{
+	h.open(t, mirror.Finding{
 		Kind: mirror.DriftChainGap, Account: account, Customer: customer, Scope: mirror.ScopeBalance, Currency: "usd",
 		Object: "evt_" + customer, Expected: "-5", Actual: "7", Cause: mirror.CauseMissedEvent, FoundAt: at,
-	}))
+	})
 }
 
 func noticesOfAFinding(t *testing.T, h *Harness) {
@@ -112,7 +112,7 @@ func noticesOfOneTime(t *testing.T, h *Harness) {
 	late := time.Now().Add(24 * time.Hour).UTC().Truncate(time.Microsecond)
 	for i := range 20 {
 		id := fmt.Sprintf("cus_%02d", i)
-		noErr(t, h.OpenFinding(t.Context(), mirror.Finding{Kind: mirror.DriftChainGap, Customer: id, Scope: mirror.ScopeBalance, FoundAt: late}))
+		h.open(t, mirror.Finding{Kind: mirror.DriftChainGap, Customer: id, Scope: mirror.ScopeBalance, FoundAt: late})
 		newLedger("", id).sync(t, h)
 	}
 	for limit := 1; limit <= 40; limit++ {

@@ -308,16 +308,23 @@ func unsyncedLargestFirst(t *testing.T, h *Harness) {
 	requireUnsynced(t, h, mirror.ScopeCredits, "cus_B", "cus_C", "cus_A")
 }
 
+// open records a difference.
+func (h *Harness) open(t *testing.T, f mirror.Finding) {
+	t.Helper()
+	_, err := h.OpenFindings(t.Context(), []mirror.Finding{f})
+	noErr(t, err)
+}
+
 func findingOnce(t *testing.T, h *Harness) {
 	f := mirror.Finding{
 		Kind: mirror.DriftBalanceMismatch, Customer: "cus_A", Scope: mirror.ScopeBalance, Currency: "eur",
 		Expected: "-600", Actual: "-500", Cause: "lost webhook", FoundAt: epoch0,
 	}
-	noErr(t, h.OpenFinding(t.Context(), f))
-	noErr(t, h.OpenFinding(t.Context(), f))
+	h.open(t, f)
+	h.open(t, f)
 	words := f
 	words.Currency, words.Expected = "usd", "a customer"
-	noErr(t, h.OpenFinding(t.Context(), words))
+	h.open(t, words)
 	totals, err := h.Totals(t.Context())
 	if err != nil || totals.DriftOpen[mirror.DriftBalanceMismatch] != 2 || totals.DriftAmount["eur"] != 100 || totals.DriftAmount["usd"] != 0 {
 		t.Fatalf("drift %v, %v, %v", totals.DriftOpen, totals.DriftAmount, err)
@@ -327,7 +334,7 @@ func findingOnce(t *testing.T, h *Harness) {
 	if err != nil || len(totals.DriftOpen) != 0 || len(totals.DriftAmount) != 0 {
 		t.Fatalf("after a sync: %v, %v, %v", totals.DriftOpen, totals.DriftAmount, err)
 	}
-	noErr(t, h.OpenFinding(t.Context(), f)) // found anew
+	h.open(t, f) // found anew
 	if totals, err = h.Totals(t.Context()); err != nil || totals.DriftOpen[mirror.DriftBalanceMismatch] != 1 {
 		t.Fatalf("found anew: %v, %v", totals.DriftOpen, err)
 	}

@@ -169,7 +169,7 @@ func tombstoneCloses(t *testing.T, h *Harness) {
 	l.sync(t, h)
 	kinds := append(mirror.TombstoneCloses(epoch0).Kinds, mirror.DriftMissedEvent, mirror.DriftChainGap)
 	for _, k := range kinds {
-		noErr(t, h.OpenFinding(t.Context(), mirror.Finding{Kind: k, Customer: "cus_A", Scope: mirror.ScopeBalance, FoundAt: epoch0}))
+		h.open(t, mirror.Finding{Kind: k, Customer: "cus_A", Scope: mirror.ScopeBalance, FoundAt: epoch0})
 	}
 	st := begin(t, h, l.target())
 	a, err := h.ApplyTombstone(t.Context(), mirror.Tombstone{Target: l.target(), Epoch: st.Epoch, ObservedAt: epoch0.Add(time.Hour)})

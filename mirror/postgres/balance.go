@@ -209,13 +209,12 @@ func movedRows(places []mirror.Placement) (list []change) {
 func queueHeldBalance(b *pgx.Batch, snap mirror.BalanceSnapshot, limit int, held *mirror.BalanceHeld) {
 	t := snap.Target
 	queueFence(b, t, snap.Epoch, &held.State)
+	held.State.EventSeq = snap.EventSeq
 	b.Queue(customerByID, t.Account, t.ID).QueryRow(func(row pgx.Row) error {
 		c, digest, err := scanCustomer(row)
 		if err == nil {
 			held.Customer, held.CustomerDigest = &c, digest
-			held.State.CustomerHeld, held.State.Deleted = true, c.Deleted
 		}
-		held.State.EventSeq = snap.EventSeq
 		return absent(err)
 	})
 	b.Queue(heldBalances, t.Account, t.ID).Query(func(rows pgx.Rows) error {

@@ -26,8 +26,7 @@ FROM creditmirror.credit_balance_transactions WHERE account = $1 AND customer = 
 
 	heldGrantColumns = `customer, coalesce(amount, 0), coalesce(currency, ''), updated, voided_at, digest`
 
-	heldGrantRows = `SELECT id, ` + heldGrantColumns + `,
-  applicability_config #>> '{scope,price_type}' IS NOT DISTINCT FROM 'metered'
+	heldGrantRows = `SELECT id, ` + heldGrantColumns + `
 FROM creditmirror.credit_grants WHERE account = $1 AND (customer = $2 OR id = ANY ($3::text[])) ORDER BY id`
 
 	// waitingNamed are the events of a target that name what must be held before they
@@ -117,12 +116,7 @@ func (s *Store) ApplyCredits(ctx context.Context, snap mirror.CreditsSnapshot) (
 func queueHeldCredits(b *pgx.Batch, snap mirror.CreditsSnapshot, held *mirror.CreditsHeld, livemode *bool) {
 	t := snap.Target
 	queueFence(b, t, snap.Epoch, &held.State)
-	b.Queue(customerState, t.Account, t.ID).QueryRow(func(row pgx.Row) error {
-		err := row.Scan(&held.State.Deleted)
-		held.State.CustomerHeld = err == nil
-		held.State.EventSeq = snap.EventSeq
-		return absent(err)
-	})
+	held.State.EventSeq = snap.EventSeq
 	var known bool
 	if *livemode, known = snap.Livemode(); !known {
 		b.Queue(customerMode, t.Account, t.ID).QueryRow(func(row pgx.Row) error { return absent(row.Scan(livemode)) })
@@ -155,12 +149,8 @@ func queueHeldCredits(b *pgx.Batch, snap mirror.CreditsSnapshot, held *mirror.Cr
 		held.Grants = map[string]mirror.HeldGrantRow{}
 		var id string
 		var g mirror.HeldGrantRow
-		var metered bool
-		_, err := pgx.ForEachRow(rows, append(append([]any{&id}, heldGrantInto(&g)...), &metered), func() error {
+		_, err := pgx.ForEachRow(rows, append([]any{&id}, heldGrantInto(&g)...), func() error {
 			held.Grants[id] = g
-			if g.Customer == t.ID {
-				held.State.Grants = append(held.State.Grants, mirror.HeldGrant{ID: id, Metered: metered})
-			}
 			return nil
 		})
 		return err

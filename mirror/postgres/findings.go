@@ -17,12 +17,6 @@ WHERE (repaired_at IS NULL OR repaired_at >= $1::timestamptz) AND id > $2
   AND ($3::text IS NULL OR account = $3) AND ($4::text = '' OR customer = $4) AND ($5::text = '' OR kind = $5)
 ORDER BY id LIMIT $6`
 
-// OpenFinding records a difference, once while it is open.
-func (s *Store) OpenFinding(ctx context.Context, f mirror.Finding) error {
-	_, err := s.OpenFindings(ctx, []mirror.Finding{f})
-	return err
-}
-
 // OpenFindings records differences and returns those that were not open before.
 func (s *Store) OpenFindings(ctx context.Context, list []mirror.Finding) ([]mirror.Finding, error) {
 	if len(list) == 0 {

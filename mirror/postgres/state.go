@@ -64,7 +64,7 @@ WHERE account = $1 AND customer = $2 AND scope = $3 AND epoch = $4`
 	newestEvent = `SELECT coalesce(max(seq), 0), max(created) FROM creditmirror.stripe_events
 WHERE account = $1 AND customer = $2 AND pending_scopes <> 0 AND pending_scopes & $3::integer <> 0`
 
-	customerState = `SELECT deleted FROM creditmirror.customers WHERE account = $1 AND id = $2`
+	customerHeld = `SELECT EXISTS (SELECT 1 FROM creditmirror.customers WHERE account = $1 AND id = $2)`
 
 	heldGrants = `SELECT id, applicability_config #>> '{scope,price_type}' IS NOT DISTINCT FROM 'metered'
 FROM creditmirror.credit_grants WHERE account = $1 AND customer = $2 ORDER BY id`
@@ -87,11 +87,7 @@ func queueBegin(b *pgx.Batch, t mirror.Target, st *mirror.SyncState) {
 	b.Queue(newestEvent, t.Account, t.ID, scopeBit(t.Scope)).QueryRow(func(row pgx.Row) error {
 		return row.Scan(&st.EventSeq, (*optTime)(&st.EventAt))
 	})
-	b.Queue(customerState, t.Account, t.ID).QueryRow(func(row pgx.Row) error {
-		err := row.Scan(&st.Deleted)
-		st.CustomerHeld = err == nil
-		return absent(err)
-	})
+	b.Queue(customerHeld, t.Account, t.ID).QueryRow(func(row pgx.Row) error { return row.Scan(&st.CustomerHeld) })
 	if t.Scope == mirror.ScopeCredits {
 		b.Queue(heldGrants, t.Account, t.ID).Query(func(rows pgx.Rows) (err error) {
 			st.Grants, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (g mirror.HeldGrant, err error) {

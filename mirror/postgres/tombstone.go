@@ -54,30 +54,30 @@ func (s *Store) ApplyTombstone(ctx context.Context, stone mirror.Tombstone) (mir
 	t := stone.Target
 	var applied mirror.Applied
 	var state mirror.SyncState
-	var livemode, grants bool
+	var livemode, known, deleted, grants bool
 	var deletedAt, announced time.Time
 	err := s.fenced(ctx, stone.Epoch, func(b *pgx.Batch) {
-		applied, state, livemode = mirror.Applied{}, mirror.SyncState{}, false
+		applied, state, livemode, deleted = mirror.Applied{}, mirror.SyncState{}, false, false
 		b.Queue(lockLedgers, t.Account, t.ID)
 		queueFence(b, t, stone.Epoch, &state)
 		b.Queue(lockCustomer, t.Account, t.ID).QueryRow(func(row pgx.Row) error {
-			err := row.Scan(&state.Deleted, (*optTime)(&deletedAt), &livemode)
-			state.CustomerHeld = err == nil
+			err := row.Scan(&deleted, (*optTime)(&deletedAt), &livemode)
+			known = err == nil
 			return absent(err)
 		})
 		b.Queue(holdsGrants, t.Account, t.ID).QueryRow(func(row pgx.Row) error { return row.Scan(&grants) })
 		b.Queue(announcedAt, t.Account, t.ID).QueryRow(func(row pgx.Row) error { return row.Scan((*optTime)(&announced)) })
 	}, func(b *pgx.Batch) error {
-		held := state.CustomerHeld
+		held := known
 		if t.Scope == mirror.ScopeCredits {
 			held = grants
 		}
 		c := commitment{
 			target: t, eventSeq: stone.EventSeq, observedAt: stone.ObservedAt, events: stone.Events,
-			state: stone.Leaves(state, held), repaired: stone.Buried(state, state.CustomerHeld, state.Deleted), close: mirror.TombstoneCloses(stone.ObservedAt), livemode: livemode,
+			state: stone.Leaves(state, held), repaired: stone.Buried(state, known, deleted), close: mirror.TombstoneCloses(stone.ObservedAt), livemode: livemode,
 		}
 		at := stone.DeletedAt(announced)
-		if state.CustomerHeld && (!state.Deleted || deletedAt.After(at)) {
+		if known && (!deleted || deletedAt.After(at)) {
 			b.Queue(markDeleted, t.Account, t.ID, at)
 			c.changes = []change{{"customers", t.ID, opUpdate}}
 			applied.Updated = 1

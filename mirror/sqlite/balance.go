@@ -100,7 +100,6 @@ func (c *commit) heldBalance(snap mirror.BalanceSnapshot, limit int) (mirror.Bal
 	if found {
 		h.Customer = &view
 	}
-	h.State.CustomerHeld, h.State.Deleted = found, view.Deleted
 	err = c.each(heldBalances, key, func(rows *sql.Rows) error {
 		var currency string
 		var balance int64

@@ -24,8 +24,7 @@ RETURNING epoch, history_complete, complete_to, walk_cursor, walk_top, walk_full
 // customer is held.
 const heldWhenBegun = `
 SELECT ifnull((SELECT max(seq) ` + waitingOf + `), 0), (SELECT max(created) ` + waitingOf + `),
-       c.id IS NOT NULL, ifnull(c.deleted, 0)
-FROM (SELECT 1) LEFT JOIN customers c ON c.account = ?1 AND c.id = ?2`
+       EXISTS (SELECT 1 FROM customers WHERE account = ?1 AND id = ?2)`
 
 const waitingOf = `FROM stripe_events
                WHERE account = ?1 AND customer = ?2 AND pending_scopes <> 0 AND pending_scopes & ?3 <> 0`
@@ -60,7 +59,7 @@ func (t *tx) beginSync(target mirror.Target) (st mirror.SyncState, err error) {
 		return st, err
 	}
 	_, err = t.row(heldWhenBegun, []any{target.Account, target.ID, scopeBit(target.Scope)},
-		&st.EventSeq, timeColumn{&st.EventAt}, &st.CustomerHeld, &st.Deleted)
+		&st.EventSeq, timeColumn{&st.EventAt}, &st.CustomerHeld)
 	if err != nil || target.Scope != mirror.ScopeCredits {
 		return st, err
 	}

@@ -140,12 +140,6 @@ func (c *commit) noteClosed(rows *sql.Rows) error {
 	return err
 }
 
-// OpenFinding records a difference, once while it is open.
-func (s *Store) OpenFinding(ctx context.Context, f mirror.Finding) error {
-	_, err := s.OpenFindings(ctx, []mirror.Finding{f})
-	return err
-}
-
 // OpenFindings records differences and returns those that were not open before.
 func (s *Store) OpenFindings(ctx context.Context, list []mirror.Finding) ([]mirror.Finding, error) {
 	if len(list) == 0 {
