@@ -10,7 +10,6 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/reconcile"
 )
 
@@ -31,7 +30,7 @@ const (
 // arrivals lets the other replicas know that webhooks arrive here: the one that
 // sweeps the events need not be one that receives.
 type arrivals struct {
-	store mirror.Progress
+	store reconcile.Checkpoints
 	now   func() time.Time
 	log   *zap.Logger
 	id    string // of this process, among those that receive
@@ -49,7 +48,7 @@ type arrivals struct {
 
 type arrival struct{ at, created time.Time }
 
-func newArrivals(store mirror.Progress, now func() time.Time, log *zap.Logger) *arrivals {
+func newArrivals(store reconcile.Checkpoints, now func() time.Time, log *zap.Logger) *arrivals {
 	if now == nil {
 		now = time.Now
 	}

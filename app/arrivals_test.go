@@ -16,7 +16,7 @@ import (
 
 // rows is the table of sweeps, of a database that may be away.
 type rows struct {
-	mirror.Progress
+	reconcile.Checkpoints
 	mu     sync.Mutex
 	all    map[string]mirror.Sweep
 	away   bool

@@ -30,12 +30,13 @@ import (
 // newConsole makes the operator's page.
 func (a *App) newConsole() (*console.Console, error) {
 	cfg := a.o.Config
-	store, ok := a.parts.Store.(console.Store)
-	if !ok {
+	store, isStore := a.parts.Store.(console.Store)
+	operations, keepsOperations := a.parts.Store.(mirror.Operations)
+	if !isStore || !keepsOperations {
 		return nil, fmt.Errorf("the database driver %T has no console", a.parts.Store)
 	}
 	o := console.Options{
-		Store: store, Keys: a.keys, Proxies: doors.Proxies(cfg.TrustedProxies), Accounts: a.consoleAccounts, Status: a.consoleStatus,
+		Store: store, Ledgers: a.parts.Store, Operations: operations, Keys: a.keys, Proxies: doors.Proxies(cfg.TrustedProxies), Accounts: a.consoleAccounts, Status: a.consoleStatus,
 		Queued: a.parts.marks.Queued, Refused: a.consoleRefusals, Calls30d: a.consoleCalls, Retention: cfg.AuditRetention, Version: a.o.Build.Version,
 		Log: a.log.With(zap.String("component", "console")), Now: a.parts.now(),
 	}

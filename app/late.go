@@ -6,7 +6,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/creditmirror/creditmirror/mirror"
 	"github.com/creditmirror/creditmirror/reconcile"
 )
 
@@ -16,7 +15,7 @@ const lateKept = 5 * time.Second
 // lateEvents reports for which events the time until they were answered says nothing of
 // this mirror's freshness.
 type lateEvents struct {
-	store mirror.Progress
+	store reconcile.Checkpoints
 	now   func() time.Time
 
 	mu    sync.Mutex
@@ -28,7 +27,7 @@ type knownLate struct {
 	read time.Time
 }
 
-func newLateEvents(store mirror.Progress, now func() time.Time) *lateEvents {
+func newLateEvents(store reconcile.Checkpoints, now func() time.Time) *lateEvents {
 	if now == nil {
 		now = time.Now
 	}

@@ -66,7 +66,7 @@ func (v *view) reason(needed bool) (string, error) {
 func (v *view) act(a mirror.OperatorAction, do func(ctx context.Context) (count int64, detail string, err error)) error {
 	recorded := v.c.newAction(v.holder.Name, v.caller, a.Action)
 	recorded.Account, recorded.Customer, recorded.Object, recorded.Reason = a.Account, a.Customer, a.Object, a.Reason
-	if err := v.c.o.Store.BeginAction(v.r.Context(), recorded); err != nil {
+	if err := v.c.o.Operations.BeginAction(v.r.Context(), recorded); err != nil {
 		return fmt.Errorf("nothing was done: %w", err)
 	}
 	count, detail, err := do(v.r.Context())
@@ -76,7 +76,7 @@ func (v *view) act(a mirror.OperatorAction, do func(ctx context.Context) (count 
 	}
 	end, cancel := context.WithTimeout(context.WithoutCancel(v.r.Context()), 5*time.Second)
 	defer cancel()
-	if endErr := v.c.o.Store.EndAction(end, recorded); endErr != nil {
+	if endErr := v.c.o.Operations.EndAction(end, recorded); endErr != nil {
 		v.c.log.Error("could not record the outcome of a console action", zap.String("action_id", recorded.ID), zap.Error(endErr))
 	}
 	v.c.log.Info("console action", zap.String("key_name", recorded.Actor), zap.String("remote_addr", recorded.RemoteAddr), zap.String("action", string(recorded.Action)),

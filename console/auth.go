@@ -113,7 +113,7 @@ func (c *Console) holder(r *http.Request) (*access.Holder, error) {
 	if err != nil || cookie.Value == "" {
 		return nil, errSignedOut
 	}
-	s, err := c.o.Store.Session(r.Context(), sessionID(cookie.Value))
+	s, err := c.o.Operations.Session(r.Context(), sessionID(cookie.Value))
 	switch {
 	case errors.Is(err, mirror.ErrNotFound):
 		return nil, errSignedOut
@@ -261,9 +261,9 @@ func (c *Console) signIn(w http.ResponseWriter, r *http.Request) {
 	s := mirror.Session{ID: sessionID(cookie), Key: h.Name, Bond: h.Bond(), Created: now.UTC(), Expires: now.Add(sessionLength).UTC()}
 	a := c.newAction(h.Name, addr, mirror.ActionSignIn)
 	a.Outcome = mirror.ActionDone
-	err = c.o.Store.BeginAction(r.Context(), a)
+	err = c.o.Operations.BeginAction(r.Context(), a)
 	if err == nil {
-		err = c.o.Store.SaveSession(r.Context(), s)
+		err = c.o.Operations.SaveSession(r.Context(), s)
 	}
 	if err != nil {
 		c.log.Error("could not save sign-in", zap.Error(err))
@@ -284,7 +284,7 @@ func (c *Console) signOut(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if cookie, err := r.Cookie(cookieName); err == nil {
-		if err := c.o.Store.DropSession(r.Context(), sessionID(cookie.Value)); err != nil {
+		if err := c.o.Operations.DropSession(r.Context(), sessionID(cookie.Value)); err != nil {
 			c.log.Error("could not save sign-out", zap.Error(err))
 			http.Error(w, "The mirror's database did not take the sign-out. Try again.", http.StatusServiceUnavailable)
 			return

@@ -107,7 +107,7 @@ func dialect(statement string, pg bool) string {
 
 // large is what is asked of a large mirror here.
 type large interface {
-	console.Store
+	fullStore
 	report.DayTable
 	Totals(ctx context.Context) (mirror.Totals, error)
 	UnsyncedCount(ctx context.Context, account string) (int64, error)
@@ -243,9 +243,9 @@ func pageTimes(t *testing.T, store large, customers int) {
 		t.Fatal(err)
 	}
 	t.Logf("day table made, %v", time.Since(began).Round(time.Second))
-	reads := &counted{Store: store}
+	reads := &counted{fullStore: store}
 	d := openDesk(t, func(o *console.Options) {
-		o.Store, o.Books = reads, store
+		o.Store, o.Ledgers, o.Operations, o.Books = reads, reads, reads, store
 		// As serve does: the totals are counted over all rows.
 		o.Status = func(ctx context.Context) (console.Status, error) {
 			totals, err := store.Totals(ctx)

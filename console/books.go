@@ -377,7 +377,7 @@ func (v *view) exports() error {
 		if len(d.Copy.Generations) > 0 {
 			d.Lag = ago(v.c.now(), d.Copy.Generations[0].Loaded)
 		}
-		if d.Verified, err = v.c.o.Store.Actions(v.r.Context(), mirror.ActionFilter{Action: mirror.ActionVerifyCopy}, 5); err != nil {
+		if d.Verified, err = v.c.o.Operations.Actions(v.r.Context(), mirror.ActionFilter{Action: mirror.ActionVerifyCopy}, 5); err != nil {
 			return err
 		}
 	}
@@ -393,7 +393,7 @@ func (v *view) verifyCopy() error {
 		return wrong("There is no copy: CREDITMIRROR_EXPORT_URL is not set for this process.")
 	}
 	a := v.c.newAction(v.holder.Name, v.caller, mirror.ActionVerifyCopy)
-	if err := v.c.o.Store.BeginAction(v.r.Context(), a); err != nil {
+	if err := v.c.o.Operations.BeginAction(v.r.Context(), a); err != nil {
 		return fmt.Errorf("nothing was done: %w", err)
 	}
 	c := v.c
@@ -408,7 +408,7 @@ func (v *view) verifyCopy() error {
 		}
 		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer cancel()
-		_ = c.o.Store.EndAction(end, a) // the row stays without an outcome, which says that it is not known
+		_ = c.o.Operations.EndAction(end, a) // the row stays without an outcome, which says that it is not known
 	}) {
 		return wrong("The process is stopping.")
 	}

@@ -31,11 +31,16 @@ import (
 //go:embed assets/* templates/*.html
 var files embed.FS
 
-// Store is the part of a mirror that the pages read. A mirror.Store of this program is
-// one.
+// Store is what the pages list of a mirror. A mirror.Store of this program is one, as it
+// is a Ledgers and mirror.Operations.
 type Store interface {
 	mirror.Lookout
-	mirror.Operations
+	DeadLetter(ctx context.Context, id string) (mirror.DeadLetter, error)
+	DropDeadLetter(ctx context.Context, id string) error
+}
+
+// Ledgers are what the pages read of customers.
+type Ledgers interface {
 	Customer(ctx context.Context, account, id string) (mirror.CustomerView, error)
 	HeldCustomers(ctx context.Context, account string, ids []string) (map[string]mirror.HeldCustomer, error)
 	BalanceTransactions(ctx context.Context, account, customer string, p mirror.Page) (mirror.Slice[mirror.BalanceTransaction], error)
@@ -45,15 +50,14 @@ type Store interface {
 	CreditTransactions(ctx context.Context, account, customer, grant string, p mirror.Page) (mirror.Slice[mirror.CreditTransaction], error)
 	CreditTransaction(ctx context.Context, account, id string) (mirror.CreditTransaction, error)
 	CreditSummary(ctx context.Context, account, customer string) (mirror.CreditSummary, error)
-	DeadLetter(ctx context.Context, id string) (mirror.DeadLetter, error)
-	DropDeadLetter(ctx context.Context, id string) error
-	Sweeps(ctx context.Context) ([]mirror.Sweep, error)
 }
 
 // Options are what the console needs.
 type Options struct {
-	// Store is the mirror.
-	Store Store
+	// Store, Ledgers and Operations are the mirror.
+	Store      Store
+	Ledgers    Ledgers
+	Operations mirror.Operations
 	// Books serves the reports. Defaults to none: those pages say so.
 	Books report.Books
 	// Keys sign in. With none, only requests from this machine are answered, and nothing
@@ -118,10 +122,10 @@ type Console struct {
 	refused  rate.Sometimes
 }
 
-// New returns the console. It panics without a Store.
+// New returns the console. It panics without the mirror.
 func New(o Options) *Console {
-	if o.Store == nil {
-		panic("console: no Store")
+	if o.Store == nil || o.Ledgers == nil || o.Operations == nil {
+		panic("console: no mirror")
 	}
 	if o.Log == nil {
 		o.Log = zap.NewNop()
@@ -148,11 +152,11 @@ func (c *Console) Run(ctx context.Context) {
 	defer tick.Stop()
 	for {
 		now := c.now()
-		if err := c.o.Store.PruneSessions(ctx, now); err != nil && ctx.Err() == nil {
+		if err := c.o.Operations.PruneSessions(ctx, now); err != nil && ctx.Err() == nil {
 			c.log.Warn("could not prune old console sessions", zap.Error(err))
 		}
 		for {
-			n, err := c.o.Store.PruneActions(ctx, now.Add(-c.o.Retention))
+			n, err := c.o.Operations.PruneActions(ctx, now.Add(-c.o.Retention))
 			if err != nil && ctx.Err() == nil {
 				c.log.Warn("could not prune old console actions", zap.Error(err))
 			}

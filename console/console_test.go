@@ -64,7 +64,7 @@ func (c *clock) advance(by time.Duration) {
 // desk is a console over an own mirror, and one who visits it.
 type desk struct {
 	t      testing.TB
-	store  console.Store
+	store  fullStore
 	c      *console.Console
 	clock  *clock
 	mu     sync.Mutex
@@ -77,7 +77,7 @@ type desk struct {
 func openDesk(t testing.TB, change func(*console.Options)) *desk {
 	t.Helper()
 	s, _ := sqlitetest.Open(t)
-	d := &desk{t: t, store: s, clock: newClock(), host: "mirror.example", remote: "192.0.2.7:1000", reads: &counted{Store: s}}
+	d := &desk{t: t, store: s, clock: newClock(), host: "mirror.example", remote: "192.0.2.7:1000", reads: &counted{fullStore: s}}
 	note := func(text string) error {
 		d.mu.Lock()
 		defer d.mu.Unlock()
@@ -85,7 +85,7 @@ func openDesk(t testing.TB, change func(*console.Options)) *desk {
 		return nil
 	}
 	o := console.Options{
-		Store: d.reads, Books: s, Keys: access.New(keyList(d.clock.Now()), d.clock.Now), Now: d.clock.Now, Version: "test",
+		Store: d.reads, Ledgers: d.reads, Operations: d.reads, Books: s, Keys: access.New(keyList(d.clock.Now()), d.clock.Now), Now: d.clock.Now, Version: "test",
 		Accounts: func(context.Context) ([]string, error) { return []string{"acct_1"}, nil },
 		Status: func(context.Context) (console.Status, error) {
 			return console.Status{At: d.clock.Now(), Customers: 3, Repair: true}, nil
@@ -244,7 +244,7 @@ func TestSignedOutWithTheKey(t *testing.T) {
 	s, _ := sqlitetest.Open(t)
 	with := func(list []access.Key) *desk {
 		return openDesk(t, func(o *console.Options) {
-			o.Store, o.Now = s, clock.Now
+			o.Store, o.Ledgers, o.Operations, o.Now = s, s, s, clock.Now
 			o.Keys = access.New(list, o.Now)
 		})
 	}
@@ -350,10 +350,10 @@ type seeding interface {
 }
 
 // seed puts a customer, a finding and a dead letter into the mirror.
-func seed(t testing.TB, store console.Store) (finding, letter string) {
+func seed(t testing.TB, store fullStore) (finding, letter string) {
 	t.Helper()
 	if c, ok := store.(*counted); ok {
-		store = c.Store
+		store = c.fullStore
 	}
 	s := store.(seeding)
 	at := time.Now().UTC().Truncate(time.Microsecond)
@@ -629,9 +629,16 @@ func TestCustomerInWords(t *testing.T) {
 	}
 }
 
+// fullStore is all that the console needs of a mirror.
+type fullStore interface {
+	console.Store
+	console.Ledgers
+	mirror.Operations
+}
+
 // counted counts the calls of a store, and refuses writes of actions if asked to.
 type counted struct {
-	console.Store
+	fullStore
 	n    atomic.Int64
 	fail atomic.Bool
 }
@@ -640,110 +647,110 @@ func (c *counted) BeginAction(ctx context.Context, a mirror.OperatorAction) erro
 	if c.fail.Load() {
 		return fmt.Errorf("the database is away")
 	}
-	return c.Store.BeginAction(ctx, a)
+	return c.fullStore.BeginAction(ctx, a)
 }
 
 func (c *counted) Session(ctx context.Context, id string) (mirror.Session, error) {
 	c.n.Add(1)
-	return c.Store.Session(ctx, id)
+	return c.fullStore.Session(ctx, id)
 }
 
 func (c *counted) FindCustomers(ctx context.Context, q mirror.CustomerQuery) ([]mirror.FoundCustomer, error) {
 	c.n.Add(1)
-	return c.Store.FindCustomers(ctx, q)
+	return c.fullStore.FindCustomers(ctx, q)
 }
 
 func (c *counted) WhoHas(ctx context.Context, accounts []string, id string) ([]mirror.Holder, error) {
 	c.n.Add(1)
-	return c.Store.WhoHas(ctx, accounts, id)
+	return c.fullStore.WhoHas(ctx, accounts, id)
 }
 
 func (c *counted) Timeline(ctx context.Context, account, customer string, before time.Time, limit int) (mirror.Timeline, error) {
 	c.n.Add(1)
-	return c.Store.Timeline(ctx, account, customer, before, limit)
+	return c.fullStore.Timeline(ctx, account, customer, before, limit)
 }
 
 func (c *counted) LedgerStates(ctx context.Context, account, customer string) ([]mirror.LedgerState, error) {
 	c.n.Add(1)
-	return c.Store.LedgerStates(ctx, account, customer)
+	return c.fullStore.LedgerStates(ctx, account, customer)
 }
 
 func (c *counted) NewestEvents(ctx context.Context, accounts []string, limit int) ([]mirror.InboxEvent, error) {
 	c.n.Add(1)
-	return c.Store.NewestEvents(ctx, accounts, limit)
+	return c.fullStore.NewestEvents(ctx, accounts, limit)
 }
 
 func (c *counted) FindingList(ctx context.Context, q mirror.FindingList) ([]mirror.Finding, error) {
 	c.n.Add(1)
-	return c.Store.FindingList(ctx, q)
+	return c.fullStore.FindingList(ctx, q)
 }
 
 func (c *counted) FindingByID(ctx context.Context, id string) (mirror.Finding, error) {
 	c.n.Add(1)
-	return c.Store.FindingByID(ctx, id)
+	return c.fullStore.FindingByID(ctx, id)
 }
 
 func (c *counted) LetterGroups(ctx context.Context, f mirror.LetterFilter, limit int) ([]mirror.LetterGroup, error) {
 	c.n.Add(1)
-	return c.Store.LetterGroups(ctx, f, limit)
+	return c.fullStore.LetterGroups(ctx, f, limit)
 }
 
 func (c *counted) FindLetters(ctx context.Context, f mirror.LetterFilter, after string, limit int) ([]mirror.DeadLetter, error) {
 	c.n.Add(1)
-	return c.Store.FindLetters(ctx, f, after, limit)
+	return c.fullStore.FindLetters(ctx, f, after, limit)
 }
 
 func (c *counted) CountLetters(ctx context.Context, f mirror.LetterFilter) (int64, error) {
 	c.n.Add(1)
-	return c.Store.CountLetters(ctx, f)
+	return c.fullStore.CountLetters(ctx, f)
 }
 
 func (c *counted) Actions(ctx context.Context, f mirror.ActionFilter, limit int) ([]mirror.OperatorAction, error) {
 	c.n.Add(1)
-	return c.Store.Actions(ctx, f, limit)
+	return c.fullStore.Actions(ctx, f, limit)
 }
 
 func (c *counted) Accepted(ctx context.Context, findings []string) (map[string]mirror.OperatorAction, error) {
 	c.n.Add(1)
-	return c.Store.Accepted(ctx, findings)
+	return c.fullStore.Accepted(ctx, findings)
 }
 
 func (c *counted) Customer(ctx context.Context, account, id string) (mirror.CustomerView, error) {
 	c.n.Add(1)
-	return c.Store.Customer(ctx, account, id)
+	return c.fullStore.Customer(ctx, account, id)
 }
 
 func (c *counted) HeldCustomers(ctx context.Context, account string, ids []string) (map[string]mirror.HeldCustomer, error) {
 	c.n.Add(1)
-	return c.Store.HeldCustomers(ctx, account, ids)
+	return c.fullStore.HeldCustomers(ctx, account, ids)
 }
 
 func (c *counted) BalanceTransactions(ctx context.Context, account, customer string, p mirror.Page) (mirror.Slice[mirror.BalanceTransaction], error) {
 	c.n.Add(1)
-	return c.Store.BalanceTransactions(ctx, account, customer, p)
+	return c.fullStore.BalanceTransactions(ctx, account, customer, p)
 }
 
 func (c *counted) Grants(ctx context.Context, account, customer string, p mirror.Page) (mirror.Slice[mirror.CreditGrant], error) {
 	c.n.Add(1)
-	return c.Store.Grants(ctx, account, customer, p)
+	return c.fullStore.Grants(ctx, account, customer, p)
 }
 
 func (c *counted) CreditTransactions(ctx context.Context, account, customer, grant string, p mirror.Page) (mirror.Slice[mirror.CreditTransaction], error) {
 	c.n.Add(1)
-	return c.Store.CreditTransactions(ctx, account, customer, grant, p)
+	return c.fullStore.CreditTransactions(ctx, account, customer, grant, p)
 }
 
 func (c *counted) CreditSummary(ctx context.Context, account, customer string) (mirror.CreditSummary, error) {
 	c.n.Add(1)
-	return c.Store.CreditSummary(ctx, account, customer)
+	return c.fullStore.CreditSummary(ctx, account, customer)
 }
 
 func (c *counted) DeadLetter(ctx context.Context, id string) (mirror.DeadLetter, error) {
 	c.n.Add(1)
-	return c.Store.DeadLetter(ctx, id)
+	return c.fullStore.DeadLetter(ctx, id)
 }
 
 func (c *counted) NewestAPIWrites(ctx context.Context, accounts []string, f mirror.APIWriteFilter, before mirror.APIWrite, limit int) ([]mirror.APIWrite, error) {
 	c.n.Add(1)
-	return c.Store.NewestAPIWrites(ctx, accounts, f, before, limit)
+	return c.fullStore.NewestAPIWrites(ctx, accounts, f, before, limit)
 }

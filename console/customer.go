@@ -66,14 +66,14 @@ func (v *view) customer() error {
 		return err
 	}
 	ctx, store := v.r.Context(), v.c.o.Store
-	c, err := store.Customer(ctx, account, id)
+	c, err := v.c.o.Ledgers.Customer(ctx, account, id)
 	if errors.Is(err, mirror.ErrNotFound) {
 		return notFound("The mirror holds no customer %s of account %s. A customer that Stripe made a moment ago shows once its event was answered; look for it on the page Webhooks.", id, accountName(account))
 	}
 	if err != nil {
 		return err
 	}
-	held, err := store.HeldCustomers(ctx, account, []string{id})
+	held, err := v.c.o.Ledgers.HeldCustomers(ctx, account, []string{id})
 	if err != nil {
 		return err
 	}
@@ -137,7 +137,7 @@ func (v *view) customer() error {
 		}
 	}
 	if d.ShowCredits {
-		summary, err := store.CreditSummary(ctx, account, id)
+		summary, err := v.c.o.Ledgers.CreditSummary(ctx, account, id)
 		if err != nil && !errors.Is(err, mirror.ErrNotFound) {
 			return err
 		}
@@ -239,7 +239,7 @@ func (v *view) ledgerPage(prefix string) mirror.Page {
 
 func (v *view) balanceRows(account, id string, rows *[]balanceLine, next, prev *string) error {
 	p := v.ledgerPage("b")
-	list, err := v.c.o.Store.BalanceTransactions(v.r.Context(), account, id, p)
+	list, err := v.c.o.Ledgers.BalanceTransactions(v.r.Context(), account, id, p)
 	if errors.Is(err, mirror.ErrNotFound) {
 		return nil
 	}
@@ -272,7 +272,7 @@ func pageLinks(prefix string, p mirror.Page, n int, more bool, next, prev *strin
 
 func (v *view) creditRows(account, id string, summary mirror.CreditSummary, rows *[]creditLine, next, prev *string) error {
 	p := v.ledgerPage("c")
-	list, err := v.c.o.Store.CreditTransactions(v.r.Context(), account, id, "", p)
+	list, err := v.c.o.Ledgers.CreditTransactions(v.r.Context(), account, id, "", p)
 	if errors.Is(err, mirror.ErrNotFound) {
 		return nil
 	}
@@ -296,7 +296,7 @@ func (v *view) creditRows(account, id string, summary mirror.CreditSummary, rows
 }
 
 func (v *view) grantLines(account, id string, summary mirror.CreditSummary, deleted bool) ([]grantLine, error) {
-	list, err := v.c.o.Store.Grants(v.r.Context(), account, id, mirror.Page{Limit: grantRows})
+	list, err := v.c.o.Ledgers.Grants(v.r.Context(), account, id, mirror.Page{Limit: grantRows})
 	if errors.Is(err, mirror.ErrNotFound) {
 		return nil, nil
 	}

@@ -143,7 +143,7 @@ func (v *view) letter() error {
 		Actions  []mirror.OperatorAction
 		CanRetry bool
 	}{page: v.page("Dead letter", "dead"), L: l, Customer: l.Target.Scope == mirror.ScopeBalance || l.Target.Scope == mirror.ScopeCredits, Payload: len(l.Payload), Steps: steps("CreditmirrorDeadLetters"), CanRetry: v.c.o.Do.Retry != nil}
-	if d.Actions, err = v.c.o.Store.Actions(v.r.Context(), mirror.ActionFilter{Object: l.ID}, 20); err != nil {
+	if d.Actions, err = v.c.o.Operations.Actions(v.r.Context(), mirror.ActionFilter{Object: l.ID}, 20); err != nil {
 		return err
 	}
 	return v.show("letter", http.StatusOK, d)

@@ -45,7 +45,7 @@ func (v *view) findingRows(list []mirror.Finding) ([]findingRow, error) {
 	for i := range list {
 		ids[i] = list[i].ID
 	}
-	accepted, err := v.c.o.Store.Accepted(v.r.Context(), ids)
+	accepted, err := v.c.o.Operations.Accepted(v.r.Context(), ids)
 	if err != nil {
 		return nil, err
 	}
@@ -145,7 +145,7 @@ func (v *view) finding() error {
 	if d.HeldWhat, d.Held, err = v.heldRow(f); err != nil {
 		return err
 	}
-	if d.Actions, err = v.c.o.Store.Actions(v.r.Context(), mirror.ActionFilter{Object: f.ID}, 20); err != nil {
+	if d.Actions, err = v.c.o.Operations.Actions(v.r.Context(), mirror.ActionFilter{Object: f.ID}, 20); err != nil {
 		return err
 	}
 	return v.show("finding", http.StatusOK, d)
@@ -158,15 +158,15 @@ func (v *view) heldRow(f mirror.Finding) (what, text string, err error) {
 	case f.Object == "" || f.Customer == "":
 	case strings.HasPrefix(f.Object, "credgr_"):
 		var g mirror.CreditGrant
-		g, err = v.c.o.Store.Grant(ctx, f.Account, f.Object)
+		g, err = v.c.o.Ledgers.Grant(ctx, f.Account, f.Object)
 		what, raw = "the grant", g.Raw
 	case f.Scope == mirror.ScopeCredits:
 		var t mirror.CreditTransaction
-		t, err = v.c.o.Store.CreditTransaction(ctx, f.Account, f.Object)
+		t, err = v.c.o.Ledgers.CreditTransaction(ctx, f.Account, f.Object)
 		what, raw = "the transaction", t.Raw
 	case strings.HasPrefix(f.Object, "cbtxn_"):
 		var t mirror.BalanceTransaction
-		t, err = v.c.o.Store.BalanceTransaction(ctx, f.Account, f.Customer, f.Object)
+		t, err = v.c.o.Ledgers.BalanceTransaction(ctx, f.Account, f.Customer, f.Object)
 		what, raw = "the transaction", t.Raw
 	}
 	if errors.Is(err, mirror.ErrNotFound) {

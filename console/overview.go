@@ -97,7 +97,7 @@ func (v *view) overview() error {
 	for i := range findings {
 		ids[i] = findings[i].ID
 	}
-	accepted, err := v.c.o.Store.Accepted(v.r.Context(), ids)
+	accepted, err := v.c.o.Operations.Accepted(v.r.Context(), ids)
 	if err != nil {
 		return err
 	}

@@ -60,7 +60,7 @@ func filledDesk(t *testing.T, customers int, change func(*console.Options)) *des
 		t.Fatal(err)
 	}
 	d := openDesk(t, func(o *console.Options) {
-		o.Store, o.Books = s, s
+		o.Store, o.Ledgers, o.Operations, o.Books = s, s, s, s
 		if change != nil {
 			change(o)
 		}

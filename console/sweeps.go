@@ -180,7 +180,7 @@ func (v *view) sweeps() error {
 		if len(d.Days) > 1 {
 			d.Chart = bars("Calls to Stripe per day", values, d.Days[0].Day.Format(time.DateOnly), d.Days[len(d.Days)-1].Day.Format(time.DateOnly))
 		}
-		all, err := v.c.o.Store.Actions(v.r.Context(), mirror.ActionFilter{}, 60)
+		all, err := v.c.o.Operations.Actions(v.r.Context(), mirror.ActionFilter{}, 60)
 		if err != nil {
 			return err
 		}

@@ -28,7 +28,7 @@ func (v *view) writes() error {
 		return err
 	}
 	if d.Tab == "actions" {
-		list, err := v.c.o.Store.Actions(v.r.Context(), mirror.ActionFilter{Accounts: v.only(), Actor: d.Key, Customer: d.Customer, Before: at, BeforeID: id}, listRows+1)
+		list, err := v.c.o.Operations.Actions(v.r.Context(), mirror.ActionFilter{Accounts: v.only(), Actor: d.Key, Customer: d.Customer, Before: at, BeforeID: id}, listRows+1)
 		if err != nil {
 			return err
 		}

@@ -144,8 +144,18 @@ type FullRead struct {
 	Requested bool
 }
 
-// FullReads orders the reading anew of whole histories.
-type FullReads interface {
+// Histories says which histories are not wholly read, and orders the reading anew of
+// those that are.
+type Histories interface {
+	// Unsynced lists customers after the given one whose history of the scope is
+	// unfinished (never read, or a walk is open, also over a history that was
+	// complete before) and that have no dead letter, those with the largest balance
+	// (or grant) first. For ScopeCredits only customers with a grant count. Deleted
+	// customers do not.
+	Unsynced(ctx context.Context, account string, scope Scope, after Unread, limit int) ([]Unread, error)
+	// UnsyncedCount counts the histories of an account, of both scopes, that are
+	// unfinished, those with a dead letter included.
+	UnsyncedCount(ctx context.Context, account string) (int64, error)
 	// RequestFullRead makes the next sync of each target read its whole history.
 	// The targets still have to be marked. Targets never synced are left alone.
 	RequestFullRead(ctx context.Context, targets []Target) error

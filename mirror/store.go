@@ -36,20 +36,34 @@ var (
 	ErrServed = errors.New("another serve works on it")
 )
 
-// Store keeps the mirror. Every method is safe for concurrent use by any number
-// of goroutines and processes; every write is one transaction, and repeating a
-// write that succeeded changes nothing.
+// Store keeps the mirror: everything that both databases do. Every method is safe for
+// concurrent use by any number of goroutines and processes; every write is one
+// transaction, and repeating a write that succeeded changes nothing.
+//
+// Whoever opens a database names it; everybody else declares the few methods that it
+// uses.
 type Store interface {
+	Ledger
+	Reader
+	Histories
+	Comparer
+	Coordination
+	Schema
+}
+
+// Ledger is what is written of Stripe's objects, and of the events that announce them.
+type Ledger interface {
 	Fence
 	Inbox
-	DeadLetters
-	Progress
 	Findings
-	Notices
-	Comparer
-	FullReads
-	Reader
+	// SetAside ends what waits for a ledger of an account that is not mirrored: events
+	// wait for it no longer, its dead letters go, its open findings are closed. What is
+	// held of it stays.
+	SetAside(ctx context.Context, account string, ledger Scope) error
+}
 
+// Schema is the database itself.
+type Schema interface {
 	// Migrate brings the schema to this program's version, under a lock so that
 	// several replicas may start at once. A database that holds another program's
 	// tables where this one's would be is left as it is: ErrForeign.
@@ -152,122 +166,6 @@ type Inbox interface {
 	Freshness(ctx context.Context, last int) ([]AnsweredEvent, error)
 	// PruneEvents deletes answered events created before t and returns how many.
 	PruneEvents(ctx context.Context, before time.Time) (int64, error)
-}
-
-// DeadLetter is work that failed for good.
-type DeadLetter struct {
-	// ID is stable: the same target, or the same unreadable body, has one letter.
-	ID     string
-	Target Target // zero Scope for an unreadable body
-	Reason string
-	// Attempts counts tries in all, retries of the letter included.
-	Attempts int
-	EventIDs []string
-	// Payload is the raw body of an event that could not be read, up to 1 MiB. Only
-	// DeadLetter reads it.
-	Payload       []byte
-	FirstFailedAt time.Time
-	LastFailedAt  time.Time
-	// RetryAt is when it is tried again by itself; zero: never (unreadable bodies).
-	RetryAt time.Time
-}
-
-// DeadLetterAges counts letters by how long ago they first failed.
-type DeadLetterAges struct {
-	UnderHour, UnderDay, UnderWeek, Older int64
-	// Unreadable is how many of all are bodies that could not be read, which are
-	// never tried again by themselves.
-	Unreadable int64
-	// Oldest is the first failure of all; zero without letters.
-	Oldest time.Time
-}
-
-// DeadLetters keeps failed work until somebody or a later sync resolves it. A
-// committed sync of the same target removes its letter.
-type DeadLetters interface {
-	// SaveDeadLetter stores or renews a letter. Of a held one FirstFailedAt stays,
-	// Attempts are added to those it has, unless LastFailedAt says that they are the
-	// same ones, EventIDs are merged, newest 64 kept, and the Payload stays where the
-	// new one has none.
-	SaveDeadLetter(ctx context.Context, d DeadLetter) error
-	// DeadLetters lists letters by ID after the given one, at most limit, without
-	// their payloads.
-	DeadLetters(ctx context.Context, after string, limit int) ([]DeadLetter, error)
-	// DeadLetter reads one by its ID, payload included; ErrNotFound when there is none.
-	DeadLetter(ctx context.Context, id string) (DeadLetter, error)
-	// DeadLetterAges counts the letters by the age of their first failure.
-	DeadLetterAges(ctx context.Context, now time.Time) (DeadLetterAges, error)
-	// DueDeadLetters claims letters whose RetryAt has come: it moves their RetryAt
-	// to next and returns them, without payloads, so that replicas do not all retry
-	// the same one.
-	DueDeadLetters(ctx context.Context, now, next time.Time, limit int) ([]DeadLetter, error)
-	// DropDeadLetter deletes one; ErrNotFound when there is none.
-	DropDeadLetter(ctx context.Context, id string) error
-}
-
-// Sweep is the durable progress of a loop that runs over a whole account.
-type Sweep struct {
-	Account string
-	Name    string
-	// State is the sweep's own checkpoint; nil at first.
-	State json.RawMessage
-	// Watermark is the time up to which everything has been seen.
-	Watermark   time.Time
-	StartedAt   time.Time
-	LastSuccess time.Time
-	LastFound   int64
-}
-
-// DatabasePartition is the partition under which Incarnations keeps the mark of the
-// database itself: HighWater counts the looks at it, and ID is the name of its history,
-// empty until it was found rewound or exchanged for the first time. Positions in the
-// change feed carry it (FeedPosition).
-const DatabasePartition = -1
-
-// Incarnation is the mark by which a lost, rewound or exchanged Redis is noticed, or,
-// of DatabasePartition, a database.
-type Incarnation struct {
-	Partition int
-	ID        string
-	HighWater int64
-}
-
-// Progress keeps the checkpoints of sweeps, leases and the queue's incarnations.
-type Progress interface {
-	// Sweep loads one; a sweep that never ran comes back zero but for its names.
-	Sweep(ctx context.Context, account, name string) (Sweep, error)
-	SaveSweep(ctx context.Context, s Sweep) error
-	Sweeps(ctx context.Context) ([]Sweep, error)
-	// AcquireLease takes or renews a named lease by the database's clock and reports
-	// whether owner holds it now.
-	AcquireLease(ctx context.Context, name, owner string, ttl time.Duration) (bool, error)
-	ReleaseLease(ctx context.Context, name, owner string) error
-	// SeeAccount remembers a connected account, and Accounts lists them, without the
-	// platform's own. AccountSeen reports whether one is remembered, or has customers
-	// here from a time when accounts were named.
-	SeeAccount(ctx context.Context, account string) error
-	AccountSeen(ctx context.Context, account string) (bool, error)
-	Accounts(ctx context.Context) ([]string, error)
-	// Unsynced lists customers after the given one whose history of the scope is
-	// unfinished (never read, or a walk is open, also over a history that was
-	// complete before) and that have no dead letter, those with the largest balance
-	// (or grant) first. For ScopeCredits only customers with a grant count. Deleted
-	// customers do not.
-	Unsynced(ctx context.Context, account string, scope Scope, after Unread, limit int) ([]Unread, error)
-	// UnsyncedCount counts the histories of an account, of both scopes, that are
-	// unfinished, those with a dead letter included.
-	UnsyncedCount(ctx context.Context, account string) (int64, error)
-	// SetAside ends what waits for a ledger of an account that is not mirrored: events
-	// wait for it no longer, its dead letters go, its open findings are closed. What is
-	// held of it stays.
-	SetAside(ctx context.Context, account string, ledger Scope) error
-	Incarnations(ctx context.Context) ([]Incarnation, error)
-	// SaveIncarnation stores one. Under one ID its HighWater never falls.
-	SaveIncarnation(ctx context.Context, i Incarnation) error
-	// DatabaseSystem names the database's server and the timeline of its log, which a
-	// standby that is promoted and a backup that is restored up to a moment leave; empty
-	// where the database has none, or does not say.
-	DatabaseSystem(ctx context.Context) (string, error)
 }
 
 // Page asks for a part of a list, newest first. After and Before are ids and

@@ -44,10 +44,16 @@ type BalancesStripe interface {
 	Customer(ctx context.Context, account, id string) (stripeapi.CustomerReply, error)
 }
 
-// BalancesStore is what it compares with. Every mirror.Store is one.
+// BalancesStore is what it compares with.
 type BalancesStore interface {
-	Store
+	Checkpoints
 	mirror.Comparer
+	findings
+	letterbox
+	letters
+	inserter
+	unread
+	ObservedAt(ctx context.Context, targets []mirror.Target) ([]time.Time, error)
 	RequestFullRead(ctx context.Context, targets []mirror.Target) error
 	ClockCustomers(ctx context.Context, account, clock string) ([]string, error)
 }
@@ -265,7 +271,7 @@ func (p *balancesPass) mayRead(ctx context.Context, part Part, err error) error 
 
 // copiedLedgers are those of the wanted ledgers that the account's first copy, where one
 // is done, included.
-func copiedLedgers(ctx context.Context, store mirror.Progress, account string, wanted mirror.Ledgers) (mirror.Ledgers, error) {
+func copiedLedgers(ctx context.Context, store Checkpoints, account string, wanted mirror.Ledgers) (mirror.Ledgers, error) {
 	sweep, err := store.Sweep(ctx, account, SweepBackfill)
 	if at, ok := copiedOf(sweep); ok {
 		for _, s := range slices.Concat(at.Without, at.Adds) {

@@ -16,21 +16,44 @@ type Stripe interface {
 	TestClocks(ctx context.Context, account, after string, limit int) (ids []string, more bool, err error)
 }
 
-// Store is what the sweeps keep. Every mirror.Store is one.
-type Store interface {
-	mirror.Progress
-	mirror.Findings
+// Checkpoints keep how far a sweep got. Every mirror.Store does, as it does what the
+// stores below need: each part of this package names what it uses.
+type Checkpoints interface {
+	Sweep(ctx context.Context, account, name string) (mirror.Sweep, error)
+	SaveSweep(ctx context.Context, s mirror.Sweep) error
+}
+
+// AllCheckpoints lists those of all sweeps.
+type AllCheckpoints interface {
+	Sweeps(ctx context.Context) ([]mirror.Sweep, error)
+}
+
+// findings record differences.
+type findings interface {
+	OpenFindings(ctx context.Context, list []mirror.Finding) ([]mirror.Finding, error)
+}
+
+// letterbox keeps what cannot be read.
+type letterbox interface {
+	SaveDeadLetter(ctx context.Context, d mirror.DeadLetter) error
+}
+
+// unread lists the histories that are not wholly read.
+type unread interface {
+	Unsynced(ctx context.Context, account string, scope mirror.Scope, after mirror.Unread, limit int) ([]mirror.Unread, error)
+	UnsyncedCount(ctx context.Context, account string) (int64, error)
+}
+
+// inserter stores what no sync has met yet.
+type inserter interface {
 	InsertCustomers(ctx context.Context, account string, page []mirror.Customer) (int, error)
 	InsertGrants(ctx context.Context, account string, page []mirror.CreditGrant) (int, error)
-	RecordEvents(ctx context.Context, events []mirror.Event) ([]mirror.Receipt, error)
-	EventReceipts(ctx context.Context, account string, ids []string) ([]mirror.Receipt, error)
-	PendingEvents(ctx context.Context, after int64, limit int) ([]mirror.PendingEvent, error)
-	ObservedAt(ctx context.Context, targets []mirror.Target) ([]time.Time, error)
-	PruneEvents(ctx context.Context, before time.Time) (int64, error)
-	DueDeadLetters(ctx context.Context, now, next time.Time, limit int) ([]mirror.DeadLetter, error)
-	SaveDeadLetter(ctx context.Context, d mirror.DeadLetter) error
-	DeadLetters(ctx context.Context, after string, limit int) ([]mirror.DeadLetter, error)
-	GrantOwner(ctx context.Context, account, grant string) (string, error)
+}
+
+// incarnations keep by what a lost or exchanged Redis, or database, is noticed.
+type incarnations interface {
+	Incarnations(ctx context.Context) ([]mirror.Incarnation, error)
+	SaveIncarnation(ctx context.Context, i mirror.Incarnation) error
 }
 
 // Queue is where the sweeps leave work.

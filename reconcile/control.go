@@ -46,7 +46,7 @@ func ControlledSweeps() []string {
 var ErrNoSweep = errors.New("no such sweep")
 
 // ReadControl reads what was asked of a sweep.
-func ReadControl(ctx context.Context, store mirror.Progress, sweep string) (Control, error) {
+func ReadControl(ctx context.Context, store Checkpoints, sweep string) (Control, error) {
 	row, err := store.Sweep(ctx, "", controlRows+sweep)
 	var c Control
 	if err == nil && len(row.State) > 0 && json.Unmarshal(row.State, &c) != nil {
@@ -64,7 +64,7 @@ func ControlOf(row mirror.Sweep) (sweep string, c Control) {
 	return strings.TrimPrefix(row.Name, controlRows), c
 }
 
-func changeControl(ctx context.Context, store mirror.Progress, sweep string, change func(*Control)) error {
+func changeControl(ctx context.Context, store Checkpoints, sweep string, change func(*Control)) error {
 	if !slices.Contains(ControlledSweeps(), sweep) {
 		return fmt.Errorf("%w: %q; the sweeps are %s", ErrNoSweep, sweep, strings.Join(ControlledSweeps(), ", "))
 	}
@@ -81,18 +81,18 @@ func changeControl(ctx context.Context, store mirror.Progress, sweep string, cha
 }
 
 // PauseSweep keeps a sweep from running until it is resumed, in every process.
-func PauseSweep(ctx context.Context, store mirror.Progress, sweep, by, reason string, now time.Time) error {
+func PauseSweep(ctx context.Context, store Checkpoints, sweep, by, reason string, now time.Time) error {
 	return changeControl(ctx, store, sweep, func(c *Control) { c.Paused, c.By, c.Reason, c.At = true, by, reason, now.UTC() })
 }
 
 // ResumeSweep lets it run again.
-func ResumeSweep(ctx context.Context, store mirror.Progress, sweep, by string, now time.Time) error {
+func ResumeSweep(ctx context.Context, store Checkpoints, sweep, by string, now time.Time) error {
 	return changeControl(ctx, store, sweep, func(c *Control) { c.Paused, c.By, c.Reason, c.At = false, by, "", now.UTC() })
 }
 
 // StartSweep asks for a pass now. Of the scrub it makes every history due that was not
 // read since. A first copy starts by itself.
-func StartSweep(ctx context.Context, store mirror.Progress, sweep string, now time.Time) error {
+func StartSweep(ctx context.Context, store Checkpoints, sweep string, now time.Time) error {
 	if sweep == SweepBackfill {
 		return fmt.Errorf("%w that can be started: a first copy starts by itself", ErrNoSweep)
 	}

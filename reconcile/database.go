@@ -21,6 +21,12 @@ type databaseSight struct {
 	Looks   int64  `json:"looks"`
 }
 
+// databaseStore is the database that is watched.
+type databaseStore interface {
+	mirror.Incarnations
+	pending
+}
+
 // DatabaseWatch notices that the mirror's database is not the one it was: a standby
 // that lagged was promoted, a backup restored, a file put back, or another database put
 // in its place. What was received and synced in the time that is lost is not known any
@@ -32,7 +38,7 @@ type databaseSight struct {
 // lost between two looks. A promotion that lost nothing looks the same as one that
 // did.
 type DatabaseWatch struct {
-	store Store
+	store databaseStore
 	queue Queue
 	log   *zap.Logger
 
@@ -45,7 +51,7 @@ type DatabaseWatch struct {
 }
 
 // NewDatabaseWatch returns a DatabaseWatch that has seen nothing.
-func NewDatabaseWatch(store Store, queue Queue, log *zap.Logger) *DatabaseWatch {
+func NewDatabaseWatch(store databaseStore, queue Queue, log *zap.Logger) *DatabaseWatch {
 	return &DatabaseWatch{store: store, queue: queue, log: log}
 }
 

@@ -43,6 +43,18 @@ const (
 	syncMargin = 5 * time.Second
 )
 
+// EventsStore is what the events sweep needs of the mirror.
+type EventsStore interface {
+	Checkpoints
+	findings
+	letterbox
+	letters
+	RecordEvents(ctx context.Context, events []mirror.Event) ([]mirror.Receipt, error)
+	EventReceipts(ctx context.Context, account string, ids []string) ([]mirror.Receipt, error)
+	ObservedAt(ctx context.Context, targets []mirror.Target) ([]time.Time, error)
+	GrantOwner(ctx context.Context, account, grant string) (string, error)
+}
+
 // EventsOptions tune an EventsSweep.
 type EventsOptions struct {
 	// Inbox reports whether events are recorded in the mirror's database before they
@@ -74,13 +86,13 @@ type EventsOptions struct {
 // EventsSweep marks what Stripe's list of events has and the mirror never applied.
 type EventsSweep struct {
 	stripe Stripe
-	store  Store
+	store  EventsStore
 	queue  Queue
 	o      EventsOptions
 }
 
 // NewEventsSweep returns an EventsSweep.
-func NewEventsSweep(stripe Stripe, store Store, queue Queue, o EventsOptions) *EventsSweep {
+func NewEventsSweep(stripe Stripe, store EventsStore, queue Queue, o EventsOptions) *EventsSweep {
 	if o.Log == nil {
 		o.Log = zap.NewNop()
 	}

@@ -11,7 +11,7 @@ func repairs(repair *bool, dryRun bool) bool { return !dryRun && (repair == nil 
 
 // openAll records findings and counts those that are new. A dry run has nowhere
 // to look, so all of its findings count.
-func openAll(ctx context.Context, store mirror.Findings, list []mirror.Finding, dryRun bool, opened *map[mirror.DriftKind]int) error {
+func openAll(ctx context.Context, store findings, list []mirror.Finding, dryRun bool, opened *map[mirror.DriftKind]int) error {
 	fresh := list
 	if !dryRun {
 		var err error

@@ -39,7 +39,7 @@ var errCopyLeaseLost = errors.New("the lease of the first copy was lost")
 
 // AllCopied reports whether first copies were begun and all of them have ended. Before
 // that a mirror whose every history is complete can lack customers.
-func AllCopied(ctx context.Context, store mirror.Progress) (bool, error) {
+func AllCopied(ctx context.Context, store AllCheckpoints) (bool, error) {
 	sweeps, err := store.Sweeps(ctx)
 	begun, copied := false, true
 	for _, s := range sweeps {
@@ -48,6 +48,15 @@ func AllCopied(ctx context.Context, store mirror.Progress) (bool, error) {
 		}
 	}
 	return begun && copied, err
+}
+
+// FirstCopyStore is what the first copy needs of the mirror.
+type FirstCopyStore interface {
+	Checkpoints
+	mirror.Leases
+	letterbox
+	inserter
+	unread
 }
 
 // FirstCopyOptions tune a FirstCopy.
@@ -81,14 +90,14 @@ type FirstCopyOptions struct {
 // amounts first. One process at a time copies an account.
 type FirstCopy struct {
 	stripe Stripe
-	store  Store
+	store  FirstCopyStore
 	queue  Queue
 	o      FirstCopyOptions
 	told   toldOnce
 }
 
 // NewFirstCopy returns a FirstCopy.
-func NewFirstCopy(stripe Stripe, store Store, queue Queue, o FirstCopyOptions) *FirstCopy {
+func NewFirstCopy(stripe Stripe, store FirstCopyStore, queue Queue, o FirstCopyOptions) *FirstCopy {
 	if o.Readers <= 0 {
 		o.Readers = 16
 	}

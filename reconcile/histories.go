@@ -129,7 +129,7 @@ type feed struct {
 }
 
 // next returns the next histories; none at the end of a pass.
-func (f *feed) next(ctx context.Context, store Store, account string) ([]mirror.Target, error) {
+func (f *feed) next(ctx context.Context, store unread, account string) ([]mirror.Target, error) {
 	list, err := store.Unsynced(ctx, account, f.scope, f.after, feedPage)
 	if err != nil {
 		return nil, err
@@ -151,7 +151,7 @@ func (f *feed) next(ctx context.Context, store Store, account string) ([]mirror.
 // the queue does not know of, and returns how many: those that were never read to
 // their end, and those with an open walk. The database alone knows of them once
 // Redis has forgotten.
-func MarkUnfinished(ctx context.Context, store Store, queue Queue, account string, ledgers mirror.Ledgers) (int, error) {
+func MarkUnfinished(ctx context.Context, store unread, queue Queue, account string, ledgers mirror.Ledgers) (int, error) {
 	marked := 0
 	for _, scope := range ledgers.Scopes() {
 		for at := (feed{scope: scope}); ; {

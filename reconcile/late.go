@@ -98,7 +98,7 @@ func listened(stops []stop, from, to time.Time) []stop {
 // NoteReceiver says that a process with the webhook role runs; starts, that it has
 // just begun to, so that nothing listened since the last one said so, unless another one
 // says that it ran all the while. The id is the process's own.
-func NoteReceiver(ctx context.Context, store mirror.Progress, id string, now time.Time, starts bool) error {
+func NoteReceiver(ctx context.Context, store Checkpoints, id string, now time.Time, starts bool) error {
 	row, state, err := readReceivers(ctx, store)
 	if err != nil {
 		return err
@@ -108,7 +108,7 @@ func NoteReceiver(ctx context.Context, store mirror.Progress, id string, now tim
 
 // NoteReceiverStops says that a process with the webhook role takes no more requests.
 // Another one that goes on will say so.
-func NoteReceiverStops(ctx context.Context, store mirror.Progress, id string, now time.Time) error {
+func NoteReceiverStops(ctx context.Context, store Checkpoints, id string, now time.Time) error {
 	row, state, err := readReceivers(ctx, store)
 	if err != nil {
 		return err
@@ -123,7 +123,7 @@ func NoteReceiverStops(ctx context.Context, store mirror.Progress, id string, no
 
 // NoteRefusals says that a receiver answered 503 to the deliveries of events that were
 // created between the two times: it ran, and what it needs was away.
-func NoteRefusals(ctx context.Context, store mirror.Progress, from, to time.Time) error {
+func NoteRefusals(ctx context.Context, store Checkpoints, from, to time.Time) error {
 	row, state, err := readReceivers(ctx, store)
 	if err != nil {
 		return err
@@ -156,7 +156,7 @@ func joined(stops []stop, s stop) []stop {
 	return stops[max(len(stops)-maxAways, 0):]
 }
 
-func readReceivers(ctx context.Context, store mirror.Progress) (row mirror.Sweep, state receivers, err error) {
+func readReceivers(ctx context.Context, store Checkpoints) (row mirror.Sweep, state receivers, err error) {
 	row, err = store.Sweep(ctx, "", rowReceivers)
 	if err == nil && len(row.State) > 0 && json.Unmarshal(row.State, &state) != nil {
 		state = receivers{} // another version's
@@ -164,7 +164,7 @@ func readReceivers(ctx context.Context, store mirror.Progress) (row mirror.Sweep
 	return row, state, err
 }
 
-func saveReceivers(ctx context.Context, store mirror.Progress, row mirror.Sweep, state receivers, now time.Time) (err error) {
+func saveReceivers(ctx context.Context, store Checkpoints, row mirror.Sweep, state receivers, now time.Time) (err error) {
 	if row.State, err = json.Marshal(state); err != nil {
 		return err
 	}
@@ -192,7 +192,7 @@ type Late struct {
 }
 
 // LateEvents reads what is known at a time.
-func LateEvents(ctx context.Context, store mirror.Progress, account string, now time.Time) (Late, error) {
+func LateEvents(ctx context.Context, store Checkpoints, account string, now time.Time) (Late, error) {
 	backfill, err := store.Sweep(ctx, account, SweepBackfill)
 	if err != nil {
 		return Late{}, err

@@ -17,7 +17,7 @@ type toldOnce struct{ letters sync.Map }
 // leaveOut keeps objects of Stripe's list that cannot be mirrored as dead letters, so
 // that a person can look at them: each costs only itself, and the list goes on. The log
 // has each once.
-func (t *toldOnce) leaveOut(ctx context.Context, store Store, log *zap.Logger, now time.Time, account, what string, bad []stripeapi.BadRow) error {
+func (t *toldOnce) leaveOut(ctx context.Context, store letterbox, log *zap.Logger, now time.Time, account, what string, bad []stripeapi.BadRow) error {
 	for _, b := range bad {
 		letter := mirror.DeadLetter{
 			ID: mirror.UnreadableID(b.Raw), Target: mirror.Target{Account: account}, Payload: b.Raw, Attempts: 1,

@@ -77,13 +77,13 @@ func (l Limits) Ledgers(wanted mirror.Ledgers) mirror.Ledgers {
 func IsLimitsRow(name string) bool { return name == rowLimits }
 
 // ReadLimits reads those of an account.
-func ReadLimits(ctx context.Context, store mirror.Progress, account string) (Limits, error) {
+func ReadLimits(ctx context.Context, store Checkpoints, account string) (Limits, error) {
 	row, err := store.Sweep(ctx, account, rowLimits)
 	return limitsOf(row), err
 }
 
 // AllLimits reads those of all accounts.
-func AllLimits(ctx context.Context, store mirror.Progress) (Limits, error) {
+func AllLimits(ctx context.Context, store AllCheckpoints) (Limits, error) {
 	rows, err := store.Sweeps(ctx)
 	var list Limits
 	for _, row := range rows {
@@ -107,7 +107,7 @@ func limitsOf(row mirror.Sweep) Limits {
 
 // limiter notes which parts a key may read.
 type limiter struct {
-	store mirror.Progress
+	store Checkpoints
 	log   *zap.Logger
 	now   func() time.Time
 	// dry: nothing is written.

@@ -35,10 +35,10 @@ type ReportStripe interface {
 	GrantsPage(ctx context.Context, account, customer, after string, limit int) (stripeapi.GrantsPage, error)
 }
 
-// ReportStore is where findings are recorded. Every mirror.Store is one.
+// ReportStore is where findings are recorded.
 type ReportStore interface {
-	mirror.Progress
-	mirror.Findings
+	Checkpoints
+	findings
 	ObservedAt(ctx context.Context, targets []mirror.Target) ([]time.Time, error)
 }
 

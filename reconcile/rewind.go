@@ -18,19 +18,31 @@ import (
 // is not in the queue counts as lost: a healthy receiver marks it at once.
 const pendingAge = 15 * time.Second
 
+// pending lists what was received and is not answered.
+type pending interface {
+	PendingEvents(ctx context.Context, after int64, limit int) ([]mirror.PendingEvent, error)
+	EventReceipts(ctx context.Context, account string, ids []string) ([]mirror.Receipt, error)
+	letters
+}
+
+// letters lists dead letters.
+type letters interface {
+	DeadLetters(ctx context.Context, after string, limit int) ([]mirror.DeadLetter, error)
+}
+
 // RewindDetector notices that Redis is not the one it was: flushed, restored
 // from a backup, failed over to a replica that lagged, or another one. Each
 // partition of the queue carries a random id and a counter; the mirror's
 // database keeps both, and a Redis that knows less than the database has
 // forgotten marks.
 type RewindDetector struct {
-	store Store
+	store incarnations
 	queue Queue
 	log   *zap.Logger
 }
 
 // NewRewindDetector returns a RewindDetector.
-func NewRewindDetector(store Store, queue Queue, log *zap.Logger) *RewindDetector {
+func NewRewindDetector(store incarnations, queue Queue, log *zap.Logger) *RewindDetector {
 	return &RewindDetector{store: store, queue: queue, log: log}
 }
 
@@ -128,7 +140,7 @@ func (d *RewindDetector) stamp(ctx context.Context, was, is mirror.Incarnation) 
 
 // deadTargets are the targets with a dead letter: their events stay unanswered,
 // and they are tried again every hour, not at every look.
-func deadTargets(ctx context.Context, store Store) (map[mirror.Target]bool, error) {
+func deadTargets(ctx context.Context, store letters) (map[mirror.Target]bool, error) {
 	dead := map[mirror.Target]bool{}
 	for after := ""; ; {
 		page, err := store.DeadLetters(ctx, after, 500)
@@ -149,7 +161,7 @@ func deadTargets(ctx context.Context, store Store) (map[mirror.Target]bool, erro
 // that are not in the queue: their mark was lost with Redis, or never made
 // because the receiver was killed between the two. Events younger than minAge
 // are left alone. It returns how many targets were marked.
-func RemarkPending(ctx context.Context, store Store, queue Queue, now time.Time, minAge time.Duration) (int, error) {
+func RemarkPending(ctx context.Context, store pending, queue Queue, now time.Time, minAge time.Duration) (int, error) {
 	return remark(ctx, store, queue, now.Add(-minAge), true)
 }
 
@@ -158,12 +170,12 @@ func RemarkPending(ctx context.Context, store Store, queue Queue, now time.Time,
 // rewound, that may be a claim from before, whose worker is about to complete it and
 // knows nothing of the event. Nor does an event's age count, which depends on this
 // host's clock.
-func remarkLost(ctx context.Context, store Store, queue Queue) (int, error) {
+func remarkLost(ctx context.Context, store pending, queue Queue) (int, error) {
 	return remark(ctx, store, queue, time.Time{}, false)
 }
 
 // remark leaves out events created after newest; zero: none.
-func remark(ctx context.Context, store Store, queue Queue, newest time.Time, trust bool) (int, error) {
+func remark(ctx context.Context, store pending, queue Queue, newest time.Time, trust bool) (int, error) {
 	marked := 0
 	for after := int64(0); ; {
 		page, err := store.PendingEvents(ctx, after, 1000)
@@ -212,7 +224,7 @@ func remark(ctx context.Context, store Store, queue Queue, newest time.Time, tru
 
 // stillPending leaves out the marks whose events were answered between the look at the
 // inbox and that at the queue.
-func stillPending(ctx context.Context, store Store, marks []Mark) ([]Mark, error) {
+func stillPending(ctx context.Context, store pending, marks []Mark) ([]Mark, error) {
 	byAccount := map[string][]string{}
 	for _, m := range marks {
 		byAccount[m.Target.Account] = append(byAccount[m.Target.Account], m.Event.ID)

@@ -40,6 +40,20 @@ const (
 	deadRetryInterval = time.Hour
 )
 
+// RunnerStore is what the scheduler itself needs of the mirror.
+type RunnerStore interface {
+	Checkpoints
+	AllCheckpoints
+	mirror.Leases
+	mirror.Incarnations
+	unread
+	pending
+	Accounts(ctx context.Context) ([]string, error)
+	SetAside(ctx context.Context, account string, ledger mirror.Scope) error
+	DueDeadLetters(ctx context.Context, now, next time.Time, limit int) ([]mirror.DeadLetter, error)
+	PruneEvents(ctx context.Context, before time.Time) (int64, error)
+}
+
 // RunnerOptions tune a Runner.
 type RunnerOptions struct {
 	// Owner names this process in the lease; unique per process.
@@ -80,7 +94,7 @@ type RunnerOptions struct {
 
 // Runner runs the sweeps in one replica at a time.
 type Runner struct {
-	store    Store
+	store    RunnerStore
 	queue    Queue
 	events   *EventsSweep
 	copier   *FirstCopy
@@ -129,7 +143,7 @@ type runnerMetrics struct {
 }
 
 // NewRunner returns a Runner.
-func NewRunner(store Store, queue Queue, events *EventsSweep, copier *FirstCopy, o RunnerOptions) *Runner {
+func NewRunner(store RunnerStore, queue Queue, events *EventsSweep, copier *FirstCopy, o RunnerOptions) *Runner {
 	if o.EventsInterval <= 0 {
 		o.EventsInterval = time.Minute
 	}

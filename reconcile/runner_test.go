@@ -25,7 +25,7 @@ var errHangs = errors.New("hangs")
 // memory is as much of a store as a Runner needs, without input and output, so
 // that it can live in a synctest bubble.
 type memory struct {
-	Store
+	mirror.Store
 	mu       sync.Mutex
 	fail     map[string]error
 	log      []string

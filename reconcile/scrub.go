@@ -27,10 +27,14 @@ const (
 	scrubSlack = 0.1
 )
 
-// ScrubStore is what the scrub needs. Every mirror.Store is one.
+// ScrubStore is what the scrub needs.
 type ScrubStore interface {
-	Store
-	mirror.FullReads
+	Checkpoints
+	letters
+	RequestFullRead(ctx context.Context, targets []mirror.Target) error
+	FullReads(ctx context.Context, account string, ledgers mirror.Ledgers, before time.Time, limit int) ([]mirror.FullRead, error)
+	FullReadCount(ctx context.Context, account string, ledgers mirror.Ledgers) (int64, error)
+	Refused(ctx context.Context, account string, since time.Time) ([]mirror.Target, error)
 }
 
 // ScrubOptions tune a Scrub.
@@ -87,7 +91,7 @@ type scrubState struct {
 }
 
 // readable are those of the wanted ledgers that the key may read.
-func readable(ctx context.Context, store mirror.Progress, account string, wanted mirror.Ledgers) (mirror.Ledgers, error) {
+func readable(ctx context.Context, store Checkpoints, account string, wanted mirror.Ledgers) (mirror.Ledgers, error) {
 	limits, err := ReadLimits(ctx, store, account)
 	return limits.Ledgers(wanted), err
 }

@@ -57,7 +57,7 @@ func IsWebhookRow(name string) bool { return strings.HasPrefix(name, webhookRows
 
 // NoteArrival says that a webhook of an event brought by the endpoint has
 // arrived at a time. created is zero where the event could not be read.
-func NoteArrival(ctx context.Context, store mirror.Progress, endpoint Endpoint, at, created time.Time) error {
+func NoteArrival(ctx context.Context, store Checkpoints, endpoint Endpoint, at, created time.Time) error {
 	row, err := store.Sweep(ctx, "", webhookRows+string(endpoint))
 	if err != nil {
 		return err
@@ -125,7 +125,7 @@ type WebhookState struct {
 }
 
 // WebhookStates reads them.
-func WebhookStates(ctx context.Context, store mirror.Progress) ([]WebhookState, error) {
+func WebhookStates(ctx context.Context, store Checkpoints) ([]WebhookState, error) {
 	list := make([]WebhookState, 0, len(Endpoints()))
 	for _, endpoint := range Endpoints() {
 		arrivals, s, err := readSilence(ctx, store, endpoint)
@@ -141,7 +141,7 @@ func WebhookStates(ctx context.Context, store mirror.Progress) ([]WebhookState, 
 	return list, nil
 }
 
-func readSilence(ctx context.Context, store mirror.Progress, endpoint Endpoint) (arrivals mirror.Sweep, s silence, err error) {
+func readSilence(ctx context.Context, store Checkpoints, endpoint Endpoint) (arrivals mirror.Sweep, s silence, err error) {
 	name := webhookRows + string(endpoint)
 	if arrivals, err = store.Sweep(ctx, "", name); err != nil {
 		return arrivals, s, err
@@ -157,7 +157,7 @@ func readSilence(ctx context.Context, store mirror.Progress, endpoint Endpoint) 
 // lives as long as a lease: what happened before, while perhaps nobody listened,
 // is no proof against an endpoint.
 type silenceWatch struct {
-	store mirror.Progress
+	store Checkpoints
 	// configured means that this process has a webhook secret.
 	configured bool
 	began      time.Time
@@ -166,7 +166,7 @@ type silenceWatch struct {
 	log        *zap.Logger
 }
 
-func newSilenceWatch(store mirror.Progress, configured bool, began time.Time, log *zap.Logger) *silenceWatch {
+func newSilenceWatch(store Checkpoints, configured bool, began time.Time, log *zap.Logger) *silenceWatch {
 	return &silenceWatch{store: store, configured: configured, began: began, told: map[Endpoint]time.Time{}, judged: map[Endpoint]bool{}, log: log}
 }
 

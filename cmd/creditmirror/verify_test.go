@@ -55,7 +55,7 @@ func verifyMirror(t *testing.T) (database string, exec func(string)) {
 }
 
 // copied has the first copy of the platform's account ended.
-func copied(t *testing.T, s mirror.Progress) {
+func copied(t *testing.T, s reconcile.Checkpoints) {
 	t.Helper()
 	if err := s.SaveSweep(t.Context(), mirror.Sweep{Name: reconcile.SweepBackfill, StartedAt: time.Now(), LastSuccess: time.Now()}); err != nil {
 		t.Fatal(err)
