@@ -73,115 +73,113 @@ func inside[Row any](w Window[Row], t time.Time, created func(Row) time.Time) bo
 		(w.ToEnd || t.After(created(w.Rows[len(w.Rows)-1])))
 }
 
-// PlanBalance decides what a balance sync writes. It returns ErrLedgerRewritten
-// when the reply contradicts a row that is held, and ErrDisproved when the rows
-// do not explain the customer's balance and the snapshot does not accept that.
+// PlanBalance decides what a balance sync writes: how the rows held differ from those
+// of the reply, whether the rows prove the customer's balance, and what of it repairs a
+// difference that was made here. It returns ErrLedgerRewritten when the reply contradicts
+// a row that is held, and ErrDisproved when the rows do not explain the customer's balance
+// and the snapshot does not accept that.
 func PlanBalance(s BalanceSnapshot, h BalanceHeld) (BalancePlan, error) {
-	fetched := map[string]BalanceTransaction{}
-	var order []string // newest first
-	for _, w := range s.Windows {
-		for _, r := range w.Rows {
-			if _, doubled := fetched[r.ID]; !doubled {
-				order = append(order, r.ID)
-			}
-			fetched[r.ID] = r
-		}
-	}
-	held := map[string]HeldRow{}
-	for _, r := range h.Unplaced {
-		held[r.ID] = r
-	}
-	for id, r := range h.Stored {
-		held[id] = holdRow(r)
-	}
-	for _, r := range h.Rows {
-		held[r.ID] = r
-	}
-
 	plan := BalancePlan{State: h.State, Balances: map[string]int64{}}
-	if err := firstOf(s.Target.ID, s.Customer.Storable(), allStorable(slices.Collect(maps.Values(fetched)))); err != nil {
+	if err := plan.diff(s, h); err != nil {
 		return BalancePlan{}, err
 	}
-	err := history[BalanceTransaction, HeldRow]{
-		windows: s.Windows, fetched: fetched, held: h.Rows, stored: h.Stored, whole: s.Whole(),
+	h = h.restored(plan.Restore)
+	ends := s.Customer.Ends()
+	if !s.Joined {
+		plan.State.Walk = s.walkLeft(h)
+	} else if err := plan.prove(s, h, ends); err != nil {
+		return BalancePlan{}, err
+	}
+	plan.balances(s, h, ends)
+	if customerChanged(s, h) {
+		c := s.Customer
+		plan.Customer = &c
+		plan.Close.Compared = append(slices.Clone(plan.Close.Compared), c.ID)
+	}
+	plan.Repaired = slices.Concat(repairedRows(s, h, plan), misplaced(s, h, plan), repairedCustomer(s, h, plan, ends))
+	return plan, nil
+}
+
+// diff plans the writing of rows. It refuses a reply that rewrites history.
+func (plan *BalancePlan) diff(s BalanceSnapshot, h BalanceHeld) error {
+	reply := replyOf(s.Windows, func(r BalanceTransaction) string { return r.ID })
+	if err := firstOf(s.Target.ID, s.Customer.Storable(), reply.storable()); err != nil {
+		return err
+	}
+	rows := history[BalanceTransaction, HeldRow]{
+		reply: reply, windows: s.Windows, held: h.Rows, others: h.Unplaced, stored: h.Stored, whole: s.Whole(),
 		created:  func(r BalanceTransaction) time.Time { return r.Created },
-		row:      func(r HeldRow) rowFacts { return rowFacts{r.ID, r.Currency, r.Amount, r.Created} },
+		row:      func(r HeldRow) rowFacts { return rowFacts{r.ID, r.Currency, r.Amount, r.Created, r.Digest} },
 		hold:     holdRow,
 		changed:  changedTransaction,
 		currency: func(r BalanceTransaction) string { return r.Currency },
 		finding:  s.finding,
-	}.check()
-	if err != nil {
-		return BalancePlan{}, err
 	}
-	for _, id := range order {
-		row, digest := fetched[id], Digest(fetched[id].Raw)
-		old, ok := held[id]
-		stored, known := h.Stored[id]
-		switch {
-		case !ok:
-			plan.Insert = append(plan.Insert, row)
-		case known && stored.damaged(row, digest):
-			plan.Restore = append(plan.Restore, row)
-		case old.Digest != digest:
-			plan.Update = append(plan.Update, row)
-		}
+	if err := rows.check(); err != nil {
+		return err
 	}
-	slices.Reverse(plan.Insert) // oldest first: the order of a change feed
-
-	plan.Close.Objects, plan.Close.Compared = order, order
+	plan.Insert, plan.Update, plan.Restore = rows.diff()
+	plan.Close.Objects, plan.Close.Compared = reply.order, reply.order
 	if !s.Whole() {
-		plan.Close.Compared = compared(order, h.Stored)
+		plan.Close.Compared = compared(reply.order, h.Stored)
 		for _, r := range plan.Insert {
 			plan.Close.Compared = append(plan.Close.Compared, r.ID)
 		}
 	}
-	if s.Whole() && h.State.HistoryComplete {
-		plan.Repaired = repairedRows(s, h, plan)
-	}
-	h = h.restored(plan.Restore)
-	ends := s.Customer.Ends()
-	if s.Joined {
-		chains, placed, err := prove(s, h, plan.Insert, maps.Clone(ends))
-		if err != nil {
-			return BalancePlan{}, err
-		}
-		broken := chains.err()
-		if broken != nil && !s.AcceptDisproof {
-			return BalancePlan{}, fmt.Errorf("%w: %w", ErrDisproved, broken)
-		}
-		plan.place(placed, h)
-		plan.State.HistoryComplete = true
-		plan.State.CompleteTo = latest(later(h.State.CompleteTo, h.State.Walk.Top), order, fetched)
-		plan.State.Walk = Walk{}
-		plan.State.FullReadAt = fullReadAt(s.Full, h.State, s.ObservedAt)
-		plan.Close.MissedBefore = s.ObservedAt
-		switch {
-		case broken != nil:
-			plan.State.Disproved = true
-			plan.Open = chains.findings(s)
-		case s.Full || !h.State.Disproved:
-			// A chain that was broken once is proven only from its beginning.
-			plan.State.Disproved = false
-			plan.Close.Kinds = closeKinds(s.Full, DriftChainGap)
-		}
-		for currency, end := range chains.ends() {
-			if _, known := ends[currency]; !known {
-				ends[currency] = end
-			}
-		}
-	} else {
-		plan.State.Walk = s.Walk
-		if s.joins {
-			plan.State.Walk.Top = later(s.Walk.Top, h.State.Walk.Top)
-			if s.Walk.Cursor == "" { // nothing was left to read
-				plan.State.Walk.Cursor = h.State.Walk.Cursor
-			}
-		}
-	}
+	return nil
+}
 
+// prove lays the chains of a joined read and plans the places of its rows. It adds to
+// ends where the chains of currencies end of which Stripe says nothing.
+func (plan *BalancePlan) prove(s BalanceSnapshot, h BalanceHeld, ends map[string]int64) error {
+	chains, placed, err := prove(s, h, plan.Insert, maps.Clone(ends))
+	if err != nil {
+		return err
+	}
+	broken := chains.err()
+	if broken != nil && !s.AcceptDisproof {
+		return fmt.Errorf("%w: %w", ErrDisproved, broken)
+	}
+	plan.place(placed, h)
+	plan.State.HistoryComplete = true
+	plan.State.CompleteTo = newest(later(h.State.CompleteTo, h.State.Walk.Top), s.Windows, func(r BalanceTransaction) time.Time { return r.Created })
+	plan.State.Walk = Walk{}
+	plan.State.FullReadAt = fullReadAt(s.Full, h.State, s.ObservedAt)
+	plan.Close.MissedBefore = s.ObservedAt
+	switch {
+	case broken != nil:
+		plan.State.Disproved = true
+		plan.Open = chains.findings(s)
+	case s.Full || !h.State.Disproved:
+		// A chain that was broken once is proven only from its beginning.
+		plan.State.Disproved = false
+		plan.Close.Kinds = closeKinds(s.Full, DriftChainGap)
+	}
+	for currency, end := range chains.ends() {
+		if _, known := ends[currency]; !known {
+			ends[currency] = end
+		}
+	}
+	return nil
+}
+
+// walkLeft is how far the history is read after a piece of it.
+func (s BalanceSnapshot) walkLeft(h BalanceHeld) Walk {
+	walk := s.Walk
+	if s.joins {
+		walk.Top = later(s.Walk.Top, h.State.Walk.Top)
+		if s.Walk.Cursor == "" { // nothing was left to read
+			walk.Cursor = h.State.Walk.Cursor
+		}
+	}
+	return walk
+}
+
+// balances plans the rows of customer_balances. It adds to ends the currencies that
+// neither Stripe nor a whole history knows.
+func (plan *BalancePlan) balances(s BalanceSnapshot, h BalanceHeld, ends map[string]int64) {
 	if s.Joined && s.Full && s.Customer.InvoiceCreditBalance != nil {
-		for currency := range h.Balances { // one that neither Stripe nor the rows know
+		for currency := range h.Balances {
 			if _, known := ends[currency]; !known {
 				ends[currency] = 0
 			}
@@ -195,13 +193,6 @@ func PlanBalance(s BalanceSnapshot, h BalanceHeld) (BalancePlan, error) {
 			plan.Balances[currency] = balance
 		}
 	}
-	if customerChanged(s, h) {
-		c := s.Customer
-		plan.Customer = &c
-		plan.Close.Compared = append(slices.Clone(plan.Close.Compared), c.ID)
-	}
-	plan.Repaired = slices.Concat(plan.Repaired, misplaced(s, h, plan), repairedCustomer(s, h, plan, ends))
-	return plan, nil
 }
 
 // unexplained reports whether there is a balance in a currency of which neither Stripe nor the rows
@@ -354,16 +345,6 @@ func later(a, b time.Time) time.Time {
 		return b
 	}
 	return a
-}
-
-// latest is the newest created time of rows, or the one before when none is newer.
-func latest(t time.Time, order []string, fetched map[string]BalanceTransaction) time.Time {
-	for _, id := range order {
-		if c := fetched[id].Created; c.After(t) {
-			t = c
-		}
-	}
-	return t
 }
 
 // customerChanged reports whether the customer's row must be written. What is not

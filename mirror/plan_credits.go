@@ -59,86 +59,15 @@ func (s CreditsSnapshot) WindowSpans() []Span {
 	return spans(s.Windows, false, func(r CreditTransaction) time.Time { return r.Created })
 }
 
-// PlanCredits decides what a credits sync writes. It returns ErrLedgerRewritten
-// when the reply contradicts a row that is held, and ErrDisproved when the sums
-// leave a grant's bounds, a row's grant is unknown, or the summary disagrees,
-// and the snapshot does not accept that.
+// PlanCredits decides what a credits sync writes, in the steps of PlanBalance. It returns
+// ErrLedgerRewritten when the reply contradicts a row that is held, ErrBehind when it is
+// older than what is known, and ErrDisproved when the sums leave a grant's bounds, a row's
+// grant is unknown, or the summary disagrees, and the snapshot does not accept that.
 func PlanCredits(s CreditsSnapshot, h CreditsHeld) (CreditsPlan, error) {
 	plan := CreditsPlan{State: h.State, Clock: s.Clock}
-	fetched := map[string]CreditTransaction{}
-	var order []string
-	for _, w := range s.Windows {
-		for _, r := range w.Rows {
-			if _, doubled := fetched[r.ID]; !doubled {
-				order = append(order, r.ID)
-			}
-			fetched[r.ID] = r
-		}
-	}
-	held := map[string]HeldCredit{}
-	for id, old := range h.Stored {
-		held[id] = holdCredit(old)
-	}
-	for _, old := range h.Rows {
-		held[old.ID] = old
-	}
-	if err := allStorable(slices.Collect(maps.Values(fetched))); err != nil {
-		return CreditsPlan{}, err
-	}
-	if err := allStorable(s.Grants); err != nil {
-		return CreditsPlan{}, err
-	}
-	err := history[CreditTransaction, HeldCredit]{
-		windows: s.Windows, fetched: fetched, held: h.Rows, stored: h.Stored, whole: s.Whole(),
-		created:  func(r CreditTransaction) time.Time { return r.Created },
-		row:      func(r HeldCredit) rowFacts { return rowFacts{r.ID, r.Currency, r.Amount, r.Created} },
-		hold:     holdCredit,
-		changed:  changedCredit,
-		currency: func(r CreditTransaction) string { return r.Currency },
-		finding:  s.finding,
-	}.check()
+	grants, err := plan.diff(s, h)
 	if err != nil {
 		return CreditsPlan{}, err
-	}
-	newest := later(h.State.CompleteTo, h.State.Walk.Top)
-	for _, id := range order {
-		row, digest := fetched[id], Digest(fetched[id].Raw)
-		old, ok := held[id]
-		stored, known := h.Stored[id]
-		switch {
-		case !ok:
-			plan.Insert = append(plan.Insert, row)
-		case known && stored.damaged(row, digest):
-			plan.Restore = append(plan.Restore, row)
-		case old.Digest != digest:
-			plan.Update = append(plan.Update, row)
-		}
-		if row.Created.After(newest) {
-			newest = row.Created
-		}
-	}
-	slices.Reverse(plan.Insert)
-
-	grants, older, err := plan.judgeGrants(s, h)
-	if err != nil {
-		return CreditsPlan{}, err
-	}
-	if err := plan.judgeEvents(s, h, fetched, grants, older); err != nil {
-		return CreditsPlan{}, err
-	}
-	plan.Close.Objects = order
-	for _, g := range s.Grants {
-		plan.Close.Objects = append(plan.Close.Objects, g.ID)
-	}
-	plan.Close.Compared = plan.Close.Objects
-	if !s.Whole() {
-		plan.Close.Compared = slices.Concat(compared(order, h.Stored), compared(plan.Close.Objects[len(order):], h.StoredGrants))
-		for _, r := range plan.Insert {
-			plan.Close.Compared = append(plan.Close.Compared, r.ID)
-		}
-		for _, g := range plan.Grants {
-			plan.Close.Compared = append(plan.Close.Compared, g.ID)
-		}
 	}
 	plan.Repaired = repairedCredits(s, h, plan)
 	if !s.Joined {
@@ -146,23 +75,77 @@ func PlanCredits(s CreditsSnapshot, h CreditsHeld) (CreditsPlan, error) {
 		plan.Summary = summaryToWrite(s, h, plan.pieceLedger(h))
 		return plan, nil
 	}
+	if err := plan.prove(s, h, grants); err != nil {
+		return CreditsPlan{}, err
+	}
+	return plan, nil
+}
+
+// diff plans the writing of rows and grants, and returns the grants that are known then.
+// It refuses a reply that rewrites history or is behind what is known.
+func (plan *CreditsPlan) diff(s CreditsSnapshot, h CreditsHeld) (grants map[string]HeldGrantRow, err error) {
+	reply := replyOf(s.Windows, func(r CreditTransaction) string { return r.ID })
+	if err := reply.storable(); err != nil {
+		return nil, err
+	}
+	if err := allStorable(s.Grants); err != nil {
+		return nil, err
+	}
+	rows := history[CreditTransaction, HeldCredit]{
+		reply: reply, windows: s.Windows, held: h.Rows, stored: h.Stored, whole: s.Whole(),
+		created:  func(r CreditTransaction) time.Time { return r.Created },
+		row:      func(r HeldCredit) rowFacts { return rowFacts{r.ID, r.Currency, r.Amount, r.Created, r.Digest} },
+		hold:     holdCredit,
+		changed:  changedCredit,
+		currency: func(r CreditTransaction) string { return r.Currency },
+		finding:  s.finding,
+	}
+	if err := rows.check(); err != nil {
+		return nil, err
+	}
+	plan.Insert, plan.Update, plan.Restore = rows.diff()
+	grants, older, err := plan.judgeGrants(s, h)
+	if err != nil {
+		return nil, err
+	}
+	if err := plan.judgeEvents(s, h, reply.rows, grants, older); err != nil {
+		return nil, err
+	}
+	plan.Close.Objects = reply.order
+	for _, g := range s.Grants {
+		plan.Close.Objects = append(plan.Close.Objects, g.ID)
+	}
+	plan.Close.Compared = plan.Close.Objects
+	if !s.Whole() {
+		plan.Close.Compared = slices.Concat(compared(reply.order, h.Stored), compared(plan.Close.Objects[len(reply.order):], h.StoredGrants))
+		for _, r := range plan.Insert {
+			plan.Close.Compared = append(plan.Close.Compared, r.ID)
+		}
+		for _, g := range plan.Grants {
+			plan.Close.Compared = append(plan.Close.Compared, g.ID)
+		}
+	}
+	return grants, nil
+}
+
+// prove adds a joined history up, holds the sums against the grants and Stripe's summary,
+// and plans the summary. Where a row is known to be missing, which is lag, sums prove
+// nothing.
+func (plan *CreditsPlan) prove(s CreditsSnapshot, h CreditsHeld, grants map[string]HeldGrantRow) error {
 	sums := plan.sums(h)
 	ledger := map[string]int64{}
 	for _, sum := range sums {
 		ledger[sum.Currency] = plus(ledger[sum.Currency], sum.Sum)
 	}
 	gap := slices.ContainsFunc(plan.Unanswered, EventRef.NamesRow)
-	var open []Finding
-	if !gap { // a row is known to be missing, which is lag: sums prove nothing
-		open = slices.Concat(outOfBounds(s, sums, grants), summaryOff(s, ledger), unlisted(s, h))
+	if !gap {
+		plan.Open = slices.Concat(outOfBounds(s, sums, grants), summaryOff(s, ledger), unlisted(s, h))
 	}
-	if len(open) > 0 && !s.AcceptDisproof {
-		f := open[0]
-		return CreditsPlan{}, fmt.Errorf("%w: %s", ErrDisproved, f.Cause)
+	if len(plan.Open) > 0 && !s.AcceptDisproof {
+		return fmt.Errorf("%w: %s", ErrDisproved, plan.Open[0].Cause)
 	}
-	plan.Open = open
 	plan.State.HistoryComplete = !gap
-	plan.State.CompleteTo = newest
+	plan.State.CompleteTo = newest(later(h.State.CompleteTo, h.State.Walk.Top), s.Windows, func(r CreditTransaction) time.Time { return r.Created })
 	plan.State.Walk = Walk{}
 	plan.State.FullReadAt = fullReadAt(s.Full, h.State, s.ObservedAt)
 	if len(plan.Unanswered) == 0 {
@@ -170,19 +153,19 @@ func PlanCredits(s CreditsSnapshot, h CreditsHeld) (CreditsPlan, error) {
 	}
 	if gap {
 		plan.Summary = summaryToWrite(CreditsSnapshot{}, h, ledger)
-		return plan, nil
+		return nil
 	}
 	// Where no summary can be had, a whole reading within all bounds has to do.
-	plan.State.Disproved = len(open) > 0 || h.State.Disproved && s.Summary == nil && !s.Full
-	if len(open) == 0 {
+	plan.State.Disproved = len(plan.Open) > 0 || h.State.Disproved && s.Summary == nil && !s.Full
+	if len(plan.Open) == 0 {
 		plan.Close.Kinds = closeKinds(s.Full, DriftGrantOutOfBounds, DriftOrphan)
 		if s.Summary != nil {
 			plan.Close.Kinds = append(plan.Close.Kinds, DriftSummaryMismatch)
 		}
 	}
 	plan.Summary = summaryToWrite(s, h, ledger)
-	plan.Repaired = append(plan.Repaired, repairedSummary(s, h, plan, ledger)...)
-	return plan, nil
+	plan.Repaired = append(plan.Repaired, repairedSummary(s, h, *plan, ledger)...)
+	return nil
 }
 
 // finding makes a finding about the ledger; a sync that reports it fills in the rest.

@@ -78,19 +78,61 @@ func moment(name string, want, have time.Time) field {
 	return word(name, want.UTC().Format(time.RFC3339Nano), have.UTC().Format(time.RFC3339Nano))
 }
 
+// reply is what a sync listed of a ledger: the rows by id, and the ids, newest first.
+type reply[Row Storable[Row]] struct {
+	rows  map[string]Row
+	order []string
+}
+
+func replyOf[Row Storable[Row]](windows []Window[Row], id func(Row) string) reply[Row] {
+	r := reply[Row]{rows: map[string]Row{}}
+	for _, w := range windows {
+		for _, row := range w.Rows {
+			if _, doubled := r.rows[id(row)]; !doubled {
+				r.order = append(r.order, id(row))
+			}
+			r.rows[id(row)] = row
+		}
+	}
+	return r
+}
+
+// storable returns why a row cannot be stored, in the order of the list.
+func (r reply[Row]) storable() error {
+	for _, id := range r.order {
+		if err := r.rows[id].Storable(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// newest is the created time of the newest row, or t when none is newer.
+func newest[Row any](t time.Time, windows []Window[Row], created func(Row) time.Time) time.Time {
+	for _, w := range windows {
+		for _, r := range w.Rows {
+			t = later(t, created(r))
+		}
+	}
+	return t
+}
+
 // rowFacts is what history must know of a held row.
 type rowFacts struct {
 	id, currency string
 	amount       int64
 	created      time.Time
+	digest       string
 }
 
 // history holds the rows of one ledger against a reply.
 type history[Row Storable[Row], Held any] struct {
+	reply   reply[Row]
 	windows []Window[Row]
-	fetched map[string]Row
 	held    []Held
-	stored  map[string]Stored[Row]
+	// others are held too, and prove nothing against a reply.
+	others []Held
+	stored map[string]Stored[Row]
 	// whole: what was changed here is repaired. Any other read is refused by it, so
 	// that a whole one follows.
 	whole   bool
@@ -127,7 +169,7 @@ func (h history[Row, Held]) check() error {
 
 func (h history[Row, Held]) checkRow(held Held, refused *RewrittenError) {
 	old := h.row(held)
-	row, listed := h.fetched[old.id]
+	row, listed := h.reply.rows[old.id]
 	if !listed {
 		if h.inside(old.created) && !h.elsewhere(old.id) {
 			f := h.finding(DriftUnexpectedTransaction, old.id, old.currency)
@@ -141,6 +183,38 @@ func (h history[Row, Held]) checkRow(held Held, refused *RewrittenError) {
 		f.Expected, f.Actual = changed.want, changed.have
 		refused.add(f, "%s of %s changed", changed.name, old.id)
 	}
+}
+
+// diff sorts the rows of a reply that must be written: those that are not held, oldest
+// first as in a change feed; those that Stripe shows otherwise than before; and those that
+// were changed here.
+func (h history[Row, Held]) diff() (insert, update, restore []Row) {
+	digests := make(map[string]string, len(h.held))
+	for _, held := range h.others {
+		digests[h.row(held).id] = h.row(held).digest
+	}
+	for id, stored := range h.stored {
+		digests[id] = stored.Digest
+	}
+	for _, held := range h.held {
+		digests[h.row(held).id] = h.row(held).digest
+	}
+	for _, id := range h.reply.order {
+		row := h.reply.rows[id]
+		digest := Digest(row.json())
+		was, held := digests[id]
+		stored, known := h.stored[id]
+		switch {
+		case !held:
+			insert = append(insert, row)
+		case known && stored.damaged(row, digest):
+			restore = append(restore, row)
+		case was != digest:
+			update = append(update, row)
+		}
+	}
+	slices.Reverse(insert)
+	return insert, update, restore
 }
 
 // inside reports whether a row of that time must be in one of the windows.

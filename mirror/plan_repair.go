@@ -75,6 +75,9 @@ func (r *repairs) amount(kind DriftKind, currency string, expected, actual int64
 
 // repairedRows are the differences in rows that a whole read finds and repairs.
 func repairedRows(s BalanceSnapshot, h BalanceHeld, plan BalancePlan) []Finding {
+	if !s.Whole() || !h.State.HistoryComplete {
+		return nil
+	}
 	found := repairs{finding: s.finding}
 	for _, r := range plan.Insert {
 		if unannounced(r.Created, h.State, s.ObservedAt, len(s.Events), s.EventSeq) {
@@ -101,20 +104,8 @@ func repairedCustomer(s BalanceSnapshot, h BalanceHeld, plan BalancePlan, ends m
 		if h.State.HistoryComplete {
 			found.add(DriftMissingCustomer, "", "", "customer", "", CauseUnknown)
 		}
-	case plan.Customer == nil, old.Deleted, !s.sameCustomer(h):
-	default:
-		want, have := s.Customer.Ends(), old.Ends()
-		for _, currency := range slices.Sorted(maps.Keys(union(want, have))) {
-			if want[currency] != have[currency] {
-				told[currency] = true
-				found.amount(DriftBalanceMismatch, currency, want[currency], have[currency], CauseUnknown)
-			}
-		}
-		if c := s.Customer; len(told) == 0 && c.Balance != old.Balance {
-			found.amount(DriftBalanceMismatch, c.Currency, c.Balance, old.Balance, CauseUnknown)
-		} else if len(told) == 0 {
-			found.differs(s.Target.ID, "", c.Print(c.Raw), old.Print(old.Raw), CauseUnknown)
-		}
+	case plan.Customer != nil && !old.Deleted && s.sameCustomer(h):
+		told = found.customer(s.Target.ID, s.Customer, *old)
 	}
 	// A customer that was taken for deleted held nothing.
 	buried := h.Customer != nil && h.Customer.Deleted
@@ -136,6 +127,27 @@ func repairedCustomer(s BalanceSnapshot, h BalanceHeld, plan BalancePlan, ends m
 		}
 	}
 	return found.list
+}
+
+// customer notes how a customer's row differs, and returns the currencies in which it
+// noted another balance.
+func (r *repairs) customer(id string, shown Customer, held CustomerView) map[string]bool {
+	told := map[string]bool{}
+	want, have := shown.Ends(), held.Ends()
+	for _, currency := range slices.Sorted(maps.Keys(union(want, have))) {
+		if want[currency] != have[currency] {
+			told[currency] = true
+			r.amount(DriftBalanceMismatch, currency, want[currency], have[currency], CauseUnknown)
+		}
+	}
+	switch {
+	case len(told) > 0:
+	case shown.Balance != held.Balance:
+		r.amount(DriftBalanceMismatch, shown.Currency, shown.Balance, held.Balance, CauseUnknown)
+	default:
+		r.differs(id, "", shown.Print(shown.Raw), held.Print(held.Raw), CauseUnknown)
+	}
+	return told
 }
 
 // sameCustomer reports whether Stripe shows the customer as it did when it was stored.

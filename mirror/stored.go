@@ -18,6 +18,8 @@ type Stored[Row Storable[Row]] struct {
 // two ledgers and grants are.
 type Storable[Row any] interface {
 	Print() Print
+	// Storable returns why a database would refuse the row.
+	Storable() error
 	// equals reports whether all columns but the JSON are the same; where they are written
 	// otherwise it may be in doubt, and then it says no.
 	equals(Row) bool

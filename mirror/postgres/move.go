@@ -118,26 +118,32 @@ SELECT setval('creditmirror.stripe_events_seq', max(seq)) FROM creditmirror.stri
 UNION ALL
 SELECT setval('creditmirror.changes_seq', max(seq)) FROM creditmirror.changes HAVING max(seq) IS NOT NULL`
 
+// reserve locks a table that must be empty; one that is derived is emptied.
+func reserve(ctx context.Context, tx pgx.Tx, t mirror.Table) error {
+	// Nobody writes beside us until the end: their rows would look like ours.
+	if _, err := tx.Exec(ctx, "LOCK TABLE creditmirror."+t.Name+" IN EXCLUSIVE MODE"); err != nil {
+		return err
+	}
+	if t.Derived() {
+		_, err := tx.Exec(ctx, "DELETE FROM creditmirror."+t.Name)
+		return err
+	}
+	var n int
+	err := tx.QueryRow(ctx, "SELECT 1 FROM creditmirror."+t.Name+" LIMIT 1").Scan(&n)
+	switch {
+	case err == nil:
+		return fmt.Errorf("%w: table %s has rows", mirror.ErrNotEmpty, t.Name)
+	case errors.Is(err, pgx.ErrNoRows):
+		return nil
+	}
+	return err
+}
+
 // Load fills an empty mirror in one transaction.
 func (s *Store) Load(ctx context.Context, fill func(put mirror.Rows) error, check func(dump func(mirror.Rows) error) error) error {
 	err := s.inTransaction(ctx, pgx.TxOptions{}, func(tx pgx.Tx) error {
 		for _, t := range mirror.Tables() {
-			// Nobody writes beside us until the end: their rows would look like ours.
-			if _, err := tx.Exec(ctx, "LOCK TABLE creditmirror."+t.Name+" IN EXCLUSIVE MODE"); err != nil {
-				return err
-			}
-			if t.Derived() {
-				if _, err := tx.Exec(ctx, "DELETE FROM creditmirror."+t.Name); err != nil {
-					return err
-				}
-				continue
-			}
-			var n int
-			err := tx.QueryRow(ctx, "SELECT 1 FROM creditmirror."+t.Name+" LIMIT 1").Scan(&n)
-			if err == nil {
-				return fmt.Errorf("%w: table %s has rows", mirror.ErrNotEmpty, t.Name)
-			}
-			if !errors.Is(err, pgx.ErrNoRows) {
+			if err := reserve(ctx, tx, t); err != nil {
 				return err
 			}
 		}

@@ -132,7 +132,6 @@ DELETE FROM dead_letters WHERE account = ?1 AND id = ?2
 
 // leave writes what every commit writes besides rows.
 func (c *commit) leave(st mirror.SyncState, open, repaired []mirror.Finding, shut mirror.Closing) error {
-	t := c.target
 	if err := c.recordRepaired(repaired); err != nil { // before the rest is closed
 		return err
 	}
@@ -154,6 +153,14 @@ func (c *commit) leave(st mirror.SyncState, open, repaired []mirror.Finding, shu
 	if err := c.closeMissed(); err != nil {
 		return err
 	}
+	if err := c.writeState(st); err != nil || !st.Joins() {
+		return err
+	}
+	return c.exec(dropTargetLetter, c.target.Account, mirror.DeadLetterID(c.target), scopeBit(c.target.Scope))
+}
+
+// writeState writes the sync state, and nothing when the commit is repeated.
+func (c *commit) writeState(st mirror.SyncState) error {
 	// The freshness that readers see never goes back, but for a time that lies
 	// ahead: a clock that was ahead wrote it.
 	observed := c.observedWas
@@ -170,17 +177,13 @@ func (c *commit) leave(st mirror.SyncState, open, repaired []mirror.Finding, shu
 		st.CompleteTo.Equal(c.was.CompleteTo) && st.Walk.Cursor == c.was.Walk.Cursor &&
 		st.Walk.Top.Equal(c.was.Walk.Top) && st.Walk.Full == c.was.Walk.Full && st.Disproved == c.was.Disproved && st.FullReadAt.Equal(c.was.FullReadAt) &&
 		c.was.RefusedAt.IsZero()
-	if !same {
-		if err := c.exec(writeState, t.Account, t.ID, string(t.Scope), c.epoch, null(observed),
-			flag(st.HistoryComplete), nullTime(st.CompleteTo), st.Walk.Cursor, nullTime(st.Walk.Top),
-			flag(st.Walk.Full), flag(st.Disproved), c.at, nullTime(st.FullReadAt)); err != nil {
-			return err
-		}
-	}
-	if !st.Joins() {
+	if same {
 		return nil
 	}
-	return c.exec(dropTargetLetter, t.Account, mirror.DeadLetterID(t), scopeBit(t.Scope))
+	t := c.target
+	return c.exec(writeState, t.Account, t.ID, string(t.Scope), c.epoch, null(observed),
+		flag(st.HistoryComplete), nullTime(st.CompleteTo), st.Walk.Cursor, nullTime(st.Walk.Top),
+		flag(st.Walk.Full), flag(st.Disproved), c.at, nullTime(st.FullReadAt))
 }
 
 // changed notes a row for the change feed.
