@@ -164,19 +164,39 @@ func (l *loader) broken(v Var) bool {
 // contradictions checks settings against each other. It does so whatever the
 // roles: one environment, shared by several processes, is good or bad for all.
 func (l *loader) contradictions() {
-	refuse := func(v Var, message string, others ...Var) {
-		if !slices.ContainsFunc(append(others, v), l.broken) {
-			l.problems = append(l.problems, v.problem(message))
-		}
-	}
 	c := l.cfg
 	if strings.HasPrefix(c.StripeAPIBase, "http:") && c.Mode() == ModeLive && !isLoopback(baseHost(c.StripeAPIBase)) {
-		refuse(VarStripeAPIBase, "would send a live key unencrypted over the network; use https, a loopback host, or a test key", VarStripeAPIKey)
+		l.refuse(VarStripeAPIBase, "would send a live key unencrypted over the network; use https, a loopback host, or a test key", VarStripeAPIKey)
 	}
 	if c.EmbeddedRedis() && c.Inbox == InboxOff {
-		refuse(VarInbox, "cannot be off while Redis is embedded, because events would be lost with the process"+
+		l.refuse(VarInbox, "cannot be off while Redis is embedded, because events would be lost with the process"+
 			"; use auto or on, or set CREDITMIRROR_REDIS_URL", VarRedisURL)
 	}
+	l.listenersApart()
+	l.notificationsWhole()
+	if v, protocol := c.OTel.unspoken(); v != "" {
+		l.refuse(v, "is "+protocol+", but traces are sent by http/json alone; set it to http/json"+
+			", and the endpoint to where the collector takes OTLP over HTTP (port 4318 as a rule)")
+	}
+	l.certificatesWhole()
+	if v, url := c.OTel.headersInTheOpen(); v != "" {
+		l.refuse(v, "would be sent unencrypted over the network; use an https URL in "+string(url)+", or a loopback or private address", url)
+	}
+	if len(c.APIKeys) == 0 && !l.broken(VarAPIAddr) && !isLoopback(addrHost(c.APIAddr)) {
+		l.refuse(VarAPIAddr, "would open the API to the network without a key; set CREDITMIRROR_API_KEYS, or listen on 127.0.0.1", VarAPIKeys)
+	}
+}
+
+// refuse notes a contradiction, unless one of the variables has another fault.
+func (l *loader) refuse(v Var, message string, others ...Var) {
+	if !slices.ContainsFunc(append(others, v), l.broken) {
+		l.problems = append(l.problems, v.problem(message))
+	}
+}
+
+// listenersApart refuses two listeners on one port.
+func (l *loader) listenersApart() {
+	c := l.cfg
 	listeners := []struct {
 		v    Var
 		addr string
@@ -184,38 +204,38 @@ func (l *loader) contradictions() {
 	for i, b := range listeners {
 		for _, a := range listeners[:i] {
 			if !l.broken(a.v) && collide(a.addr, b.addr) {
-				refuse(b.v, "takes the same port as "+string(a.v)+"; give each listener its own")
+				l.refuse(b.v, "takes the same port as "+string(a.v)+"; give each listener its own")
 			}
 		}
 	}
+}
+
+// notificationsWhole refuses a part of what notifications need.
+func (l *loader) notificationsWhole() {
+	c := l.cfg
 	switch set := c.NotifyURL.IsSet(); {
 	case set && len(c.NotifySecrets) == 0:
-		refuse(VarNotifySecret, "is required by CREDITMIRROR_NOTIFY_URL; make one with: openssl rand -hex 32", VarNotifyURL)
+		l.refuse(VarNotifySecret, "is required by CREDITMIRROR_NOTIFY_URL; make one with: openssl rand -hex 32", VarNotifyURL)
 	case set && strings.HasPrefix(c.NotifyURL.Reveal(), "http:") && !slices.ContainsFunc(c.NotifyAllow, func(p netip.Prefix) bool { return p.Addr().IsLoopback() }):
-		refuse(VarNotifyAllow, "does not name this machine's own address, which the URL leads to; set it to 127.0.0.1, or use an https URL", VarNotifyURL)
+		l.refuse(VarNotifyAllow, "does not name this machine's own address, which the URL leads to; set it to 127.0.0.1, or use an https URL", VarNotifyURL)
 	case !set && (len(c.NotifySecrets) > 0 || len(c.NotifyAllow) > 0):
-		refuse(VarNotifyURL, "is not set, so no notification is sent; set it, or remove CREDITMIRROR_NOTIFY_SECRET and CREDITMIRROR_NOTIFY_ALLOW", VarNotifySecret, VarNotifyAllow)
+		l.refuse(VarNotifyURL, "is not set, so no notification is sent; set it, or remove CREDITMIRROR_NOTIFY_SECRET and CREDITMIRROR_NOTIFY_ALLOW", VarNotifySecret, VarNotifyAllow)
 	}
-	if v, protocol := c.OTel.unspoken(); v != "" {
-		refuse(v, "is "+protocol+", but traces are sent by http/json alone; set it to http/json"+
-			", and the endpoint to where the collector takes OTLP over HTTP (port 4318 as a rule)")
-	}
+}
+
+// certificatesWhole refuses a certificate without its key, and a key without one.
+func (l *loader) certificatesWhole() {
+	c := l.cfg
 	for _, t := range []struct {
 		cert, key Var
 		files     TLS
 	}{{VarWebhookTLSCert, VarWebhookTLSKey, c.WebhookTLS}, {VarAPITLSCert, VarAPITLSKey, c.APITLS}, {VarOpsTLSCert, VarOpsTLSKey, c.OpsTLS}} {
 		switch {
 		case t.files.Cert != "" && t.files.Key == "":
-			refuse(t.key, "is required by "+string(t.cert)+"; name the file of the certificate's private key", t.cert)
+			l.refuse(t.key, "is required by "+string(t.cert)+"; name the file of the certificate's private key", t.cert)
 		case t.files.Cert == "" && t.files.Key != "":
-			refuse(t.cert, "is required by "+string(t.key)+"; name the file of the certificate", t.key)
+			l.refuse(t.cert, "is required by "+string(t.key)+"; name the file of the certificate", t.key)
 		}
-	}
-	if v, url := c.OTel.headersInTheOpen(); v != "" {
-		refuse(v, "would be sent unencrypted over the network; use an https URL in "+string(url)+", or a loopback or private address", url)
-	}
-	if len(c.APIKeys) == 0 && !l.broken(VarAPIAddr) && !isLoopback(addrHost(c.APIAddr)) {
-		refuse(VarAPIAddr, "would open the API to the network without a key; set CREDITMIRROR_API_KEYS, or listen on 127.0.0.1", VarAPIKeys)
 	}
 }
 

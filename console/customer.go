@@ -108,16 +108,9 @@ func (v *view) customer() error {
 		ShowBalance: v.mayRead(access.Balance), ShowCredits: v.mayRead(access.Credits), CanSync: v.mayAct() && v.c.o.Do.Sync != nil, Proven: true,
 	}
 	d.Live = v.r.URL.RawQuery == "" || v.r.URL.Query().Get("done") != ""
-	queued := map[mirror.Scope]bool{}
-	if v.c.o.Queued != nil {
-		targets := v.targets(account, id)
-		waiting, err := v.c.o.Queued(ctx, targets)
-		if err != nil {
-			d.Problem = "The queue does not answer: whether work of this customer waits is not known."
-		}
-		for i, w := range waiting {
-			queued[targets[i].Scope] = w
-		}
+	queued, err := v.queuedScopes(account, id)
+	if err != nil {
+		d.Problem = "The queue does not answer: whether work of this customer waits is not known."
 	}
 	for _, s := range states {
 		if !v.mayRead(access.Ledger(s.Scope)) {
@@ -160,16 +153,10 @@ func (v *view) customer() error {
 			d.BurnDown = burnDown(d.Rows, d.RowsNext == "", d.Grants, ledger, v.c.now())
 		}
 	}
-	before := v.c.now().Add(time.Hour)
-	if text := v.r.URL.Query().Get("before"); text != "" {
-		n, err := strconv.ParseInt(text, 10, 64)
-		if err != nil {
-			return wrong("The position in the timeline cannot be read.")
-		}
-		before = time.UnixMicro(n).UTC()
+	before, err := v.timelineBefore()
+	if err != nil {
+		return err
 	}
-	// Stripe's times are whole seconds, so that several things happen at one: a page ends
-	// between two moments, and is longer than others where it must.
 	t, err := store.Timeline(ctx, account, id, before, 2*timelineRows)
 	if err != nil {
 		return err
@@ -180,18 +167,52 @@ func (v *view) customer() error {
 		}
 	}
 	d.Letters = slices.DeleteFunc(t.Letters, func(l mirror.DeadLetter) bool { return !v.mayRead(access.Ledger(l.Target.Scope)) })
-	d.Happenings = happenings(t, states, d.Txns, before, v)
-	if len(d.Happenings) > timelineRows {
-		last, end := d.Happenings[timelineRows-1].At, timelineRows
-		for end < len(d.Happenings) && d.Happenings[end].At.Equal(last) {
-			end++
-		}
-		if end < len(d.Happenings) {
-			d.Happenings = d.Happenings[:end]
-			d.NextHappenings = "?before=" + strconv.FormatInt(last.UnixMicro(), 10) + "#timeline"
-		}
-	}
+	d.Happenings, d.NextHappenings = timelinePage(happenings(t, states, d.Txns, before, v))
 	return v.show("customer", http.StatusOK, d)
+}
+
+// queuedScopes are the ledgers of a customer that wait for a sync or are in one.
+func (v *view) queuedScopes(account, id string) (map[mirror.Scope]bool, error) {
+	queued := map[mirror.Scope]bool{}
+	if v.c.o.Queued == nil {
+		return queued, nil
+	}
+	targets := v.targets(account, id)
+	waiting, err := v.c.o.Queued(v.r.Context(), targets)
+	for i, w := range waiting {
+		queued[targets[i].Scope] = w
+	}
+	return queued, err
+}
+
+// timelineBefore is where the page of the timeline begins that was asked for.
+func (v *view) timelineBefore() (time.Time, error) {
+	text := v.r.URL.Query().Get("before")
+	if text == "" {
+		return v.c.now().Add(time.Hour), nil
+	}
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		return time.Time{}, wrong("The position in the timeline cannot be read.")
+	}
+	return time.UnixMicro(n).UTC(), nil
+}
+
+// timelinePage cuts a page of the timeline, and returns the link to the next; "" after
+// the last. Stripe's times are whole seconds, so that several things happen at one: a page
+// ends between two moments, and is longer than others where it must.
+func timelinePage(list []happening) (page []happening, next string) {
+	if len(list) <= timelineRows {
+		return list, ""
+	}
+	last, end := list[timelineRows-1].At, timelineRows
+	for end < len(list) && list[end].At.Equal(last) {
+		end++
+	}
+	if end == len(list) {
+		return list, ""
+	}
+	return list[:end], "?before=" + strconv.FormatInt(last.UnixMicro(), 10) + "#timeline"
 }
 
 // ledgerStateView is how one ledger stands, in words.

@@ -150,12 +150,54 @@ func (v *view) driftNews(open []mirror.Finding, n int64) news {
 	}
 }
 
+func newsOf(level, text, detail, href, runbook string) news {
+	return news{level, text, detail, href, runbook, steps(runbook)}
+}
+
+// sweepNews is what is to be said of a sweep, if anything.
+func sweepNews(s Status, w SweepStatus, now time.Time) (n news, ok bool) {
+	// late reports whether the last success is older than three intervals and some slack.
+	late := func(interval, slack time.Duration) bool {
+		return !w.LastSuccess.IsZero() && interval > 0 && now.Sub(w.LastSuccess) > 3*interval+slack
+	}
+	switch {
+	case w.Paused:
+		return newsOf("warn", "The sweep "+w.Name+" is paused", w.PausedBy+" paused it "+ago(now, w.PausedAt)+": "+w.PausedWhy, "/sweeps", "CreditmirrorSweepStalled"), true
+	case w.Name == "events" && late(s.EventsInterval, 2*time.Minute):
+		return newsOf("bad", "The events sweep has not succeeded for "+age(now.Sub(w.LastSuccess)), "account "+accountName(w.Account), "/sweeps", "CreditmirrorEventsSweepOld"), true
+	case w.Name == "balances" && late(s.BalancesInterval, 10*time.Minute):
+		return newsOf("bad", "Balances were last compared with Stripe "+ago(now, w.LastSuccess), "account "+accountName(w.Account), "/sweeps", "CreditmirrorSweepStalled"), true
+	case w.Name == "backfill" && w.LastSuccess.IsZero():
+		return newsOf("warn", "The first copy of "+accountName(w.Account)+" is under way", w.Progress, "/sweeps", ""), true
+	}
+	return news{}, false
+}
+
+// refusedLately says which webhooks were refused lately, and why; "" where none was.
+func refusedLately(refusals []Refusal, now time.Time) string {
+	var reasons []string
+	var last time.Time
+	for _, r := range refusals {
+		if now.Sub(r.Last) > refusalsLast {
+			continue
+		}
+		reasons = append(reasons, fmt.Sprintf("%s %s", count(r.Count), strings.ReplaceAll(r.Reason, "_", " ")))
+		if r.Last.After(last) {
+			last = r.Last
+		}
+	}
+	if len(reasons) == 0 {
+		return ""
+	}
+	return "the last " + ago(now, last) + "; since the start of each receiver " + strings.Join(reasons, ", ")
+}
+
 // news are the lines of the overview, the worst first.
 func (v *view) news(s Status, open []mirror.Finding, refusals []Refusal) []news {
 	var list []news
 	now := v.c.now()
 	add := func(level, text, detail, href, runbook string) {
-		list = append(list, news{level, text, detail, href, runbook, steps(runbook)})
+		list = append(list, newsOf(level, text, detail, href, runbook))
 	}
 	for _, r := range s.Refused {
 		add("bad", "Stripe refuses the key of "+accountName(r.Account), r.Reason+"; since "+ago(now, r.Since)+". Its work waits and is tried every 30 seconds.", "/sweeps", "CreditmirrorStripeRefusesKey")
@@ -186,30 +228,12 @@ func (v *view) news(s Status, open []mirror.Finding, refusals []Refusal) []news 
 		add("warn", "Customers are late", "99 of 100 events were answered within "+seconds(s.Fresh99)+", half of them within "+seconds(s.Fresh50), "/webhooks", "CreditmirrorFreshnessBurnFast")
 	}
 	for _, w := range s.Sweeps {
-		switch {
-		case w.Paused:
-			add("warn", "The sweep "+w.Name+" is paused", w.PausedBy+" paused it "+ago(now, w.PausedAt)+": "+w.PausedWhy, "/sweeps", "CreditmirrorSweepStalled")
-		case w.Name == "events" && !w.LastSuccess.IsZero() && s.EventsInterval > 0 && now.Sub(w.LastSuccess) > 3*s.EventsInterval+2*time.Minute:
-			add("bad", "The events sweep has not succeeded for "+age(now.Sub(w.LastSuccess)), "account "+accountName(w.Account), "/sweeps", "CreditmirrorEventsSweepOld")
-		case w.Name == "balances" && !w.LastSuccess.IsZero() && s.BalancesInterval > 0 && now.Sub(w.LastSuccess) > 3*s.BalancesInterval+10*time.Minute:
-			add("bad", "Balances were last compared with Stripe "+ago(now, w.LastSuccess), "account "+accountName(w.Account), "/sweeps", "CreditmirrorSweepStalled")
-		case w.Name == "backfill" && w.LastSuccess.IsZero() && !w.Paused:
-			add("warn", "The first copy of "+accountName(w.Account)+" is under way", w.Progress, "/sweeps", "")
+		if n, ok := sweepNews(s, w, now); ok {
+			list = append(list, n)
 		}
 	}
-	var reasons []string
-	var last time.Time
-	for _, r := range refusals {
-		if now.Sub(r.Last) > refusalsLast {
-			continue
-		}
-		reasons = append(reasons, fmt.Sprintf("%s %s", count(r.Count), strings.ReplaceAll(r.Reason, "_", " ")))
-		if r.Last.After(last) {
-			last = r.Last
-		}
-	}
-	if len(reasons) > 0 {
-		add("warn", "Webhooks are refused", "the last "+ago(now, last)+"; since the start of each receiver "+strings.Join(reasons, ", "), "/webhooks", "CreditmirrorWebhooksRefused")
+	if text := refusedLately(refusals, now); text != "" {
+		add("warn", "Webhooks are refused", text, "/webhooks", "CreditmirrorWebhooksRefused")
 	}
 	if unproven := total(s.Unproven); unproven > 0 {
 		add("warn", plural(unproven, "history")+" not wholly held", "no figure is shown for those customers; they are being read", "/customers?set=unproven", "")
@@ -220,16 +244,20 @@ func (v *view) news(s Status, open []mirror.Finding, refusals []Refusal) []news 
 	rank := map[string]int{"bad": 0, "warn": 1, "good": 2}
 	slices.SortStableFunc(list, func(a, b news) int { return rank[a.Level] - rank[b.Level] })
 	if len(list) == 0 {
-		text := "The mirror equals Stripe, as far as it was compared"
-		detail := ""
-		for _, w := range s.Sweeps {
-			if w.Name == "balances" && !w.LastSuccess.IsZero() {
-				detail = "every balance was last compared " + ago(now, w.LastSuccess)
-			}
-		}
-		list = append(list, news{Level: "good", Text: text, Detail: detail})
+		list = append(list, goodNews(s, now))
 	}
 	return list
+}
+
+// goodNews is what the overview says when there is nothing else.
+func goodNews(s Status, now time.Time) news {
+	n := news{Level: "good", Text: "The mirror equals Stripe, as far as it was compared"}
+	for _, w := range s.Sweeps {
+		if w.Name == "balances" && !w.LastSuccess.IsZero() {
+			n.Detail = "every balance was last compared " + ago(now, w.LastSuccess)
+		}
+	}
+	return n
 }
 
 func total(by map[string]int64) (n int64) {

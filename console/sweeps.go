@@ -121,17 +121,7 @@ func (v *view) sweeps() error {
 		if !v.maySee(w.Account) {
 			continue
 		}
-		row := sweepRow{SweepStatus: w}
-		if w.Name == "backfill" && w.Phase != "" && w.Phase != "done" {
-			rate := v.c.rates.look(w.Account, progressAt{at, w.Phase, w.Customers, w.Left})
-			if rate > 0 {
-				row.Pace = fmt.Sprintf("%.1f a second", rate)
-				if w.Phase == "histories" {
-					row.Pace += ", about " + age(time.Duration(float64(w.Left)/rate*float64(time.Second))) + " left"
-				}
-			}
-		}
-		d.Rows = append(d.Rows, row)
+		d.Rows = append(d.Rows, sweepRow{SweepStatus: w, Pace: v.c.copyRate(w, at)})
 	}
 	for _, r := range s.Refused {
 		if v.maySee(r.Account) {
@@ -139,19 +129,7 @@ func (v *view) sweeps() error {
 		}
 	}
 	for _, name := range []string{"events", "balances", "scrub", "backfill"} {
-		c := control{Name: name, Words: sweepWords[name], CanStart: name != "backfill"}
-		if w, ok := paused[name]; ok {
-			c.Paused, c.PausedBy, c.Why, c.PausedAt = true, w.PausedBy, w.PausedWhy, w.PausedAt
-		}
-		switch name {
-		case "events":
-			c.Cost = "about one call per 100 events"
-		case "balances":
-			c.Cost = "about " + plural(s.Customers/100+1, "call") + " to Stripe"
-		case "scrub":
-			c.Cost = "about " + plural(s.Customers, "call") + " to Stripe or more, within the budget"
-		}
-		d.Controls = append(d.Controls, c)
+		d.Controls = append(d.Controls, controlOf(name, paused, s.Customers))
 	}
 	if d.Whole {
 		if v.c.o.Calls30d != nil {
@@ -162,24 +140,7 @@ func (v *view) sweeps() error {
 				d.Pending = true
 			}
 		}
-		by := map[string]int64{}
-		var values []int64
-		for _, day := range d.Days {
-			var n int64
-			for _, c := range day.Calls {
-				by[c.Purpose] += c.Count
-				n += c.Count
-			}
-			values = append(values, n)
-			d.Sum += n
-		}
-		for purpose, n := range by {
-			d.Purposes = append(d.Purposes, Calls{purpose, n})
-		}
-		slices.SortFunc(d.Purposes, func(a, b Calls) int { return cmp.Or(-cmp.Compare(a.Count, b.Count), cmp.Compare(a.Purpose, b.Purpose)) })
-		if len(d.Days) > 1 {
-			d.Chart = bars("Calls to Stripe per day", values, d.Days[0].Day.Format(time.DateOnly), d.Days[len(d.Days)-1].Day.Format(time.DateOnly))
-		}
+		d.Purposes, d.Sum, d.Chart = sumCalls(d.Days)
 		all, err := v.c.o.Operations.Actions(v.r.Context(), mirror.ActionFilter{}, 60)
 		if err != nil {
 			return err
@@ -191,6 +152,62 @@ func (v *view) sweeps() error {
 		}
 	}
 	return v.show("sweeps", http.StatusOK, d)
+}
+
+// copyRate says how fast a first copy that is under way goes; "" where that is not known.
+func (c *Console) copyRate(w SweepStatus, at time.Time) string {
+	if w.Name != "backfill" || w.Phase == "" || w.Phase == "done" {
+		return ""
+	}
+	rate := c.rates.look(w.Account, progressAt{at, w.Phase, w.Customers, w.Left})
+	if rate <= 0 {
+		return ""
+	}
+	text := fmt.Sprintf("%.1f a second", rate)
+	if w.Phase == "histories" {
+		text += ", about " + age(time.Duration(float64(w.Left)/rate*float64(time.Second))) + " left"
+	}
+	return text
+}
+
+// controlOf is what can be done to a sweep; paused holds those that are.
+func controlOf(name string, paused map[string]SweepStatus, customers int64) control {
+	c := control{Name: name, Words: sweepWords[name], CanStart: name != "backfill"}
+	if w, ok := paused[name]; ok {
+		c.Paused, c.PausedBy, c.Why, c.PausedAt = true, w.PausedBy, w.PausedWhy, w.PausedAt
+	}
+	switch name {
+	case "events":
+		c.Cost = "about one call per 100 events"
+	case "balances":
+		c.Cost = "about " + plural(customers/100+1, "call") + " to Stripe"
+	case "scrub":
+		c.Cost = "about " + plural(customers, "call") + " to Stripe or more, within the budget"
+	}
+	return c
+}
+
+// sumCalls adds the calls of days up, by purpose, the most first, and draws them.
+func sumCalls(days []DayCalls) (purposes []Calls, sum int64, chart template.HTML) {
+	by := map[string]int64{}
+	var values []int64
+	for _, day := range days {
+		var n int64
+		for _, c := range day.Calls {
+			by[c.Purpose] += c.Count
+			n += c.Count
+		}
+		values = append(values, n)
+		sum += n
+	}
+	for purpose, n := range by {
+		purposes = append(purposes, Calls{purpose, n})
+	}
+	slices.SortFunc(purposes, func(a, b Calls) int { return cmp.Or(-cmp.Compare(a.Count, b.Count), cmp.Compare(a.Purpose, b.Purpose)) })
+	if len(days) > 1 {
+		chart = bars("Calls to Stripe per day", values, days[0].Day.Format(time.DateOnly), days[len(days)-1].Day.Format(time.DateOnly))
+	}
+	return purposes, sum, chart
 }
 
 func (v *view) actSweep(kind mirror.ActionKind) error {

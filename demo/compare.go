@@ -89,21 +89,8 @@ func compareCustomer(ctx context.Context, r mirror.Reader, t stripesim.CustomerT
 		differ("deleted is %v, want %v", view.Deleted, t.Deleted)
 	}
 	if !t.Deleted {
-		var want simCustomer
-		if err := json.Unmarshal(t.Customer, &want); err != nil {
+		if err := compareBalance(view, t.Customer, differ); err != nil {
 			return nil, err
-		}
-		currency := ""
-		if want.Currency != nil {
-			currency = *want.Currency
-		}
-		if view.Balance != want.Balance || view.Currency != currency {
-			differ("balance is %d %q, want %d %q", view.Balance, view.Currency, want.Balance, currency)
-		}
-		for c, credit := range want.InvoiceCreditBalance {
-			if view.InvoiceCreditBalance[c] != credit {
-				differ("invoice_credit_balance[%s] is %d, want %d", c, view.InvoiceCreditBalance[c], credit)
-			}
 		}
 	}
 
@@ -113,21 +100,7 @@ func compareCustomer(ctx context.Context, r mirror.Reader, t stripesim.CustomerT
 	if err != nil {
 		return nil, err
 	}
-	mirrored := map[string]json.RawMessage{}
-	chains := map[string]int64{}
-	positions := map[string]int64{}
-	for i := len(rows) - 1; i >= 0; i-- {
-		row := rows[i]
-		mirrored[row.ID] = row.Raw
-		positions[row.Currency]++
-		if row.Position != positions[row.Currency] {
-			differ("balance transaction %s stands at position %d, want %d", row.ID, row.Position, positions[row.Currency])
-		}
-		if chains[row.Currency]+row.Amount != row.EndingBalance {
-			differ("the chain does not close at %s", row.ID)
-		}
-		chains[row.Currency] = row.EndingBalance
-	}
+	mirrored := compareChain(rows, differ)
 	found = append(found, compareRows("balance transaction", mirrored, t.BalanceTransactions, t.Deleted)...)
 
 	credits, err := all(func(after string) (mirror.Slice[mirror.CreditTransaction], error) {
@@ -164,6 +137,48 @@ func compareCustomer(ctx context.Context, r mirror.Reader, t stripesim.CustomerT
 		mirrored[g.ID] = g.Raw
 	}
 	return append(found, compareRows("grant", mirrored, t.Grants, t.Deleted)...), nil
+}
+
+// compareBalance holds a customer against the simulator's.
+func compareBalance(view mirror.CustomerView, truth json.RawMessage, differ func(format string, args ...any)) error {
+	var want simCustomer
+	if err := json.Unmarshal(truth, &want); err != nil {
+		return err
+	}
+	currency := ""
+	if want.Currency != nil {
+		currency = *want.Currency
+	}
+	if view.Balance != want.Balance || view.Currency != currency {
+		differ("balance is %d %q, want %d %q", view.Balance, view.Currency, want.Balance, currency)
+	}
+	for c, credit := range want.InvoiceCreditBalance {
+		if view.InvoiceCreditBalance[c] != credit {
+			differ("invoice_credit_balance[%s] is %d, want %d", c, view.InvoiceCreditBalance[c], credit)
+		}
+	}
+	return nil
+}
+
+// compareChain checks places and sums of rows, which come newest first, and returns their
+// JSON by id.
+func compareChain(rows []mirror.BalanceTransaction, differ func(format string, args ...any)) map[string]json.RawMessage {
+	mirrored := map[string]json.RawMessage{}
+	chains := map[string]int64{}
+	positions := map[string]int64{}
+	for i := len(rows) - 1; i >= 0; i-- {
+		row := rows[i]
+		mirrored[row.ID] = row.Raw
+		positions[row.Currency]++
+		if row.Position != positions[row.Currency] {
+			differ("balance transaction %s stands at position %d, want %d", row.ID, row.Position, positions[row.Currency])
+		}
+		if chains[row.Currency]+row.Amount != row.EndingBalance {
+			differ("the chain does not close at %s", row.ID)
+		}
+		chains[row.Currency] = row.EndingBalance
+	}
+	return mirrored
 }
 
 // compareRows holds rows against each other by id. A deleted customer's history

@@ -130,10 +130,9 @@ func callServe(ctx context.Context, cfg config.Config, method, path string, body
 	return nil
 }
 
-func printStatus(out io.Writer, s app.Status) error {
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	row := func(name, format string, args ...any) { fmt.Fprintf(w, "%s\t%s\n", name, fmt.Sprintf(format, args...)) }
-	for _, p := range s.Problems {
+// printProblems prints what a person should look after.
+func printProblems(row func(name, format string, args ...any), problems []app.Problem) {
+	for _, p := range problems {
 		label := "NOTICE"
 		if p.Severity == app.Failing {
 			label = "FAILING"
@@ -148,26 +147,13 @@ func printStatus(out io.Writer, s app.Status) error {
 		}
 		row("", "do: %s", p.Do)
 	}
-	if len(s.Problems) == 0 {
+	if len(problems) == 0 {
 		row("well", "nothing to look after")
 	}
-	row("queue", "%d ready, %d delayed, %d in work, %d dead", s.Queue.Ready, s.Queue.Delayed, s.Queue.Leased, s.Queue.Dead)
-	row("oldest ready", "%s", time.Duration(s.Queue.OldestReadySeconds*float64(time.Second)).Round(time.Millisecond))
-	if s.GrantsNotMonetary > 0 {
-		row("not money", "%d credit grants in custom pricing units: no figure counts them", s.GrantsNotMonetary)
-	}
-	if s.Freshness.P50 != nil {
-		row("freshness", "p50 %.2fs, p99 %.2fs", *s.Freshness.P50, *s.Freshness.P99)
-	} else {
-		row("freshness", "no event answered yet")
-	}
-	row("customers", "%d", s.Customers)
-	row("transactions", "%d", s.Transactions)
-	row("events waiting", "%d", s.PendingEvents)
-	row("drift open", "%d", s.DriftOpen)
-	for _, kind := range slices.Sorted(maps.Keys(s.DriftByKind)) {
-		row("drift "+string(kind), "%d", s.DriftByKind[kind])
-	}
+}
+
+// printSweeps prints when each sweep was done, and when webhooks arrived.
+func printSweeps(row func(name, format string, args ...any), s app.Status) {
 	for _, name := range slices.Sorted(maps.Keys(s.Sweeps)) {
 		sweep := s.Sweeps[name]
 		if sweep.LastSuccess == nil {
@@ -185,6 +171,30 @@ func printStatus(out io.Writer, s app.Status) error {
 			row("webhooks "+string(endpoint), "last arrived %s ago", ago(s.At, w.LastArrival))
 		}
 	}
+}
+
+func printStatus(out io.Writer, s app.Status) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	row := func(name, format string, args ...any) { fmt.Fprintf(w, "%s\t%s\n", name, fmt.Sprintf(format, args...)) }
+	printProblems(row, s.Problems)
+	row("queue", "%d ready, %d delayed, %d in work, %d dead", s.Queue.Ready, s.Queue.Delayed, s.Queue.Leased, s.Queue.Dead)
+	row("oldest ready", "%s", time.Duration(s.Queue.OldestReadySeconds*float64(time.Second)).Round(time.Millisecond))
+	if s.GrantsNotMonetary > 0 {
+		row("not money", "%d credit grants in custom pricing units: no figure counts them", s.GrantsNotMonetary)
+	}
+	if s.Freshness.P50 != nil {
+		row("freshness", "p50 %.2fs, p99 %.2fs", *s.Freshness.P50, *s.Freshness.P99)
+	} else {
+		row("freshness", "no event answered yet")
+	}
+	row("customers", "%d", s.Customers)
+	row("transactions", "%d", s.Transactions)
+	row("events waiting", "%d", s.PendingEvents)
+	row("drift open", "%d", s.DriftOpen)
+	for _, kind := range slices.Sorted(maps.Keys(s.DriftByKind)) {
+		row("drift "+string(kind), "%d", s.DriftByKind[kind])
+	}
+	printSweeps(row, s)
 	if d := s.DeadLetters; s.Queue.Dead > 0 {
 		row("dead letters", "%d under an hour old, %d under a day, %d under a week, %d older; %d of them unreadable: see dead list",
 			d.UnderHour, d.UnderDay, d.UnderWeek, d.Older, d.Unreadable)
