@@ -50,10 +50,9 @@ type BalancesStore interface {
 	mirror.Comparer
 	findings
 	letterbox
-	letters
+	pendingStore
 	inserter
 	unread
-	ObservedAt(ctx context.Context, targets []mirror.Target) ([]time.Time, error)
 	RequestFullRead(ctx context.Context, targets []mirror.Target) error
 	ClockCustomers(ctx context.Context, account, clock string) ([]string, error)
 }
