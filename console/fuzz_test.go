@@ -130,6 +130,9 @@ func FuzzForms(f *testing.F) {
 		case len(rows) == 1:
 			// A database keeps no NUL.
 			a, reason := rows[0], strings.ReplaceAll(strings.TrimSpace(values.Get("reason")), "\x00", "")
+			if path == "/webhooks/check" {
+				reason = "" // it changes nothing, and asks for none
+			}
 			if keys[key] == lookKey || a.Actor != []string{"on-call", "support", "bound"}[key] || a.Reason != reason || !utf8.ValidString(a.Reason) || a.Outcome == "" || a.RemoteAddr != "192.0.2.7" {
 				t.Fatalf("%s %v as %s: %+v, want the reason %q", path, values, keys[key], a, reason)
 			}
