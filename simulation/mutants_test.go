@@ -73,7 +73,7 @@ var mutants = []mutant{
 	// The chain and the plans.
 	{"rows of one second are taken as they come", "mirror/chain.go", "if !closes(second, balance) {", "if false && !closes(second, balance) {", "mirror"},
 	{"a chain closes whatever it starts from", "mirror/chain.go", "if !l.follows(balance) {\n\t\t\treturn false", "if !l.follows(balance) && false {\n\t\t\treturn false", "mirror"},
-	{"a history is complete before it is joined", "mirror/plan_balance.go", "\tplan.State.Walk = s.Walk\n", "\tplan.State.Walk = s.Walk\n\t\tplan.State.HistoryComplete = true\n", "mirror/sqlite"},
+	{"a history is complete before it is joined", "mirror/plan_balance.go", "\tplan.State.Walk = s.walkLeft(h)\n", "\tplan.State.Walk = s.walkLeft(h)\n\t\tplan.State.HistoryComplete = true\n", "mirror/sqlite"},
 	{"a chain that does not close is taken", "mirror/plan_balance.go", "if broken != nil && !s.AcceptDisproof {", "if broken != nil && false {", "mirror mirror/sqlite"},
 	{"a chain once broken is proven by its end", "mirror/plan_balance.go", "case s.Full || !h.State.Disproved:", "default:", "mirror/sqlite"},
 	{"an amount changes unnoticed", "mirror/plan_balance.go", "case row.Amount != old.Amount:", "case false:", "mirror mirror/sqlite"},
