@@ -162,9 +162,6 @@ type Inbox interface {
 	// ObservedAt returns for each target when the reads of the last sync that joined
 	// began; zero for one without any.
 	ObservedAt(ctx context.Context, targets []Target) ([]time.Time, error)
-	// Unanswered reports for each target whether an event that was received still waits
-	// for a sync of it.
-	Unanswered(ctx context.Context, targets []Target) ([]bool, error)
 	// Freshness lists the last answered events, newest first; at most last of them.
 	Freshness(ctx context.Context, last int) ([]AnsweredEvent, error)
 	// PruneEvents deletes answered events created before t and returns how many.

@@ -50,9 +50,10 @@ type BalancesStore interface {
 	mirror.Comparer
 	findings
 	letterbox
-	pendingStore
+	letters
 	inserter
 	unread
+	ObservedAt(ctx context.Context, targets []mirror.Target) ([]time.Time, error)
 	RequestFullRead(ctx context.Context, targets []mirror.Target) error
 	ClockCustomers(ctx context.Context, account, clock string) ([]string, error)
 }

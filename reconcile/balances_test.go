@@ -161,32 +161,6 @@ func TestBalancesReportOnly(t *testing.T) {
 	}
 }
 
-// What was received and waits for a sync is lag, too, where Redis has lost its mark. What
-// has a dead letter was tried in vain, and is a difference.
-func TestI18_BalancesTellReceivedEventsFromDrift(t *testing.T) {
-	t.Parallel()
-	b, want := balancesBench(t)
-	for i, id := range []string{"cus_03", "cus_20"} {
-		e := mirror.Event{ID: fmt.Sprintf("evt_%d", i), Type: "customer.updated", Created: t0, Customer: id, Object: id}
-		if _, err := b.store.RecordEvents(t.Context(), []mirror.Event{e}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	err := b.store.SaveDeadLetter(t.Context(), mirror.DeadLetter{
-		ID: "dl_1", Target: mirror.Target{Scope: mirror.ScopeBalance, ID: "cus_20"}, Reason: "in vain", Attempts: 12, FirstFailedAt: t0, LastFailedAt: t0,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := b.balances(BalancesOptions{}).Run(t.Context(), "", ""); err != nil {
-		t.Fatal(err)
-	}
-	want = slices.DeleteFunc(want, func(f string) bool { return strings.HasSuffix(f, "mismatch cus_03") })
-	if got := b.found(t); !slices.Equal(got, want) {
-		t.Errorf("found %q, want %q", got, want)
-	}
-}
-
 // What waits, is in work, or was synced after the page was asked for is lag.
 func TestBalancesTellLagFromDrift(t *testing.T) {
 	t.Parallel()

@@ -39,7 +39,7 @@ type ReportStripe interface {
 type ReportStore interface {
 	Checkpoints
 	findings
-	pendingStore
+	ObservedAt(ctx context.Context, targets []mirror.Target) ([]time.Time, error)
 }
 
 // ErrUnread says that a history could not be rehearsed: Stripe did not answer, or with
@@ -330,13 +330,17 @@ func (r *ScrubReport) lookAt(ctx context.Context, targets []mirror.Target) (look
 			}
 		}
 	}
-	lag, err := explained(ctx, r.queue, r.store, targets, func(int) time.Time { return at })
+	queued, err := r.queue.Queued(ctx, targets)
+	if err != nil {
+		return look, err
+	}
+	synced, err := r.store.ObservedAt(ctx, targets)
 	if err != nil {
 		return look, err
 	}
 	for _, f := range look.findings {
 		for i, t := range targets {
-			if f.Scope == t.Scope && lag[i] {
+			if f.Scope == t.Scope && (queued[i] || !synced[i].Before(at)) {
 				look.lag = true
 			}
 		}

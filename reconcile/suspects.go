@@ -57,8 +57,12 @@ func (p *balancesPass) judge(ctx context.Context, list []candidate) error {
 			customers = append(customers, s.ID)
 		}
 	}
-	// Pending work first: what ends after this look is seen in what is held.
-	lag, err := explained(ctx, p.queue, p.store, targets, func(i int) time.Time { return list[i].Asked })
+	// The queue first: work that ends after this look is seen in what is held.
+	queued, err := p.queue.Queued(ctx, targets)
+	if err != nil {
+		return err
+	}
+	synced, err := p.store.ObservedAt(ctx, targets)
 	if err != nil {
 		return err
 	}
@@ -76,8 +80,8 @@ func (p *balancesPass) judge(ctx context.Context, list []candidate) error {
 	}
 	v := verdicts{}
 	for i, s := range list {
-		if lag[i] {
-			continue // or what is held is newer than the page
+		if queued[i] || !synced[i].Before(s.Asked) {
+			continue // lag, or what is held is newer than the page
 		}
 		before := len(v.findings)
 		switch {

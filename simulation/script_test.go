@@ -68,7 +68,8 @@ func (p plan) has(f feature) bool { return p.features&f != 0 }
 func (p plan) lagging() bool { return p.has(featListLag | featReplica) }
 
 // drifts means that there may be findings other than missed events. Lost webhooks are not
-// among its reasons.
+// among its reasons, though a balances sweep may find what they announced before an events
+// sweep that keeps failing does (docs/reliability.md, seed 482).
 func (p plan) drifts() bool {
 	return p.has(featListLag | featReplica | featRewind | featDamage | featLost)
 }

@@ -682,16 +682,6 @@ func (s *store) Totals(ctx context.Context) (r0 mirror.Totals, err error) {
 	return
 }
 
-func (s *store) Unanswered(ctx context.Context, a1 []mirror.Target) (r0 []bool, err error) {
-	c, err := s.enter(ctx, "Unanswered", []any{a1})
-	if err != nil {
-		return
-	}
-	r0, err = s.db().Unanswered(ctx, a1)
-	err = s.leave(c, err)
-	return
-}
-
 func (s *store) Unsynced(ctx context.Context, a1 string, a2 mirror.Scope, a3 mirror.Unread, a4 int) (r0 []mirror.Unread, err error) {
 	c, err := s.enter(ctx, "Unsynced", []any{a1, a2, a3, a4})
 	if err != nil {

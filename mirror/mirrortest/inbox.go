@@ -28,7 +28,6 @@ func inboxCases() []testCase {
 		{"QuestionWithoutAnswer", questionNone},
 		{"PendingInPages", pendingPages},
 		{"ObservedAt", observedAt},
-		{"Unanswered", unanswered},
 		{"PruneKeepsWhatWaits", prune},
 		{"SetAside", setAside},
 	}
@@ -434,31 +433,6 @@ func observedAt(t *testing.T, h *Harness) {
 	at, err = h.ObservedAt(t.Context(), targets)
 	if err != nil || !at[0].IsZero() || !at[1].Equal(snap.ObservedAt) || !at[2].IsZero() {
 		t.Fatalf("after it: %v, %v, want %v in the middle", at, err, snap.ObservedAt)
-	}
-}
-
-func unanswered(t *testing.T, h *Harness) {
-	balance := mirror.Target{Account: "acct_1", Scope: mirror.ScopeBalance, ID: "cus_A"}
-	credits := mirror.Target{Account: "acct_1", Scope: mirror.ScopeCredits, ID: "cus_A"}
-	targets := []mirror.Target{{Scope: mirror.ScopeBalance, ID: "cus_A"}, credits, {Account: "acct_1", Scope: mirror.ScopeBalance, ID: "cus_B"}, balance}
-	require := func(when string, want ...bool) {
-		t.Helper()
-		got, err := h.Unanswered(t.Context(), targets)
-		if err != nil || !slices.Equal(got, want) {
-			t.Fatalf("%s: %v, %v, want %v", when, got, err, want)
-		}
-	}
-	require("before any event", false, false, false, false)
-	record(t, h, updated("acct_1", "evt_1", "cus_A"))
-	require("of the balance", false, false, false, true)
-	deleted := updated("acct_1", "evt_2", "cus_A")
-	deleted.Type = "customer.deleted"
-	record(t, h, deleted)
-	require("of both ledgers", false, true, false, true)
-	newLedger("acct_1", "cus_A").sync(t, h)
-	require("after a sync of the balance", false, true, false, false)
-	if got, err := h.Unanswered(t.Context(), nil); err != nil || len(got) != 0 {
-		t.Fatalf("of no targets: %v, %v", got, err)
 	}
 }
 

@@ -62,10 +62,6 @@ WHERE account = $1 AND question_scope = $2 AND question_id = $3 AND pending_scop
 LEFT JOIN creditmirror.sync_state AS s ON s.account = u.account AND s.customer = u.customer AND s.scope = u.scope
 ORDER BY u.n`
 
-	unanswered = `SELECT EXISTS (SELECT 1 FROM creditmirror.stripe_events AS e
-  WHERE e.account = u.account AND e.customer = u.customer AND e.pending_scopes <> 0 AND e.pending_scopes & u.scope <> 0)
-FROM unnest($1::text[], $2::text[], $3::integer[]) WITH ORDINALITY AS u (account, customer, scope, n) ORDER BY u.n`
-
 	pruneEvents = `DELETE FROM creditmirror.stripe_events WHERE (account, id) IN (
   SELECT account, id FROM creditmirror.stripe_events WHERE pending_scopes = 0 AND created < $1
   ORDER BY created LIMIT $2 FOR UPDATE SKIP LOCKED
@@ -312,21 +308,6 @@ func (s *Store) ObservedAt(ctx context.Context, targets []mirror.Target) ([]time
 		return nil, fmt.Errorf("read the freshness of %d targets: %w", len(targets), err)
 	}
 	return times, nil
-}
-
-// Unanswered reports for each target whether a received event waits for a sync of it.
-func (s *Store) Unanswered(ctx context.Context, targets []mirror.Target) ([]bool, error) {
-	if len(targets) == 0 {
-		return nil, nil
-	}
-	waits, err := query(ctx, s, pgx.RowTo[bool], unanswered,
-		column(targets, func(t *mirror.Target) string { return t.Account }),
-		column(targets, func(t *mirror.Target) string { return t.ID }),
-		column(targets, func(t *mirror.Target) int32 { return scopeBit(t.Scope) }))
-	if err != nil {
-		return nil, fmt.Errorf("look for unanswered events of %d targets: %w", len(targets), err)
-	}
-	return waits, nil
 }
 
 const syncUnderWay = `SELECT epoch FROM creditmirror.sync_state

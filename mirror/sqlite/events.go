@@ -274,34 +274,6 @@ func (s *Store) ObservedAt(ctx context.Context, targets []mirror.Target) ([]time
 	return times, nil
 }
 
-const unanswered = `
-SELECT n.key FROM json_each(?1) n WHERE EXISTS (SELECT 1 FROM stripe_events e
-WHERE e.account = n.value->>0 AND e.customer = n.value->>1 AND e.pending_scopes <> 0 AND e.pending_scopes & (n.value->>2) <> 0)`
-
-// Unanswered reports for each target whether a received event waits for a sync of it.
-func (s *Store) Unanswered(ctx context.Context, targets []mirror.Target) ([]bool, error) {
-	rows := make([][]any, 0, len(targets))
-	for _, t := range targets {
-		rows = append(rows, []any{t.Account, t.ID, scopeBit(t.Scope)})
-	}
-	waits := make([]bool, len(targets))
-	text, err := batch(rows)
-	if err == nil {
-		err = s.read(ctx, func(r *reading) error {
-			return r.each(unanswered, []any{text}, func(rows *sql.Rows) error {
-				var i int
-				err := rows.Scan(&i)
-				waits[i] = err == nil
-				return err
-			})
-		})
-	}
-	if err != nil {
-		return nil, fmt.Errorf("look for unanswered events of %d targets: %w", len(targets), err)
-	}
-	return waits, nil
-}
-
 const syncUnderWay = `
 SELECT count(*) FROM sync_state
 WHERE account = ?1 AND customer = ?2 AND scope = ?3 AND epoch <> applied_epoch AND synced_at > ?4`
