@@ -110,6 +110,9 @@ type EventsResult struct {
 	// Seen events of interest, and those of them that were Missed. Those, like Late and
 	// Remarked, count once they are marked, or at once where the sweep must not repair.
 	Seen, Missed int
+	// Unmarked are those of the Missed that the inbox has taken and whose mark failed. It
+	// is made again, and no later pass finds them missed.
+	Unmarked int
 	// Late are events that no webhook had brought either, and that are no fault of
 	// any: see Late. They are marked as those missed are.
 	Late int
@@ -139,6 +142,7 @@ type EventsResult struct {
 func (r *EventsResult) add(other EventsResult) {
 	r.Seen += other.Seen
 	r.Missed += other.Missed
+	r.Unmarked += other.Unmarked
 	r.Late += other.Late
 	r.Remarked += other.Remarked
 	r.Unbrought = append(r.Unbrought, other.Unbrought...)
@@ -464,10 +468,15 @@ func (s *EventsSweep) settle(ctx context.Context, account string, events []mirro
 	if err := s.record(ctx, account, findings, late, result); err != nil {
 		return err
 	}
-	if err := s.mark(ctx, slices.Concat(sorted.missed, sorted.unmarked, sorted.unsure)); err != nil {
+	recorded, err := s.mark(ctx, slices.Concat(sorted.missed, sorted.unmarked, sorted.unsure))
+	if err != nil {
+		if recorded {
+			result.Missed += missed
+			result.Unmarked += missed
+		}
 		return err
 	}
-	// Counted last: what could not be enqueued is found, and counted, by the next pass.
+	// Counted last: what was not even recorded is found, and counted, by the next pass.
 	result.Missed += missed
 	result.Late += excused
 	result.Remarked += remarked
@@ -477,15 +486,17 @@ func (s *EventsSweep) settle(ctx context.Context, account string, events []mirro
 // enqueues reports whether the sweep marks what it finds.
 func (s *EventsSweep) enqueues() bool { return repairs(s.o.Repair, s.o.DryRun) }
 
-// mark records and marks events, where the sweep may repair.
-func (s *EventsSweep) mark(ctx context.Context, events []mirror.Event) error {
+// mark records and marks events, where the sweep may repair, and returns whether the inbox
+// has taken them: the next pass will call them brought.
+func (s *EventsSweep) mark(ctx context.Context, events []mirror.Event) (recorded bool, err error) {
 	if len(events) == 0 || !s.enqueues() {
-		return nil
+		return false, nil
 	}
 	if s.o.Inbox() {
 		if _, err := s.store.RecordEvents(ctx, events); err != nil {
-			return err
+			return false, err
 		}
+		recorded = true
 	}
 	failpoint.Hit("events.recorded")
 	var marks []Mark
@@ -493,9 +504,14 @@ func (s *EventsSweep) mark(ctx context.Context, events []mirror.Event) error {
 		for _, t := range e.Targets() {
 			marks = append(marks, Mark{Target: t, Event: e.Ref()})
 		}
+	}
+	if err := s.queue.MarkLive(ctx, marks); err != nil {
+		return recorded, err
+	}
+	for _, e := range events {
 		s.o.Log.Debug("sweep enqueued an event's targets", zap.String("event_id", e.ID), zap.String("event_type", e.Type), zap.String("account", e.Account))
 	}
-	return s.queue.MarkLive(ctx, marks)
+	return recorded, nil
 }
 
 // record opens a finding for each missed event, before anything is marked: the

@@ -425,11 +425,14 @@ func (r *Runner) told(account string, result EventsResult, unbrought map[Endpoin
 	r.count(result.Opened)
 	unbrought[EndpointOf(account)] = append(unbrought[EndpointOf(account)], result.Unbrought...)
 	enqueued := r.events.enqueues()
-	switch {
-	case result.Missed > 0 && enqueued:
-		r.o.Log.Warn("found missed events; enqueued their targets", zap.String("account", account), zap.Int("events", result.Missed))
-	case result.Missed > 0:
-		r.o.Log.Warn("found missed events; repair is off", zap.String("account", account), zap.Int("events", result.Missed))
+	if result.Unmarked > 0 {
+		r.o.Log.Warn("found missed events; could not enqueue their targets", zap.String("account", account), zap.Int("events", result.Unmarked))
+	}
+	switch marked := result.Missed - result.Unmarked; {
+	case marked > 0 && enqueued:
+		r.o.Log.Warn("found missed events; enqueued their targets", zap.String("account", account), zap.Int("events", marked))
+	case marked > 0:
+		r.o.Log.Warn("found missed events; repair is off", zap.String("account", account), zap.Int("events", marked))
 	}
 	if result.Late > 0 && enqueued {
 		r.o.Log.Info("enqueued events from a time when nothing was listening", zap.String("account", account), zap.Int("events", result.Late))
