@@ -305,7 +305,7 @@ func (v *view) bookCSV() error {
 		var r rolled
 		if r, _, err = v.rollforward(q.from, q.to, report.By(q.By)); err == nil {
 			for _, l := range r.Lines {
-				rows = append(rows, []string{l.Account, string(l.Ledger), l.Currency, at(l.Start), at(l.End), cellText(l.Line), num(l.Amount)})
+				rows = append(rows, []string{l.Account, string(l.Ledger), l.Currency, at(l.Start), at(l.End), l.Line, num(l.Amount)})
 			}
 		}
 	case "ageing":
@@ -316,7 +316,7 @@ func (v *view) bookCSV() error {
 		var a ages
 		if a, _, err = v.agesAt(q.until); err == nil {
 			for _, l := range a.List {
-				rows = append(rows, []string{l.Account, l.Currency, cellText(l.Category), l.Bucket, num(l.Amount), num(l.Grants)})
+				rows = append(rows, []string{l.Account, l.Currency, l.Category, l.Bucket, num(l.Amount), num(l.Grants)})
 			}
 		}
 	case "periods":
@@ -339,7 +339,7 @@ func (v *view) bookCSV() error {
 	}
 	w := v.download("creditmirror-"+name+".csv", columns...)
 	for _, r := range rows {
-		if err := w.Write(r); err != nil {
+		if err := w.Write(report.NoFormulas(r)); err != nil {
 			return v.cutOff(w, err)
 		}
 	}

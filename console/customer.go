@@ -664,14 +664,6 @@ func (c *Console) statementPage(ctx context.Context, account, id string, ledgers
 	return d, err
 }
 
-// cellText keeps a spreadsheet from taking a text for a formula.
-func cellText(s string) string {
-	if s != "" && strings.ContainsRune("=+-@\t\r", rune(s[0])) {
-		return "'" + s
-	}
-	return s
-}
-
 // download begins a CSV file.
 func (v *view) download(name string, columns ...string) *csv.Writer {
 	v.w.Header().Set("Content-Type", "text/csv; charset=utf-8")
@@ -702,10 +694,10 @@ func (v *view) statementCSV() error {
 		if !m.Edge {
 			amount = strconv.FormatInt(m.Amount, 10)
 		}
-		return w.Write([]string{
-			m.Dated.UTC().Format(time.RFC3339), string(m.Ledger), m.ID, cellText(m.Type), m.Currency, amount, strconv.FormatInt(m.Balance, 10),
-			m.Invoice, m.CreditNote, m.Grant, cellText(m.Description),
-		})
+		return w.Write(report.NoFormulas([]string{
+			m.Dated.UTC().Format(time.RFC3339), string(m.Ledger), m.ID, m.Type, m.Currency, amount, strconv.FormatInt(m.Balance, 10),
+			m.Invoice, m.CreditNote, m.Grant, m.Description,
+		}))
 	})
 	if err != nil {
 		return v.cutOff(w, err)

@@ -6,10 +6,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	books "github.com/creditmirror/creditmirror/report"
 )
 
 // report prints rows in the report formats, as they come: a report may be longer
@@ -95,25 +96,7 @@ func (r *report) writeCSV(values []any) error {
 			return err
 		}
 	}
-	cells := texts(values)
-	for i, v := range values {
-		if s, ok := v.(string); ok {
-			cells[i] = noFormula(s)
-		}
-	}
-	return r.csv.Write(cells)
-}
-
-// noFormula keeps a spreadsheet from taking a text that somebody wrote at Stripe for a
-// formula, as the console's files do. A number stays one.
-func noFormula(s string) string {
-	if len(s) < 2 || !strings.ContainsRune("=+-@\t\r", rune(s[0])) {
-		return s
-	}
-	if _, err := strconv.ParseFloat(s, 64); err == nil {
-		return s
-	}
-	return "'" + s
+	return r.csv.Write(books.NoFormulas(texts(values)))
 }
 
 // writeJSON writes the keys in the order of the columns, which a map would not keep.
