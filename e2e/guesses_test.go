@@ -164,7 +164,7 @@ func TestGuessesOverTheNetwork(t *testing.T) {
 		t.Errorf("%d answers of %d kinds to %d guesses", total, kinds, guesses)
 	}
 	if lines := strings.Count(w.log.String(), "api key refused"); lines > 10+int(time.Since(began).Seconds()) {
-		t.Errorf("the log tells of it %d times", lines)
+		t.Errorf("the log has %d lines about refused keys", lines)
 	}
 	t.Logf("%d guesses in %v, %d requests served beside them, most memory %d MiB", total, time.Since(began).Round(time.Second), served, n.memory("VmHWM")>>20)
 }

@@ -100,12 +100,7 @@ func TestSituation03DatabaseStoppedForThreeEventsF17(t *testing.T) {
 	on(t, []backend{external, everysec}, func(t *testing.T, b backend) {
 		w := newWorld(t, b, setup{ownPostgres: true})
 		n := w.start(nil)
-		var customers []string
-		for range 3 {
-			c := w.stripe.customer()
-			w.stripe.credit(c, 100, "usd")
-			customers = append(customers, c)
-		}
+		customers := w.credited(3)
 		w.equal()
 		// From here on only the webhooks announce changes.
 		w.faults(withoutEventsSweep())

@@ -308,6 +308,17 @@ func withoutEventsSweep() stripesim.Fault {
 	return stripesim.Fault{Kind: stripesim.Fault500, Probability: 1, Endpoint: "GET /v1/events"}
 }
 
+// credited makes customers who owe a little.
+func (w *world) credited(n int) (customers []string) {
+	w.tb.Helper()
+	for range n {
+		c := w.stripe.customer()
+		w.stripe.credit(c, 100, "usd")
+		customers = append(customers, c)
+	}
+	return customers
+}
+
 // change changes a customer's balance on the simulator's own engine, past its
 // faults of replies.
 func (w *world) change(customer string, amount int64) string {
