@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// Coordination is what processes tell each other and themselves later: nothing of it is
-// Stripe's, and a mirror that lost it would be right again after its sweeps.
+// Coordination keeps what processes share with each other and across restarts. None of it
+// is Stripe's: a mirror that loses it is right again after its sweeps.
 type Coordination interface {
 	Checkpoints
 	Leases
@@ -70,7 +70,7 @@ type Accounts interface {
 	Accounts(ctx context.Context) ([]string, error)
 }
 
-// Incarnations keeps by what a lost or exchanged Redis, or database, is noticed.
+// Incarnations keeps the marks by which a lost or exchanged Redis or database is noticed.
 type Incarnations interface {
 	Incarnations(ctx context.Context) ([]Incarnation, error)
 	// SaveIncarnation stores one. Under one ID its HighWater never falls.

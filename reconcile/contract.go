@@ -16,8 +16,8 @@ type Stripe interface {
 	TestClocks(ctx context.Context, account, after string, limit int) (ids []string, more bool, err error)
 }
 
-// Checkpoints keep how far a sweep got. Every mirror.Store does, as it does what the
-// stores below need: each part of this package names what it uses.
+// Checkpoints keep how far a sweep got. Every mirror.Store has this interface and those
+// below: each part of this package names the methods that it uses.
 type Checkpoints interface {
 	Sweep(ctx context.Context, account, name string) (mirror.Sweep, error)
 	SaveSweep(ctx context.Context, s mirror.Sweep) error
@@ -50,7 +50,7 @@ type inserter interface {
 	InsertGrants(ctx context.Context, account string, page []mirror.CreditGrant) (int, error)
 }
 
-// incarnations keep by what a lost or exchanged Redis, or database, is noticed.
+// incarnations keep the marks by which a lost or exchanged Redis or database is noticed.
 type incarnations interface {
 	Incarnations(ctx context.Context) ([]mirror.Incarnation, error)
 	SaveIncarnation(ctx context.Context, i mirror.Incarnation) error

@@ -163,9 +163,8 @@ func (f *booksFlags) known(ctx context.Context, r books.Reader) error {
 	return err
 }
 
-// remark tells on standard error what a reader of the rows could take wrongly: a report
-// without rows is not a report of zeros, and one that reaches into the future is not
-// final.
+// remark prints on standard error that a report is empty, which is not the same as zero,
+// or that it reaches into the future and is not final.
 func remark(e *env, rows int, flag string, end time.Time) {
 	if rows == 0 {
 		fmt.Fprintln(e.err, "the report is empty: no customer whose history is complete holds anything that the filters select")
